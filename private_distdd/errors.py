@@ -1,0 +1,52 @@
+"""The library's own error tree: each error says what was given, what is allowed, and what to do."""
+
+from __future__ import annotations
+
+
+class PrivateDistDDError(Exception):
+    """Root of every error this library raises on purpose.
+
+    Args:
+        given: what was found, with its value (never a value computed from private data).
+        allowed: the range or form that is accepted.
+        remedy: what the reader should do about it.
+    """
+
+    def __init__(self, given: str, allowed: str, remedy: str) -> None:
+        super().__init__(given, allowed, remedy)
+        self.given, self.allowed, self.remedy = given, allowed, remedy
+
+    def __str__(self) -> str:
+        return f"{self.given}; allowed: {self.allowed}. {self.remedy}"
+
+
+class ConfigurationError(PrivateDistDDError, ValueError):
+    """An argument is out of its range, or two arguments contradict each other."""
+
+
+class DataError(PrivateDistDDError, ValueError):
+    """A data set cannot be used: labels, shapes, pixels or files are not what they must be."""
+
+
+class ModelError(PrivateDistDDError, ValueError):
+    """A network breaks an assumption of the privacy theorem, or is not registered."""
+
+
+class QueryRefusedError(PrivateDistDDError):
+    """A client declines a query: other values than it pinned, past its last query, malformed, or not enrolled."""
+
+
+class BudgetExceededError(QueryRefusedError):
+    """A query, or a whole schedule of queries, would cost more than the client's budget has left."""
+
+
+class LedgerError(PrivateDistDDError):
+    """A ledger cannot be read, is damaged, or is in use by another process."""
+
+
+class ReleaseError(PrivateDistDDError):
+    """A release folder cannot be written, read or verified."""
+
+
+class CheckpointError(PrivateDistDDError):
+    """A checkpoint is corrupt, or belongs to another run."""
