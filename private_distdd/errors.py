@@ -50,3 +50,7 @@ class ReleaseError(PrivateDistDDError):
 
 class CheckpointError(PrivateDistDDError):
     """A checkpoint is corrupt, or belongs to another run."""
+
+
+class NotPrivateWarning(UserWarning):
+    """A run without `privacy`: its messages and its release carry no guarantee."""

@@ -1,0 +1,123 @@
+"""The synthetic data set S: what a federation hands on, as one safetensors file and one picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from private_distdd.data.datasets import DatasetInfo, ImageDataset, image_shape_of
+from private_distdd.errors import DataError
+
+FORMAT = "private_distdd.synthetic/1"
+_DTYPES = {"images": torch.float32, "labels": torch.int64, "mean": torch.float64, "std": torch.float64}
+_GAP = 2  # pixels between the pictures of the preview
+_SHOWN = 48  # a picture of the preview is at least this wide and high, in pixels
+
+
+class SyntheticDataset(ImageDataset):
+    """`ipc` synthetic images of every class, in class order; a torch Dataset of (float32 [C, H, W], int).
+
+    Args:
+        images: floating point [classes * ipc, C, H, W], on the normalised scale, finite.
+        labels: integers [classes * ipc]: 0 `ipc` times, then 1, and so on.
+        info: of the data set that S stands for, with the public normalisation constants.
+
+    Attributes:
+        images: float32 [classes * ipc, C, H, W], detached, on the CPU.
+        labels: int64 [classes * ipc].
+        ipc: images per class, at least 1.
+
+    Raises:
+        DataError: as `ImageDataset`, or classes that are not all there in equal number and in order.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, info: DatasetInfo) -> None:
+        super().__init__(images, labels, info)
+        self.ipc = len(self) // info.num_classes
+        if self.ipc < 1 or not torch.equal(self.labels, torch.arange(info.num_classes).repeat_interleave(self.ipc)):
+            raise DataError(
+                f"{len(self)} synthetic labels that are not in class order, equally many a class",
+                f"each of the {info.num_classes} classes ipc >= 1 times, class 0 first",
+                "Build labels with torch.arange(num_classes).repeat_interleave(ipc).",
+            )
+
+    def save(self, path: str | Path) -> None:
+        """Write everything to one safetensors file at `path`; nothing is pickled, nothing is lost in rounding."""
+        info = self.info
+        tensors = {
+            "images": self.images,
+            "labels": self.labels,
+            "mean": torch.tensor(info.mean, dtype=torch.float64),
+            "std": torch.tensor(info.std, dtype=torch.float64),
+        }
+        # One key: safetensors writes several in random order, and equal sets shall have equal hashes.
+        header = {"format": FORMAT, "name": info.name, "num_classes": info.num_classes}
+        save_file(tensors, path, {"json": json.dumps(header, sort_keys=True)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> SyntheticDataset:
+        """The data set that `save` wrote, bit for bit.
+
+        Raises:
+            DataError: no such file, not a file of ours, or contents that are not as the class says.
+        """
+        remedy = "Take the file from the release again."
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = json.loads((file.metadata() or {}).get("json", "{}"))
+                tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # no __iter__
+        except (OSError, SafetensorError, json.JSONDecodeError) as error:
+            raise DataError(f"{str(path)!r}: {error}", "a readable safetensors file", remedy) from error
+        types = {key: tensor.dtype for key, tensor in tensors.items()}
+        if not isinstance(header, dict) or header.get("format") != FORMAT or types != _DTYPES:
+            raise DataError(
+                f"{str(path)!r} with header {header!r} and tensors {types}",
+                f"format {FORMAT!r} and tensors {_DTYPES}",
+                remedy,
+            )
+        images, labels, mean, std = (tensors[key] for key in _DTYPES)
+        if images.dim() != 4 or mean.dim() != 1 or std.dim() != 1:
+            raise DataError(
+                f"{str(path)!r}: images {list(images.shape)}, mean {list(mean.shape)}, std {list(std.shape)}",
+                "[n, C, H, W], [C] and [C]",
+                remedy,
+            )
+        info = DatasetInfo(
+            name=header.get("name", ""),
+            num_classes=header.get("num_classes", 0),
+            image_shape=image_shape_of(images),
+            mean=tuple(mean.tolist()),
+            std=tuple(std.tolist()),
+        )
+        return cls(images, labels, info)
+
+    def grid(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """A picture of S, uint8 [height, width, 3]: one row a class, de-normalised, clamped to [0, 1].
+
+        Small images are enlarged by a whole factor with nearest neighbour.  With 3 channels they are red, green, blue;
+        with any other number their mean is shown in grey.
+        """
+        pixels = self.info.denormalise(self.images).clamp(0, 1).mul(255).round().to(torch.uint8)
+        channels, height, width = self.info.image_shape
+        if channels != 3:
+            pixels = pixels.to(torch.float32).mean(dim=1, keepdim=True).round().to(torch.uint8).expand(-1, 3, -1, -1)
+        factor = -(-_SHOWN // min(height, width))
+        pixels = pixels.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
+        pixels = torch.nn.functional.pad(pixels, (0, _GAP, 0, _GAP), value=255)
+        rows = pixels.reshape(self.info.num_classes, self.ipc, *pixels.shape[1:])  # [classes, ipc, 3, height, width]
+        picture = rows.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)[:-_GAP, :-_GAP]
+        grid: np.ndarray[Any, np.dtype[np.uint8]] = picture.contiguous().numpy()
+        return grid
+
+    def preview(self, path: str | Path) -> None:
+        """Write `grid` as a PNG file at `path`."""
+        from PIL import Image
+
+        Image.fromarray(self.grid()).save(path, format="PNG")

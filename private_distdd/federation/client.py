@@ -1,0 +1,241 @@
+"""A data owner: holds the images and the ledger, and answers queries with messages of the mechanism, nothing else."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from private_distdd.data.datasets import DatasetInfo, check_labels, materialise
+from private_distdd.errors import BudgetExceededError, DataError, QueryRefusedError
+from private_distdd.federation.messages import Enrolment, Message, Query, Run, require_identifier
+from private_distdd.federation.statistics import Statistic, build_statistic
+from private_distdd.gradients import MICRO_BATCH
+from private_distdd.privacy.events import Event, NotPrivate
+from private_distdd.privacy.ledger import Ledger
+from private_distdd.privacy.mechanism import Rows, SampledGaussianMechanism
+from private_distdd.privacy.randomness import Randomness, SystemRandomness
+from private_distdd.privacy.spec import PrivacyPlan
+from private_distdd.storage import write_file
+
+class Client:
+    """One data owner.
+
+    The data set is read and checked once, here; it then stays in memory (4 bytes a pixel) and is never sent.
+
+    Args:
+        client_id: `[A-Za-z0-9_-]{1,64}`.
+        dataset: map-style data set of (normalised float image [C, H, W], int label).  May be empty, may lack classes.
+        ledger: the data's own, lifetime record of what was released; in memory when left out.  With a budget, queries
+            without privacy are refused.
+        info: public class list, image shape and normalisation; by default what the data set carries as `.info` (wrap a
+            plain torch data set with `from_torch`).  Without any, runs with privacy are refused.
+        plan: the only mechanism constants the owner accepts, for example `privacy.plan(max_queries=100)`; by default
+            those of the run it is enrolled in.  A client that a server reaches unattended needs this or a budget.
+        device: where its gradients are computed, for example "cuda".
+        randomness: for audits and tests: another source of noise and coins.  Unless it is the operating system's, all
+            releases are charged as not private (epsilon infinite).
+
+    Raises:
+        QueryRefusedError: client_id is malformed.
+        DataError: labels, shapes or pixels are not what they must be.
+
+    Formal guarantee: see docs/theorem.md.  Everything `answer` returns under a plan is the mechanism's release, charged
+    to the ledger before it is computed; the guarantee is over data sets that passed the checks made here.
+    """
+
+    def __init__(
+        self,
+        client_id: str,
+        dataset: Dataset[Any],
+        ledger: Ledger | None = None,
+        *,
+        info: DatasetInfo | None = None,
+        plan: PrivacyPlan | None = None,
+        device: str = "cpu",
+        randomness: Randomness | None = None,
+    ) -> None:
+        self.client_id = require_identifier("client_id", client_id)
+        self.ledger = Ledger(None) if ledger is None else ledger
+        self.info: DatasetInfo | None = getattr(dataset, "info", None) if info is None else info
+        images, labels = materialise(dataset, None if self.info is None else self.info.image_shape)
+        if self.info is not None:
+            check_labels(labels, self.info.num_classes)
+        self._images, self._labels = images.to(device), labels.to(device)
+        self._device = device
+        self._plan = plan
+        self._randomness = SystemRandomness() if randomness is None else randomness
+        self._runs: dict[str, Run] = {}
+        self._outbox = _Outbox(None if self.ledger.path is None else self.ledger.path.with_suffix(".outbox"))
+        self._log = logging.getLogger(f"private_distdd.client.{client_id}")
+
+    def __repr__(self) -> str:
+        return f"Client({self.client_id!r})"  # no sizes: they are private
+
+    def relabelled(self, change: Callable[[Tensor], Tensor]) -> Client:
+        """For simulations: this client with other labels, int64 [n] -> int64 [n], and the same ledger."""
+        changed = copy.copy(self)
+        changed._labels = change(self._labels.cpu()).to(self._device)
+        return changed
+
+    def enroll(self, run: Run) -> Enrolment:
+        """Agree to a run: pin its constants, and check once that the budget can pay all T_max queries.
+
+        The answer depends on public values and the ledger, never on the data: a refusal must not tell anything.
+        Enrolling again with the same run is allowed (a resumed run); with other values under the same run_id it is not.
+
+        Raises:
+            QueryRefusedError: info or plan differ from the owner's, or from what was pinned under this run_id.
+            BudgetExceededError: the budget cannot pay the schedule, or has no room for a run without privacy.
+            DataError: without privacy and `info` only: the data does not have the run's classes or image shape.
+        """
+        known = self._runs.get(run.run_id)
+        if known is not None and known != run:
+            raise QueryRefusedError(
+                f"run {run.run_id!r} with other values than pinned", "the values agreed to first", "Use a new run_id."
+            )
+        if self._plan is not None and run.plan != self._plan:
+            raise QueryRefusedError(f"plan {run.plan}", f"the owner's {self._plan}", "Ask with the owner's values.")
+        if self.info is not None or run.plan is not None:
+            if run.info != self.info:
+                raise QueryRefusedError(
+                    f"a run on {run.info}",
+                    f"the owner's {self.info}",
+                    "Give the client the run's public constants: Client(..., info=), or a data set that carries them.",
+                )
+        else:
+            _check_fit(self._images, self._labels, run.info)
+        if run.plan is None:
+            self._refuse_if_budgeted()
+        else:
+            self.ledger.pin(run.run_id, self._event(run.plan), run.plan.max_queries)
+            if run.plan.delta * len(self._labels) > 1:
+                self._log.warning("delta = %g is above 1 / examples held: choose a smaller one", run.plan.delta)
+        self._runs[run.run_id] = run
+        return Enrolment(self.client_id)
+
+    def answer(self, query: Query) -> Message:
+        """One message for one query; the ledger is charged before the message is computed.
+
+        The same query asked again after a lost reply gets the same stored bytes, and costs nothing more.
+
+        Raises:
+            QueryRefusedError: not enrolled, other values than pinned, past T_max, malformed, or another query under an
+                answered round.  Nothing is spent.
+            BudgetExceededError: the budget cannot pay.  Nothing is spent.
+            ModelError: the query's network breaks an assumption of the theorem.  Nothing is spent.
+        """
+        run = self._runs.get(query.run_id)
+        if run is None:
+            raise QueryRefusedError(f"run {query.run_id!r}", "a run this client is enrolled in", "Enroll first.")
+        if query.plan != run.plan:
+            raise QueryRefusedError(
+                f"plan {query.plan}", f"the pinned {run.plan}", "Ask with the values that the client agreed to."
+            )
+        stored = self._stored(query)
+        if stored is not None:
+            return stored
+        statistic = build_statistic(
+            query.statistic, query.arguments, query.tensors, run.info, self._device, private=run.plan is not None
+        )
+        if run.plan is None:
+            self._refuse_if_budgeted()
+        # A message charged before a crash but never sealed never left: it may be computed once under that charge.
+        if self.ledger.status(query.message_id) != "charged":
+            self.ledger.charge(NotPrivate() if run.plan is None else self._event(run.plan), query.message_id)
+        if run.plan is None:
+            message = self._plain(query, statistic)
+        else:
+            message = self._private(query, statistic, run.plan)
+        self._outbox.put(query.message_id, message.data)
+        self.ledger.seal(query.message_id, hashlib.sha256(message.data).hexdigest())
+        return message
+
+    def _event(self, plan: PrivacyPlan) -> Event:
+        return plan.event if self._randomness.secure else NotPrivate()
+
+    def _refuse_if_budgeted(self) -> None:
+        if self.ledger.budget is not None:
+            raise BudgetExceededError(
+                "a query without privacy", f"queries with privacy, within {self.ledger.budget}", "Set privacy=."
+            )
+
+    def _stored(self, query: Query) -> Message | None:
+        if self.ledger.status(query.message_id) != "sealed":
+            return None
+        data = self._outbox.get(query.message_id)
+        if data is None or hashlib.sha256(data).hexdigest() != self.ledger.digest(query.message_id):
+            return None  # lost: answering afresh is a new charge
+        message = Message.from_bytes(data)
+        if message.query_digest != query.digest:
+            raise QueryRefusedError(
+                f"a second, different query for {query.message_id!r}", "one query a round", "Ask in the next round."
+            )
+        return message
+
+    def _private(self, query: Query, statistic: Statistic, plan: PrivacyPlan) -> Message:
+        mechanism = SampledGaussianMechanism(
+            plan.noise_multiplier, plan.sample_rate, plan.max_grad_norm, plan.divisor
+        )
+
+        def rows(batch: NDArray[np.int64]) -> Iterator[Rows]:
+            index = torch.from_numpy(batch).to(self._device)
+            index = index[self._labels[index].argsort(stable=True)]  # contiguous slices by class
+            for part in index.split(MICRO_BATCH):
+                yield from statistic.rows(self._images[part], self._labels[part])
+
+        values = mechanism.release(
+            len(self._labels), rows, statistic.num_groups, statistic.dimension, self._randomness
+        )
+        return Message(self.client_id, query.message_id, query.digest, values)
+
+    def _plain(self, query: Query, statistic: Statistic) -> Message:
+        index = self._class_batch(query.batch)
+        values, counts = statistic.plain(self._images[index], self._labels[index])
+        return Message(self.client_id, query.message_id, query.digest, values, counts)
+
+    def _class_batch(self, batch: tuple[tuple[int, ...], int] | None) -> Tensor:
+        """Indices of a public, seeded draw without replacement of so many examples a class; all of them for None."""
+        if batch is None:
+            return torch.arange(len(self._labels), device=self._device)
+        counts, seed = batch
+        rng = np.random.default_rng([seed, *self.client_id.encode()])
+        labels = self._labels.cpu().numpy()
+        drawn = [rng.permutation(np.flatnonzero(labels == c))[:count] for c, count in enumerate(counts)]
+        return torch.from_numpy(np.concatenate([*drawn, np.empty(0, np.int64)])).to(self._device)
+
+
+def _check_fit(images: Tensor, labels: Tensor, info: DatasetInfo) -> None:
+    check_labels(labels, info.num_classes)
+    if len(labels) and tuple(images.shape[1:]) != info.image_shape:
+        raise DataError(
+            f"images of shape {tuple(images.shape[1:])}", f"the run's {info.image_shape}", "Bring them to one shape."
+        )
+
+
+class _Outbox:
+    """The last message of a client, durable beside its ledger, so that a lost reply is repeated and not paid twice."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._held: tuple[str, bytes] | None = None
+
+    def put(self, name: str, data: bytes) -> None:
+        if self._path is None:
+            self._held = (name, data)
+        else:
+            write_file(self._path, data)
+
+    def get(self, name: str) -> bytes | None:
+        if self._path is None:
+            return self._held[1] if self._held is not None and self._held[0] == name else None
+        return self._path.read_bytes() if self._path.exists() else None

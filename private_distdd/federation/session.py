@@ -1,0 +1,109 @@
+"""The server's side of one run, common to all methods: enrol clients, ask rounds, keep the running bill."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from private_distdd.errors import QueryRefusedError
+from private_distdd.federation.messages import Message, Query, Refusal, Run
+from private_distdd.federation.transport import Transport, ask, enroll
+from private_distdd.privacy.accountants import epsilon
+from private_distdd.privacy.events import SampledGaussian
+
+_log = logging.getLogger("private_distdd")
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """What is known after one round: public or post-processed values only.
+
+    Args:
+        server_round: rounds done so far, 1 ... rounds.
+        rounds: the planned number.
+        matching_loss: mean distance over the round's matching steps; NaN where nobody answered.
+        epsilon: this run's epsilon of each client so far, by RDP at the plan's delta; infinite without privacy.
+        answered: clients whose messages were used in this round.
+    """
+
+    server_round: int
+    rounds: int
+    matching_loss: float
+    epsilon: Mapping[str, float]
+    answered: tuple[str, ...]
+
+
+class Session:
+    """One run as the server sees it.
+
+    Args:
+        transport: how the clients are reached.
+        run: what they are asked to agree to.
+        answered: messages each client has answered already, for a resumed run.
+
+    Attributes:
+        active: clients that agreed and have not refused a query since, in order.
+        answered: messages used, by client.
+
+    Raises:
+        QueryRefusedError: no client agrees to the run.
+    """
+
+    def __init__(self, transport: Transport, run: Run, answered: Mapping[str, int] | None = None) -> None:
+        self._transport, self.run = transport, run
+        self.active: list[str] = []
+        for client_id in transport.client_ids:
+            reply = enroll(transport, client_id, run)
+            if isinstance(reply, Refusal):
+                _log.warning("client %s does not take part: %s", client_id, reply.code)
+                continue
+            self.active.append(client_id)
+        if not self.active:
+            raise QueryRefusedError(
+                "a run that no client agrees to",
+                "at least one client whose budget, plan and data allow it",
+                "Each client's own log (private_distdd.client.<id>) says why it refused.",
+            )
+        self.answered = {client_id: 0 for client_id in self.active} | dict(answered or {})
+
+    def ask(self, client_ids: Iterable[str], query: Callable[[str], Query]) -> list[Message]:
+        """The answers of those clients that give one; a client that refuses or fails is not asked again."""
+        messages = []
+        for client_id in client_ids:
+            if client_id not in self.active:
+                continue
+            reply = ask(self._transport, client_id, query(client_id))
+            if isinstance(reply, Refusal):
+                _log.warning("client %s leaves the run: %s", client_id, reply.code)
+                self.active.remove(client_id)
+                continue
+            self.answered[client_id] += 1
+            messages.append(reply)
+        return messages
+
+    def epsilon(self) -> dict[str, float]:
+        """This run's epsilon so far by client, by RDP: what has been spent, for the progress line."""
+        return {client_id: self._spent(count) for client_id, count in self.answered.items()}
+
+    def _spent(self, count: int) -> float:
+        plan = self.run.plan
+        if count == 0:
+            return 0.0
+        if plan is None:
+            return math.inf
+        return epsilon([SampledGaussian(plan.noise_multiplier, plan.sample_rate, count)], plan.delta, "rdp")
+
+    def ledgers(self) -> dict[str, bytes]:
+        """The ledgers of all clients that were ever active, as they stand."""
+        return {client_id: self._transport.ledger(client_id) for client_id in self.answered}
+
+
+def stack(messages: Sequence[Message]) -> tuple[Tensor, Tensor | None]:
+    """Messages as one tensor, float32 [clients, groups, dimension], with counts int64 [clients, groups] if they carry any."""
+    counts = [message.counts for message in messages if message.counts is not None]
+    return torch.stack([message.values for message in messages]), torch.stack(counts) if counts else None

@@ -1,0 +1,105 @@
+"""How the server reaches the clients: bytes in, bytes out, and only fixed refusal codes instead of error texts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
+
+from private_distdd.errors import BudgetExceededError, ConfigurationError, PrivateDistDDError
+from private_distdd.federation.client import Client
+from private_distdd.federation.messages import Enrolment, Message, Query, Refusal, Reply, Run
+
+_log = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class Transport(Protocol):
+    """Carries bytes between the server and clients that may live in other processes or at other sites."""
+
+    @property
+    def client_ids(self) -> tuple[str, ...]:
+        """The clients that can be reached."""
+        ...
+
+    def enroll(self, client_id: str, run: bytes) -> bytes:
+        """Offer a run; the reply is an Enrolment or a Refusal."""
+        ...
+
+    def ask(self, client_id: str, query: bytes) -> bytes:
+        """Ask a query; the reply is a Message or a Refusal."""
+        ...
+
+    def ledger(self, client_id: str) -> bytes:
+        """The client's ledger file as it stands."""
+        ...
+
+
+class InProcess:
+    """Clients in this process, behind the same wall of bytes as distant ones.
+
+    Args:
+        clients: at least one, with different names.
+
+    Raises:
+        ConfigurationError: no clients, or two of one name.
+    """
+
+    def __init__(self, clients: Sequence[Client]) -> None:
+        self._clients = {client.client_id: client for client in clients}
+        if not clients or len(self._clients) != len(clients):
+            raise ConfigurationError(
+                f"clients = {[client.client_id for client in clients]}",
+                "at least one client, each with a name of its own",
+                "Split a data set with dirichlet_split, or build Client objects.",
+            )
+
+    @property
+    def client_ids(self) -> tuple[str, ...]:
+        """The clients, in the order given."""
+        return tuple(self._clients)
+
+    def enroll(self, client_id: str, run: bytes) -> bytes:
+        """See Transport."""
+        return _sanitised(client_id, lambda: self._clients[client_id].enroll(Run.from_bytes(run)).to_bytes())
+
+    def ask(self, client_id: str, query: bytes) -> bytes:
+        """See Transport."""
+        return _sanitised(client_id, lambda: self._clients[client_id].answer(Query.from_bytes(query)).data)
+
+    def ledger(self, client_id: str) -> bytes:
+        """See Transport."""
+        return self._clients[client_id].ledger.to_bytes()
+
+
+def _sanitised(client_id: str, call: Callable[[], bytes]) -> bytes:
+    """The call's bytes, or a refusal code; the error itself goes to the client's own log only."""
+    try:
+        return call()
+    except BudgetExceededError as error:
+        code, reason = "budget", error
+    except PrivateDistDDError as error:
+        code, reason = "refused", error
+    except Exception as error:  # noqa: BLE001 - whatever failed, its text must not cross the wire
+        code, reason = "failed", error
+    logging.getLogger(f"private_distdd.client.{client_id}").error("answered %r: %s", code, reason, exc_info=reason)
+    return Refusal(code).to_bytes()
+
+
+def enroll(transport: Transport, client_id: str, run: Run) -> Enrolment | Refusal:
+    """Offer a run to one client."""
+    data = transport.enroll(client_id, run.to_bytes())
+    return Refusal.from_bytes(data) or Enrolment.from_bytes(data)
+
+
+def ask(transport: Transport, client_id: str, query: Query) -> Reply:
+    """Ask one client; a reply to another query, or in another's name, counts as a failure of that client."""
+    data = transport.ask(client_id, query.data)
+    refusal = Refusal.from_bytes(data)
+    if refusal is not None:
+        return refusal
+    message = Message.from_bytes(data)
+    if (message.client_id, message.message_id, message.query_digest) != (client_id, query.message_id, query.digest):
+        _log.error("client %s answered another query than asked", client_id)
+        return Refusal("failed")
+    return message

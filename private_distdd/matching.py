@@ -1,0 +1,63 @@
+"""Distances between gradients, and the step on the synthetic images: the server's side, all of it post-processing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+Distance: TypeAlias = Callable[[Tensor, Tensor, Sequence[torch.Size]], Tensor]
+_TINY = 1e-12
+
+
+def layer_cosine(synthetic: Tensor, target: Tensor, shapes: Sequence[torch.Size]) -> Tensor:
+    """Sum over layers and output nodes of 1 - cosine, as in DC (Zhao, Mopuri and Bilen 2021, eq. 10 of arXiv 2006.05929).
+
+    Weights count row by row (one row an output node); biases and normalisation scales, of one dimension, are left out,
+    as in DC's code.
+
+    Args:
+        synthetic, target: float [groups, num_parameters], a flat gradient a group.
+        shapes: shape of each parameter, in the order of the flat gradients.
+
+    Returns:
+        a scalar, the sum over groups; differentiable, >= 0.
+    """
+    sizes = [shape.numel() for shape in shapes]
+    total = synthetic.new_zeros(())
+    for a, b, shape in zip(synthetic.split(sizes, dim=1), target.split(sizes, dim=1), shapes, strict=True):
+        if len(shape) > 1:
+            rows = (len(a), shape[0], -1)
+            total = total + (1 - _cosine(a.reshape(rows), b.reshape(rows))).sum()
+    return total
+
+
+def cosine(synthetic: Tensor, target: Tensor, shapes: Sequence[torch.Size]) -> Tensor:
+    """1 - cosine of a group's whole gradient: blind to scale, and the least swayed by noise in single layers.
+
+    Args and returns: as `layer_cosine`.
+    """
+    return (1 - _cosine(synthetic, target)).sum()
+
+
+def squared_l2(synthetic: Tensor, target: Tensor, shapes: Sequence[torch.Size]) -> Tensor:
+    """The squared Euclidean distance (the paper's eq. 27).  Sees scale: the target must be a mean, as S's gradient is.
+
+    Args and returns: as `layer_cosine`.
+    """
+    return (synthetic - target).square().sum()
+
+
+DISTANCES: dict[str, Distance] = {"layer_cosine": layer_cosine, "cosine": cosine, "squared_l2": squared_l2}
+
+
+def parameter_shapes(model: nn.Module) -> list[torch.Size]:
+    """Shapes of the trainable parameters, in the order of a flat gradient."""
+    return [p.shape for p in model.parameters() if p.requires_grad]
+
+
+def _cosine(a: Tensor, b: Tensor) -> Tensor:
+    # Not torch's cosine_similarity: that clamps each norm, which kills the gradient of rows near zero.
+    return (a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1) + _TINY)

@@ -1,0 +1,422 @@
+"""DistDD: distributed data distillation by gradient matching (Wang and Wang, arXiv 2410.08665, Algorithm 1)."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import math
+import secrets
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from private_distdd.data.datasets import DatasetInfo
+from private_distdd.data.synthetic import SyntheticDataset
+from private_distdd.errors import ConfigurationError, NotPrivateWarning
+from private_distdd.federation.aggregators import require_aggregator
+from private_distdd.federation.client import Client
+from private_distdd.federation.messages import Message, Query, Run
+from private_distdd.federation.session import RoundRecord, Session, stack
+from private_distdd.federation.statistics import GRANULARITIES
+from private_distdd.federation.transport import InProcess, Transport
+from private_distdd.gradients import group_gradients, loss_sum
+from private_distdd.matching import DISTANCES, parameter_shapes
+from private_distdd.models import ModelSpec, validate_model
+from private_distdd.privacy.spec import Privacy, PrivacyPlan, require_count, require_number
+from private_distdd.release import Release, build_release
+from private_distdd.reporting.progress import progress_bar
+
+_log = logging.getLogger("private_distdd")
+
+OPTIMIZERS = ("adam", "sgd")
+NETWORK_UPDATES = ("synthetic", "aggregated")
+INITIALIZATIONS = ("noise", "real")
+DEFAULT_BATCH_PER_CLASS = 64
+
+
+@dataclass(frozen=True)
+class DistDD:
+    """Distil a federation's data into `ipc` synthetic images a class by matching class gradients.
+
+    Each round the server sends network weights theta_t, the clients answer with their class gradients, and the server
+    changes the synthetic images S so that S's gradients match.  Symbols are those of the paper.
+
+    Args:
+        ipc: images per class of S, >= 1.
+        rounds: T, communication rounds, >= 1.
+        model, model_args: the registered network whose gradients are matched.
+        participation: share of clients asked each round (the paper's delta), in (0, 1]; drawn from the public seed
+            beforehand.  It does not amplify privacy; it lowers the number of queries a client answers.
+        aggregator: "mean", "sum", "median" or "trimmed_mean" of the messages; `trim` is the latter's share.
+        granularity: "class": one gradient a class (the paper); "joint": one for all classes (as PSG).  One event either way.
+        distance: "cosine" of whole gradients, "layer_cosine" (DC's, by layer and output row) or "squared_l2" (eq. 27).
+        matching_steps: zeta_S, steps on S a round, >= 1.
+        matching_rate: eta_S, their rate, > 0.
+        matching_optimizer: "adam", or "sgd" (momentum 0.5, as DC).
+        memory: how many of the newest rounds' messages the steps may use, >= 1: the first step of a round matches the
+            newest, each other one a random one of these.  1 is the paper; more is free post-processing.
+        network_steps: zeta_theta, steps on the network a round, >= 0.
+        network_rate: eta_theta, their rate, > 0.
+        network_update: "synthetic": SGD on S (eq. 7); "aggregated": one step along the aggregated gradient (line 20).
+        reinit_every: rounds after which the network is drawn anew, >= 1, or None for never (the paper).
+        initialization: S starts from "noise" (standard normal) or, without privacy only, from "real" images.
+        batch_per_class: without privacy only: |B_c|, real examples of each class a round, over all clients together,
+            drawn without replacement as if the data were in one place (default 64).  With privacy, q decides.
+        privacy: the mechanism of every message; None is not private, and is said loudly.
+        device: where the server computes ("cpu", "cuda").
+        seed: steers everything public: S's start, networks, participation, batches without privacy.  Never the noise.
+
+    Raises:
+        ConfigurationError: a value is outside its range, or contradicts `privacy`.
+
+    Formal guarantee: with `privacy`, everything the clients send, and so the release, is (epsilon, delta)-DP for adding
+    or removing one labelled example of one client, epsilon = `release.epsilon[client_id]`, under the assumptions of
+    docs/theorem.md; the server's steps are post-processing.  Schedule, sigma, q, C, b are fixed before the first query.
+    """
+
+    ipc: int = 10
+    rounds: int = 100
+    model: str = field(default="convnet", kw_only=True)
+    model_args: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    participation: float = field(default=1.0, kw_only=True)
+    aggregator: str = field(default="mean", kw_only=True)
+    trim: float = field(default=0.1, kw_only=True)
+    granularity: str = field(default="class", kw_only=True)
+    distance: str = field(default="cosine", kw_only=True)
+    matching_steps: int = field(default=25, kw_only=True)
+    matching_rate: float = field(default=0.1, kw_only=True)
+    matching_optimizer: str = field(default="adam", kw_only=True)
+    memory: int = field(default=1, kw_only=True)
+    network_steps: int = field(default=0, kw_only=True)
+    network_rate: float = field(default=0.01, kw_only=True)
+    network_update: str = field(default="synthetic", kw_only=True)
+    reinit_every: int | None = field(default=1, kw_only=True)
+    initialization: str = field(default="noise", kw_only=True)
+    batch_per_class: int | None = field(default=None, kw_only=True)
+    privacy: Privacy | None = field(default=None, kw_only=True)
+    device: str = field(default="cpu", kw_only=True)
+    seed: int = field(default=0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        require_count("ipc", self.ipc, "10 is usual.")
+        require_count("rounds", self.rounds, "100 is usual without privacy.")
+        require_count("matching_steps", self.matching_steps, "Take at least one step on S a round.")
+        require_count("memory", self.memory, "1 matches the newest messages only.")
+        require_count("network_steps", self.network_steps, "0 leaves the network as it is.", at_least=0)
+        require_count("seed", self.seed, "Any whole number from 0 on.", at_least=0)
+        if self.reinit_every is not None:
+            require_count("reinit_every", self.reinit_every, "None never draws the network anew.")
+        for name in ("matching_rate", "network_rate"):
+            require_number(name, getattr(self, name), 0, math.inf, "a finite number > 0", "0.1 or 0.01 is usual.")
+        require_number(
+            "participation",
+            self.participation,
+            0,
+            math.nextafter(1, 2),
+            "0 < participation <= 1",
+            "It is the share of clients asked each round.",
+        )
+        for name, options in (
+            ("granularity", GRANULARITIES),
+            ("distance", tuple(DISTANCES)),
+            ("matching_optimizer", OPTIMIZERS),
+            ("network_update", NETWORK_UPDATES),
+            ("initialization", INITIALIZATIONS),
+        ):
+            if getattr(self, name) not in options:
+                raise ConfigurationError(f"{name} = {getattr(self, name)!r}", f"one of {options}", "Choose one.")
+        if self.network_update == "aggregated" and self.network_steps > 1:
+            raise ConfigurationError(
+                f"network_steps = {self.network_steps} with network_update = 'aggregated'",
+                "0 or 1",
+                "One aggregated gradient is one step (line 20).",
+            )
+        if self.privacy is not None and not isinstance(self.privacy, Privacy):
+            raise ConfigurationError(f"privacy = {self.privacy!r}", "a Privacy, or None", "Pass Privacy(...).")
+        if self.batch_per_class is not None:
+            require_count("batch_per_class", self.batch_per_class, "64 is usual.")
+            if self.privacy is not None:
+                raise ConfigurationError(
+                    f"batch_per_class = {self.batch_per_class} with privacy",
+                    "None",
+                    "With privacy every example is drawn by its own coin: set Privacy(sample_rate=...).",
+                )
+        if self.privacy is not None and self.initialization == "real":
+            raise ConfigurationError(
+                "initialization = 'real' with privacy",
+                "'noise'",
+                "Real images would leave their owners without passing the mechanism.",
+            )
+        self.spec  # noqa: B018 - arguments are checked when the specification is made
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The network's registered name with its arguments."""
+        return ModelSpec(self.model, self.model_args)
+
+    def fit(
+        self,
+        clients: Sequence[Client] | Transport,
+        *,
+        info: DatasetInfo | None = None,
+        progress: bool = False,
+        on_round_end: Callable[[RoundRecord], None] | None = None,
+    ) -> Release:
+        """Run the federation and return the release.
+
+        Ctrl-C ends the run cleanly: the release holds S as it is and the true bill.
+
+        Args:
+            clients: the data owners, or a transport that reaches them.
+            info: public class list, image shape and normalisation; needed where the clients' data sets carry none.
+            progress: show a bar with round, matching loss, epsilon so far and time left.
+            on_round_end: called after each round with public values only.
+
+        Returns:
+            the release; `release.dataset` is S.
+
+        Raises:
+            ConfigurationError: too few clients for the participation or the aggregator, no info, or an epsilon that
+                cannot be reached.
+            QueryRefusedError: no client agrees to the run.
+        """
+        transport = clients if isinstance(clients, Transport) else InProcess(clients)
+        info = info or _info_of(clients)
+        asked = self._schedule(transport.client_ids)
+        run = Run(secrets.token_hex(8), info, self._plan(asked))
+        if run.plan is None:
+            warnings.warn(
+                "privacy=None: this run is NOT private; messages are exact gradients of the clients' data.",
+                NotPrivateWarning,
+                stacklevel=2,
+            )
+        validate_model(self.spec.build(info.image_shape, info.num_classes, seed=0), info.image_shape)
+        return _Distillation(self, Session(transport, run), asked).run(progress, on_round_end)
+
+    def _schedule(self, client_ids: Sequence[str]) -> list[list[str]]:
+        """Who is asked in each round: drawn beforehand from the public seed, so that T_max is known."""
+        size = round(self.participation * len(client_ids))
+        if size < 1:
+            raise ConfigurationError(
+                f"participation = {self.participation} of {len(client_ids)} clients",
+                f"at least {1 / len(client_ids):.3g}, so that a round asks somebody",
+                "Ask a larger share.",
+            )
+        require_aggregator(self.aggregator, size, self.trim)
+        rng = self._rng("participation")
+        return [[client_ids[i] for i in sorted(rng.permutation(len(client_ids))[:size])] for _ in range(self.rounds)]
+
+    def _plan(self, asked: Sequence[Sequence[str]]) -> PrivacyPlan | None:
+        if self.privacy is None:
+            return None
+        everyone = {client_id for round_ in asked for client_id in round_}
+        return self.privacy.plan(max(sum(client_id in round_ for round_ in asked) for client_id in everyone))
+
+    def _rng(self, *purpose: str | int) -> np.random.Generator:
+        """A public generator for one purpose: no state is carried from round to round."""
+        return np.random.default_rng([self.seed, *"/".join(map(str, purpose)).encode()])
+
+    def _seed(self, *purpose: str | int) -> int:
+        return int(self._rng(*purpose).integers(2**62))
+
+
+class _Distillation:
+    """One run's state and its rounds."""
+
+    def __init__(self, method: DistDD, session: Session, asked: Sequence[Sequence[str]]) -> None:
+        self.method, self.session, self.asked = method, session, asked
+        self.info = session.run.info
+        self.class_counts = self._class_counts() if session.run.plan is None else None
+        self.labels = torch.arange(self.info.num_classes).repeat_interleave(method.ipc)
+        self.images = self._start().to(method.device).requires_grad_(True)
+        self.optimizer = self._optimizer()
+        self.network = self._fresh_network(0)
+        self.memory: list[tuple[nn.Module, Tensor]] = []
+        self.rounds_done = self.steps_done = 0
+
+    def run(self, progress: bool, on_round_end: Callable[[RoundRecord], None] | None) -> Release:
+        with progress_bar(self.method.rounds, self.session.run.plan, shown=progress) as bar:
+            with contextlib.suppress(KeyboardInterrupt):
+                while self.rounds_done < self.method.rounds:
+                    record = self._round(self.rounds_done)
+                    bar(record)
+                    if on_round_end is not None:
+                        on_round_end(record)
+                    if not self.session.active:
+                        _log.warning("no client is left: the run ends after round %d", self.rounds_done)
+                        break
+        return self._release()
+
+    def _round(self, t: int) -> RoundRecord:
+        method = self.method
+        if method.reinit_every is not None and t % method.reinit_every == 0:
+            self.network = self._fresh_network(t)
+        messages = self.session.ask(self.asked[t], self._queries(t))
+        loss = math.nan
+        if messages:
+            target = self._aggregate(messages)
+            self.memory = [*self.memory, (copy.deepcopy(self.network), target)][-method.memory :]
+            loss = self._match(t)
+            self._update_network(target)
+        self.rounds_done = t + 1
+        answered = tuple(message.client_id for message in messages)
+        return RoundRecord(t + 1, method.rounds, loss, self.session.epsilon(), answered)
+
+    def _queries(self, t: int) -> Callable[[str], Query]:
+        method, run = self.method, self.session.run
+        arguments = {"model": method.spec.to_json(), "granularity": method.granularity}
+        weights = {name: value.detach().cpu() for name, value in self.network.state_dict().items()}
+        batches = self._batches(t, self.asked[t], method.batch_per_class or DEFAULT_BATCH_PER_CLASS)
+        seed = method._seed("batch", t)
+        everyone = Query(run.run_id, t, "class_gradients", arguments, weights, run.plan)
+        if batches is None:
+            return lambda client_id: everyone
+        return lambda client_id: Query(
+            run.run_id, t, "class_gradients", arguments, weights, None, (batches[client_id], seed)
+        )
+
+    def _batches(self, t: int, client_ids: Sequence[str], per_class: int) -> dict[str, tuple[int, ...]] | None:
+        """Without privacy: how many examples of each class each client draws, as if all data were in one place."""
+        counts = self.class_counts
+        if counts is None:
+            return None
+        holders = [client_id for client_id in client_ids if client_id in self.session.active]
+        if not holders:
+            return {}
+        held = np.array([counts[client_id] for client_id in holders])
+        rng = self.method._rng("allocation", t)
+        drawn = [rng.multivariate_hypergeometric(column, min(per_class, column.sum())) for column in held.T]
+        return {client_id: tuple(map(int, row)) for client_id, row in zip(holders, np.array(drawn).T, strict=True)}
+
+    def _aggregate(self, messages: Sequence[Message]) -> Tensor:
+        method = self.method
+        # Clients that left may have made the round too small to trim or take a median: the mean of the rest then.
+        aggregator = require_aggregator(method.aggregator, len(self.asked[0]), method.trim)
+        values, counts = stack(messages)
+        return aggregator(values, counts).to(method.device)
+
+    def _match(self, t: int) -> float:
+        """zeta_S steps on S; returns their mean distance."""
+        method, total = self.method, 0.0
+        rng = method._rng("memory", t)
+        for step in range(method.matching_steps):
+            network, target = self.memory[-1 if step == 0 else int(rng.integers(len(self.memory)))]
+            loss = self._distance(network, target)
+            self.optimizer.zero_grad(set_to_none=True)
+            (self.images.grad,) = torch.autograd.grad(loss, [self.images])
+            self.optimizer.step()
+            self.steps_done += 1
+            total += float(loss.detach())
+        return total / method.matching_steps
+
+    def _distance(self, network: nn.Module, target: Tensor) -> Tensor:
+        """Distance between S's gradients and the target at one network, summed over the groups; differentiable in S."""
+        distance = DISTANCES[self.method.distance]
+        groups = (len(target), -1)  # each class, or everything
+        images = self.images.reshape(*groups, *self.info.image_shape)
+        gradients = group_gradients(network, images, self.labels.reshape(groups).to(self.images.device))
+        return distance(gradients, target, parameter_shapes(network))
+
+    def _update_network(self, target: Tensor) -> None:
+        method = self.method
+        parameters = [p for p in self.network.parameters() if p.requires_grad]
+        for _ in range(method.network_steps):
+            if method.network_update == "synthetic":
+                images, labels = self.images.detach(), self.labels.to(method.device)
+                step = torch.autograd.grad(loss_sum(self.network, images, labels) / len(labels), parameters)
+            else:
+                flat = target.mean(dim=0)
+                step = tuple(
+                    part.reshape(p.shape)
+                    for part, p in zip(flat.split([p.numel() for p in parameters]), parameters, strict=True)
+                )
+            with torch.no_grad():
+                for parameter, gradient in zip(parameters, step, strict=True):
+                    parameter -= method.network_rate * gradient
+
+    def _fresh_network(self, t: int) -> nn.Module:
+        shape, classes = self.info.image_shape, self.info.num_classes
+        return self.method.spec.build(shape, classes, self.method._seed("network", t)).to(self.method.device)
+
+    def _class_counts(self) -> dict[str, list[int]]:
+        """Without privacy, one query more: who holds how much of what."""
+        query = Query(self.session.run.run_id, self.method.rounds, "class_counts", {}, {}, None)
+        messages = self.session.ask(list(self.session.active), lambda client_id: query)
+        return {m.client_id: m.counts.tolist() for m in messages if m.counts is not None}
+
+    def _start(self) -> Tensor:
+        method = self.method
+        shape = (len(self.labels), *self.info.image_shape)
+        if method.initialization == "noise":
+            return torch.from_numpy(method._rng("images").standard_normal(shape, dtype=np.float32))
+        # Real images come by a query of their own, numbered after the last; runs without privacy only.
+        clients = list(self.session.active)
+        batches = self._batches(method.rounds, clients, method.ipc) or {}
+        seed = method._seed("start")
+        messages = self.session.ask(
+            clients,
+            lambda client_id: Query(
+                self.session.run.run_id,
+                method.rounds + 1,
+                "class_examples",
+                {"counts": list(batches[client_id])},
+                {},
+                None,
+                (batches[client_id], seed),
+            ),
+        )
+        labels = np.concatenate([np.repeat(np.arange(self.info.num_classes), batches[m.client_id]) for m in messages])
+        order = np.argsort(labels, kind="stable")
+        if not np.array_equal(labels[order], self.labels.numpy()):
+            raise ConfigurationError(
+                f"initialization = 'real' with ipc = {method.ipc}",
+                "no more images per class than the federation holds of its rarest class",
+                "Start from noise, or lower ipc.",
+            )
+        return torch.cat([message.values for message in messages])[torch.from_numpy(order)].reshape(shape)
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        if self.method.matching_optimizer == "adam":
+            return torch.optim.Adam([self.images], lr=self.method.matching_rate)
+        return torch.optim.SGD([self.images], lr=self.method.matching_rate, momentum=0.5)
+
+    def _release(self) -> Release:
+        method, session = self.method, self.session
+        knobs = asdict(method)
+        knobs["model_args"] = dict(method.model_args)
+        knobs["privacy"] = None if method.privacy is None else asdict(method.privacy)
+        return build_release(
+            SyntheticDataset(self.images.detach().cpu(), self.labels, self.info),
+            session.run,
+            session.ledgers(),
+            method="DistDD",
+            settings=knobs,
+            seeds=(
+                f"public seed {method.seed}: S's start, networks, participation, draws without privacy; "
+                "noise and coins: each client's operating system, not reproducible"
+            ),
+            progress={
+                "rounds_planned": method.rounds,
+                "rounds_done": self.rounds_done,
+                "matching_steps": self.steps_done,
+                "stopped_early": self.rounds_done < method.rounds,
+            },
+            messages=session.answered,
+        )
+
+
+def _info_of(clients: Sequence[Client] | Transport) -> DatasetInfo:
+    infos = [] if isinstance(clients, Transport) else [c.info for c in clients if c.info is not None]
+    if not infos or any(other != infos[0] for other in infos):
+        raise ConfigurationError(
+            f"{len(set(infos))} different data set infos among the clients",
+            "one, carried by every data set or given as info=",
+            "Pass fit(clients, info=DatasetInfo(name, num_classes, image_shape, mean, std)): public constants.",
+        )
+    return infos[0]

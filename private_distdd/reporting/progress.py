@@ -1,0 +1,47 @@
+"""The progress line: round, matching loss, epsilon so far, time left."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from private_distdd.privacy.spec import PrivacyPlan
+
+if TYPE_CHECKING:
+    from private_distdd.federation.session import RoundRecord
+
+
+@contextlib.contextmanager
+def progress_bar(rounds: int, plan: PrivacyPlan | None, *, shown: bool) -> Iterator[Callable[[RoundRecord], None]]:
+    """A function to call with each round's record; it draws a bar on standard error, or does nothing if not `shown`."""
+    if not shown:
+        yield lambda record: None
+        return
+    columns = (
+        TextColumn("round"),
+        MofNCompleteColumn(),
+        BarColumn(bar_width=20),
+        TextColumn("{task.description}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("waiting for the first messages", total=rounds)
+
+        def update(record: RoundRecord) -> None:
+            progress.update(task, completed=record.server_round, description=describe(record, plan))
+
+        yield update
+
+
+def describe(record: RoundRecord, plan: PrivacyPlan | None) -> str:
+    """One line of words on a round: the matching loss, and the bill so far (RDP) or that there is none."""
+    loss = "nobody answered" if math.isnan(record.matching_loss) else f"matching loss {record.matching_loss:.3f}"
+    if plan is None:
+        return f"{loss}  NOT PRIVATE"
+    most = max(record.epsilon.values(), default=0.0)
+    return f"{loss}  epsilon so far {most:.2f} (RDP, delta {plan.delta:g})"

@@ -1,0 +1,72 @@
+"""Bytes and files: one safetensors envelope for everything with tensors, and writes that are whole or absent."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+
+def pack(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
+    """One safetensors file as bytes: named tensors, and a JSON header in its metadata.  Equal inputs, equal bytes."""
+    # One metadata key only: safetensors does not promise an order for several.
+    metadata = {"json": to_json(header)}
+    return bytes(safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata))
+
+
+def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What `pack` was given.
+
+    Raises:
+        ValueError: the bytes are not such a file; callers turn it into their own error.
+    """
+    try:
+        tensors = safetensors.torch.load(data)
+        length = int.from_bytes(data[:8], "little")
+        header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["json"])
+    except (SafetensorError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError("not a safetensors envelope of this library") from error
+    if not isinstance(header, dict):
+        raise ValueError("the envelope's header is not a JSON object")
+    return header, tensors
+
+
+def to_json(record: Any) -> str:
+    """Canonical JSON: sorted keys, no spaces, ASCII, no NaN or infinity (use `finite_or_text` for those)."""
+    return json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all: into a neighbour, flushed to disk, then renamed; nothing half-written stays.
+
+    Raises:
+        OSError: the disk is full or the place cannot be written; a file that was there before is untouched.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        sync_folder(path.parent)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to disk, so that a rename or a new file survives a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

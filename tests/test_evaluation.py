@@ -1,0 +1,142 @@
+"""Training on a set and testing on real digits: it learns what is there, only that, and leaves global state alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from private_distdd.data.datasets import DatasetInfo, ImageDataset, load_dataset
+from private_distdd.data.synthetic import SyntheticDataset
+from private_distdd.errors import ConfigurationError, DataError, ModelError
+from private_distdd.evaluation import Evaluation, _shifted, accuracy, evaluate, train_network
+from private_distdd.models import ModelSpec
+
+TRAIN, TEST = load_dataset("digits")
+SMALL = ModelSpec("convnet", {"width": 16, "depth": 2})
+
+
+def first_per_class(count: int) -> SyntheticDataset:
+    """Real digits in the form of a synthetic set."""
+    chosen = torch.cat([(TRAIN.labels == label).nonzero().squeeze(1)[:count] for label in range(10)])
+    return SyntheticDataset(TRAIN.images[chosen], TRAIN.labels[chosen], TRAIN.info)
+
+
+def test_real_digits_are_learnt_and_shuffled_labels_are_not() -> None:
+    options = {"model_args": SMALL.arguments, "epochs": 10, "batch_size": 64}
+    real = evaluate(TRAIN, TEST, seeds=[0, 1], **options)
+    assert min(real.accuracies) > 0.9
+    order = torch.randperm(len(TRAIN), generator=torch.Generator().manual_seed(0))
+    shuffled = ImageDataset(TRAIN.images, TRAIN.labels[order], TRAIN.info)
+    assert evaluate(shuffled, TEST, seeds=[0], **options).mean < 0.3
+
+
+def test_the_full_protocol_on_ten_images_a_class() -> None:
+    result = evaluate(first_per_class(10), TEST, model_args=SMALL.arguments, seeds=[0])
+    assert result.mean > 0.75
+    assert result.model == SMALL
+    assert result.seeds == (0,)
+    mlp = evaluate(first_per_class(10), TEST, model="mlp", seeds=[0])
+    assert mlp.mean > 0.75
+
+
+def test_seeds_repeat_and_global_random_states_stay() -> None:
+    torch.manual_seed(7)
+    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    data = first_per_class(3)
+    first, again, other = (
+        train_network(SMALL, data, epochs=4, batch_size=8, augment=True, seed=seed).state_dict() for seed in (1, 1, 2)
+    )
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["0.weight"], other["0.weight"])
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert (np.random.get_state()[1] == states[1]).all()
+    assert random.getstate() == states[2]
+
+
+def test_learning_rate_falls_once_after_half_of_the_epochs() -> None:
+    """Plain gradient descent by hand, on one batch, gives the same weights."""
+    data = first_per_class(2)
+    trained = train_network(
+        ModelSpec("mlp", {"width": 4}), data, epochs=6, learning_rate=0.5, momentum=0, weight_decay=0.01, seed=3
+    )
+    by_hand = ModelSpec("mlp", {"width": 4}).build((1, 8, 8), 10, seed=3)
+    for rate in (0.5, 0.5, 0.5, 0.5, 0.05, 0.05):  # 6 // 2 + 1 = 4 epochs at the first rate
+        loss = torch.nn.functional.cross_entropy(by_hand(data.images), data.labels)
+        gradients = torch.autograd.grad(loss, list(by_hand.parameters()))
+        with torch.no_grad():
+            for parameter, gradient in zip(by_hand.parameters(), gradients, strict=True):
+                parameter -= rate * (gradient + 0.01 * parameter)
+    for found, expected in zip(trained.parameters(), by_hand.parameters(), strict=True):
+        assert torch.allclose(found, expected, atol=1e-5)
+    assert not trained.training
+
+
+def test_accuracy_counts() -> None:
+    info = DatasetInfo("x", 3, (3, 1, 1))
+    images = torch.eye(3)[[0, 1, 2, 0, 0]][:, :, None, None]
+    data = ImageDataset(images, torch.tensor([0, 1, 2, 1, 2]), info)
+    assert accuracy(torch.nn.Flatten(), data, batch_size=2) == 3 / 5
+    assert accuracy(torch.nn.Flatten(), data) == 3 / 5
+
+
+def test_shifts_move_each_image_by_itself_and_bring_in_black() -> None:
+    info = DatasetInfo("x", 2, (1, 16, 16), (0.25,), (0.5,))
+    black = -0.5
+    images = torch.full((200, 1, 16, 16), black)
+    images[:, :, 8, 8] = 1.5
+    moved = _shifted(images, info, torch.Generator().manual_seed(0))
+    assert moved.shape == images.shape
+    assert moved.unique().tolist() == [black, 1.5]
+    places = (moved == 1.5).nonzero()[:, 2:] - 8
+    assert len(places) == 200  # the bright pixel is far from the edge
+    assert (places.min(), places.max()) == (-2, 2)
+    assert len(places.unique(dim=0)) == 25
+
+
+def test_mean_and_spread() -> None:
+    result = Evaluation(SMALL, (0, 1, 2), (0.5, 0.6, 0.7))
+    assert result.mean == pytest.approx(0.6)
+    assert result.std == pytest.approx(0.1)  # divisor n - 1
+    assert str(result) == "60.0% ± 10.0% (convnet, 3 seeds)"
+    assert math.isnan(Evaluation(SMALL, (0,), (0.5,)).std)
+
+
+@pytest.mark.parametrize("change", [{"mean": (0.4,)}, {"std": (0.4,)}, {"num_classes": 11}])
+def test_sets_that_do_not_fit_are_refused(change: dict[str, object]) -> None:
+    other = ImageDataset(TEST.images, TEST.labels, dataclasses.replace(TEST.info, **change))
+    with pytest.raises(DataError, match=next(iter(change))):
+        evaluate(TRAIN, other)
+
+
+def test_bad_arguments_are_refused_before_training() -> None:
+    nothing = ImageDataset(TEST.images[:0], TEST.labels[:0], TEST.info)
+    other_shape = ImageDataset(
+        torch.zeros(1, 1, 9, 9), torch.zeros(1, dtype=torch.int64), DatasetInfo("x", 10, (1, 9, 9))
+    )
+    for train, test, says in (
+        (TRAIN, other_shape, "image_shape"),
+        (nothing, TEST, "training set"),
+        (TRAIN, nothing, "test set"),
+    ):
+        with pytest.raises(DataError, match=says):
+            evaluate(train, test)
+    with pytest.raises(DataError, match="test set"):
+        accuracy(torch.nn.Flatten(), nothing)
+    for name, value in (
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("learning_rate", 0.0),
+        ("momentum", -1),
+        ("weight_decay", -1),
+    ):
+        with pytest.raises(ConfigurationError, match=name):
+            evaluate(TRAIN, TEST, **{name: value})
+    with pytest.raises(ConfigurationError, match="no seeds"):
+        evaluate(TRAIN, TEST, seeds=())
+    with pytest.raises(ModelError, match="registered name"):
+        evaluate(TRAIN, TEST, model="vgg")
