@@ -57,8 +57,8 @@ class PerExampleGradients:
         # Full backward hooks want an input that requires a gradient.
         batch.requires_grad_(True)
         with _deterministic(), torch.enable_grad():
-            loss_sum(self._hooked, batch, targets).backward()
-        rows = torch.cat([p.grad_sample.reshape(MICRO_BATCH, -1) for p in self._parameters], dim=1)
+            torch.autograd.backward(loss_sum(self._hooked, batch, targets))
+        rows = torch.cat([vars(p)["grad_sample"].reshape(MICRO_BATCH, -1) for p in self._parameters], dim=1)
         self._hooked.zero_grad(set_to_none=True)
         return rows.detach()
 

@@ -13,7 +13,7 @@ _TINY = 1e-12
 
 
 def layer_cosine(synthetic: Tensor, target: Tensor, shapes: Sequence[torch.Size]) -> Tensor:
-    """Sum over layers and output nodes of 1 - cosine, as in DC (Zhao, Mopuri and Bilen 2021, eq. 10 of arXiv 2006.05929).
+    """Sum over layers and output nodes of 1 - cosine, as in DC (Zhao, Mopuri and Bilen 2021, arXiv 2006.05929, eq. 10).
 
     Weights count row by row (one row an output node); biases and normalisation scales, of one dimension, are left out,
     as in DC's code.
@@ -27,7 +27,9 @@ def layer_cosine(synthetic: Tensor, target: Tensor, shapes: Sequence[torch.Size]
     """
     sizes = [shape.numel() for shape in shapes]
     total = synthetic.new_zeros(())
-    for a, b, shape in zip(synthetic.split(sizes, dim=1), target.split(sizes, dim=1), shapes, strict=True):
+    for a, b, shape in zip(
+        torch.split(synthetic, sizes, dim=1), torch.split(target, sizes, dim=1), shapes, strict=True
+    ):
         if len(shape) > 1:
             rows = (len(a), shape[0], -1)
             total = total + (1 - _cosine(a.reshape(rows), b.reshape(rows))).sum()
@@ -59,5 +61,8 @@ def parameter_shapes(model: nn.Module) -> list[torch.Size]:
 
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:
+    """The cosine along the last dimension."""
     # Not torch's cosine_similarity: that clamps each norm, which kills the gradient of rows near zero.
-    return (a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1) + _TINY)
+    norms = torch.linalg.vector_norm(a, dim=-1) * torch.linalg.vector_norm(b, dim=-1)
+    similarity: Tensor = (a * b).sum(-1) / (norms + _TINY)
+    return similarity

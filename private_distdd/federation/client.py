@@ -27,6 +27,7 @@ from private_distdd.privacy.randomness import Randomness, SystemRandomness
 from private_distdd.privacy.spec import PrivacyPlan
 from private_distdd.storage import write_file
 
+
 class Client:
     """One data owner.
 
@@ -152,10 +153,7 @@ class Client:
         # A message charged before a crash but never sealed never left: it may be computed once under that charge.
         if self.ledger.status(query.message_id) != "charged":
             self.ledger.charge(NotPrivate() if run.plan is None else self._event(run.plan), query.message_id)
-        if run.plan is None:
-            message = self._plain(query, statistic)
-        else:
-            message = self._private(query, statistic, run.plan)
+        message = self._plain(query, statistic) if run.plan is None else self._private(query, statistic, run.plan)
         self._outbox.put(query.message_id, message.data)
         self.ledger.seal(query.message_id, hashlib.sha256(message.data).hexdigest())
         return message
@@ -183,19 +181,15 @@ class Client:
         return message
 
     def _private(self, query: Query, statistic: Statistic, plan: PrivacyPlan) -> Message:
-        mechanism = SampledGaussianMechanism(
-            plan.noise_multiplier, plan.sample_rate, plan.max_grad_norm, plan.divisor
-        )
+        mechanism = SampledGaussianMechanism(plan.noise_multiplier, plan.sample_rate, plan.max_grad_norm, plan.divisor)
 
         def rows(batch: NDArray[np.int64]) -> Iterator[Rows]:
             index = torch.from_numpy(batch).to(self._device)
             index = index[self._labels[index].argsort(stable=True)]  # contiguous slices by class
-            for part in index.split(MICRO_BATCH):
+            for part in torch.split(index, MICRO_BATCH):
                 yield from statistic.rows(self._images[part], self._labels[part])
 
-        values = mechanism.release(
-            len(self._labels), rows, statistic.num_groups, statistic.dimension, self._randomness
-        )
+        values = mechanism.release(len(self._labels), rows, statistic.num_groups, statistic.dimension, self._randomness)
         return Message(self.client_id, query.message_id, query.digest, values)
 
     def _plain(self, query: Query, statistic: Statistic) -> Message:

@@ -1,4 +1,4 @@
-"""What crosses the wire: Run, Enrolment, Query, Message, Refusal.  Frozen, validated, as bytes (safetensors and JSON)."""
+"""What crosses the wire: Run, Enrolment, Query, Message, Refusal.  Frozen, validated, as safetensors and JSON."""
 
 from __future__ import annotations
 

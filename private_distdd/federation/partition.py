@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from private_distdd.data.datasets import ImageDataset, materialise
+from private_distdd.data.datasets import DatasetInfo, ImageDataset, materialise
 from private_distdd.errors import ConfigurationError, DataError
 from private_distdd.federation.client import Client
 from private_distdd.privacy.spec import require_count
@@ -40,7 +41,7 @@ def dirichlet_split(
         alpha: concentration > 0: 0.1 is strong skew; infinity is IID (a random split into equal parts).
         seed: steers the split (public).
         min_size: no client gets fewer examples; drawn again until that holds.
-        make_client: builds a client from its id ("client-00", ...) and data; `functools.partial(Client, device="cuda")`.
+        make_client: builds a client from its id ("client-00", ...) and data: `partial(Client, device="cuda")`.
 
     Returns:
         num_clients clients; each example is at exactly one.
@@ -51,7 +52,9 @@ def dirichlet_split(
     require_count("num_clients", num_clients, "Ask for at least one client.")
     require_count("min_size", min_size, "Use 0 to allow empty clients.", at_least=0)
     if not isinstance(alpha, int | float) or not alpha > 0:
-        raise ConfigurationError(f"alpha = {alpha!r}", "alpha > 0, infinity included", "0.1 is strong skew, inf is IID.")
+        raise ConfigurationError(
+            f"alpha = {alpha!r}", "alpha > 0, infinity included", "0.1 is strong skew, inf is IID."
+        )
     whole = _Whole(dataset)
     rng = np.random.default_rng(seed)
     if num_clients * min_size > len(whole.labels):

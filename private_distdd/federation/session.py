@@ -69,7 +69,7 @@ class Session:
                 "at least one client whose budget, plan and data allow it",
                 "Each client's own log (private_distdd.client.<id>) says why it refused.",
             )
-        self.answered = {client_id: 0 for client_id in self.active} | dict(answered or {})
+        self.answered = dict.fromkeys(self.active, 0) | dict(answered or {})
 
     def ask(self, client_ids: Iterable[str], query: Callable[[str], Query]) -> list[Message]:
         """The answers of those clients that give one; a client that refuses or fails is not asked again."""
@@ -104,6 +104,6 @@ class Session:
 
 
 def stack(messages: Sequence[Message]) -> tuple[Tensor, Tensor | None]:
-    """Messages as one tensor, float32 [clients, groups, dimension], with counts int64 [clients, groups] if they carry any."""
+    """Messages as one tensor, float32 [clients, groups, dimension], and counts int64 [clients, groups], if any."""
     counts = [message.counts for message in messages if message.counts is not None]
     return torch.stack([message.values for message in messages]), torch.stack(counts) if counts else None

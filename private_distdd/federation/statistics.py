@@ -83,9 +83,9 @@ class ClassGradients:
         """Plain sums by group and their counts; chunk sums are added in float64, so the split moves rounding only."""
         sums = images.new_zeros((self.num_groups, self.dimension), dtype=torch.float64)
         groups = self.groups(labels)
-        for group in groups.unique().tolist():
+        for group in torch.unique(groups).tolist():
             members = (groups == group).nonzero().squeeze(1)
-            for part in members.split(MICRO_BATCH):
+            for part in torch.split(members, MICRO_BATCH):
                 sums[group] += sum_gradient(self._model, images[part], labels[part])
         return sums.to("cpu", torch.float32), torch.bincount(groups, minlength=self.num_groups).cpu()
 
@@ -148,7 +148,12 @@ _WITHOUT_PRIVACY_ONLY = ("class_examples", "class_counts")
 
 
 def build_statistic(
-    name: str, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], info: DatasetInfo, device: str, private: bool
+    name: str,
+    arguments: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    info: DatasetInfo,
+    device: str,
+    private: bool,
 ) -> Statistic:
     """The statistic that a query names.
 

@@ -76,14 +76,16 @@ def _sanitised(client_id: str, call: Callable[[], bytes]) -> bytes:
     """The call's bytes, or a refusal code; the error itself goes to the client's own log only."""
     try:
         return call()
-    except BudgetExceededError as error:
-        code, reason = "budget", error
-    except PrivateDistDDError as error:
-        code, reason = "refused", error
-    except Exception as error:  # noqa: BLE001 - whatever failed, its text must not cross the wire
-        code, reason = "failed", error
-    logging.getLogger(f"private_distdd.client.{client_id}").error("answered %r: %s", code, reason, exc_info=reason)
-    return Refusal(code).to_bytes()
+    except Exception as error:  # whatever failed, its text must not cross the wire
+        match error:
+            case BudgetExceededError():
+                code = "budget"
+            case PrivateDistDDError():
+                code = "refused"
+            case _:
+                code = "failed"
+        logging.getLogger(f"private_distdd.client.{client_id}").error("answered %r: %s", code, error, exc_info=error)
+        return Refusal(code).to_bytes()
 
 
 def enroll(transport: Transport, client_id: str, run: Run) -> Enrolment | Refusal:

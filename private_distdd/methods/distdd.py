@@ -54,7 +54,7 @@ class DistDD:
         participation: share of clients asked each round (the paper's delta), in (0, 1]; drawn from the public seed
             beforehand.  It does not amplify privacy; it lowers the number of queries a client answers.
         aggregator: "mean", "sum", "median" or "trimmed_mean" of the messages; `trim` is the latter's share.
-        granularity: "class": one gradient a class (the paper); "joint": one for all classes (as PSG).  One event either way.
+        granularity: "class": one gradient a class (the paper); "joint": one in all (as PSG).  One event either way.
         distance: "cosine" of whole gradients, "layer_cosine" (DC's, by layer and output row) or "squared_l2" (eq. 27).
         matching_steps: zeta_S, steps on S a round, >= 1.
         matching_rate: eta_S, their rate, > 0.
@@ -241,16 +241,16 @@ class _Distillation:
         self.rounds_done = self.steps_done = 0
 
     def run(self, progress: bool, on_round_end: Callable[[RoundRecord], None] | None) -> Release:
-        with progress_bar(self.method.rounds, self.session.run.plan, shown=progress) as bar:
-            with contextlib.suppress(KeyboardInterrupt):
-                while self.rounds_done < self.method.rounds:
-                    record = self._round(self.rounds_done)
-                    bar(record)
-                    if on_round_end is not None:
-                        on_round_end(record)
-                    if not self.session.active:
-                        _log.warning("no client is left: the run ends after round %d", self.rounds_done)
-                        break
+        shown = progress_bar(self.method.rounds, self.session.run.plan, shown=progress)
+        with shown as bar, contextlib.suppress(KeyboardInterrupt):
+            while self.rounds_done < self.method.rounds:
+                record = self._round(self.rounds_done)
+                bar(record)
+                if on_round_end is not None:
+                    on_round_end(record)
+                if not self.session.active:
+                    _log.warning("no client is left: the run ends after round %d", self.rounds_done)
+                    break
         return self._release()
 
     def _round(self, t: int) -> RoundRecord:
@@ -334,11 +334,11 @@ class _Distillation:
                 flat = target.mean(dim=0)
                 step = tuple(
                     part.reshape(p.shape)
-                    for part, p in zip(flat.split([p.numel() for p in parameters]), parameters, strict=True)
+                    for part, p in zip(torch.split(flat, [p.numel() for p in parameters]), parameters, strict=True)
                 )
             with torch.no_grad():
                 for parameter, gradient in zip(parameters, step, strict=True):
-                    parameter -= method.network_rate * gradient
+                    parameter.sub_(gradient, alpha=method.network_rate)
 
     def _fresh_network(self, t: int) -> nn.Module:
         shape, classes = self.info.image_shape, self.info.num_classes

@@ -6,7 +6,6 @@ the return value of `SampledGaussianMechanism.release`; clean sums never leave t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -70,7 +69,7 @@ def lattice_sums(batches: Iterable[Rows], num_groups: int, dimension: int, max_n
             sums = torch.zeros(num_groups, dimension, dtype=torch.int64, device=rows.device)
         points = clip_to_lattice(rows, max_norm)[: len(groups)]
         values, lengths = torch.unique_consecutive(groups.cpu(), return_counts=True)
-        for group, part in zip(values.tolist(), points.split(lengths.tolist()), strict=True):
+        for group, part in zip(values.tolist(), torch.split(points, lengths.tolist()), strict=True):
             sums[group] += part.sum(dim=0)
     return torch.zeros(num_groups, dimension, dtype=torch.int64) if sums is None else sums
 
@@ -122,12 +121,3 @@ class SampledGaussianMechanism:
         # From here on everything is post-processing of round(S + N), S integer.
         message = (sums.cpu() + torch.from_numpy(noise)).to(torch.float64) * (self.max_norm / LATTICE / self.divisor)
         return message.to(torch.float32)
-
-
-def noise_to_signal(noise_multiplier: float, sample_rate: float, num_clients: int, dimension: int) -> float:
-    """Public planning figure: the noise's expected norm on a sum over clients, per example of a batch in full agreement.
-
-    sigma * sqrt(num_clients * dimension) / sample_rate: how many examples of one class must point the same way, over
-    all clients together, for their clipped sum to be as long as the noise.
-    """
-    return noise_multiplier * math.sqrt(num_clients * dimension) / sample_rate

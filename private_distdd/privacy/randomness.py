@@ -85,7 +85,8 @@ class Stream:
             uniform = mpmath.ldexp((first << 128) + (bits[0] << 64) + bits[1] + 1, -181)
             turn = mpmath.ldexp((second << 128) + (bits[2] << 64) + bits[3], -181)
             radius = mpmath.sqrt(-2 * mpmath.log(uniform)) * standard_deviation
-            return tuple(int(mpmath.nint(radius * part(2 * mpmath.pi * turn))) for part in (mpmath.cos, mpmath.sin))
+            parts = mpmath.cos(2 * mpmath.pi * turn), mpmath.sin(2 * mpmath.pi * turn)
+            return int(mpmath.nint(radius * parts[0])), int(mpmath.nint(radius * parts[1]))
 
 
 class Randomness(Protocol):

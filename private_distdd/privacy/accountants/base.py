@@ -63,7 +63,9 @@ def canonical(events: Iterable[ev.Event]) -> tuple[ev.SampledGaussian, ...] | No
         history = [events]  # refused below, with its value
     if isinstance(events, ev.Event) or not all(isinstance(event, ev.Event) for event in history):
         raise ConfigurationError(
-            f"events = {events!r}", "an iterable of SampledGaussian, NotPrivate or Composition", "Pass a list of events."
+            f"events = {events!r}",
+            "an iterable of SampledGaussian, NotPrivate or Composition",
+            "Pass a list of events.",
         )
     merged = ev.merge(history)
     sampled = tuple(event for event in merged if isinstance(event, ev.SampledGaussian))

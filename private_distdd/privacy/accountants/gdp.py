@@ -97,6 +97,8 @@ class GDP:
             return None
         if any(term.sample_rate < 1 for term in terms):
             raise ConfigurationError(
-                'accountant = "gdp" for events with sample_rate < 1', "events with sample_rate = 1", 'Use "prv" or "rdp".'
+                'accountant = "gdp" for events with sample_rate < 1',
+                "events with sample_rate = 1",
+                'Use "prv" or "rdp".',
             )
         return gaussian_mu(terms)

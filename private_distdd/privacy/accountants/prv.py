@@ -29,6 +29,7 @@ Direction = Literal["remove", "add"]
 
 MAX_POINTS = 2**22
 MAX_LOSS = 700.0  # e^700 is still a float64
+MAX_NOISE = 1e100  # its square is still a float64
 CHECKED_EPSILON = 10.0  # above it, prv-accountant 0.2.0 brackets the wrong numbers
 CHECKED_POINTS = 2**21  # prv-accountant computes in extended precision, slowly: past this, minutes
 
@@ -91,6 +92,8 @@ def _grid(terms: Terms, eps_error: float, delta_error: float) -> _Grid:
     than delta_error.  The tails of (i) and (iii) come from Renyi divergences, half of each for either end: the lower
     tail of one direction is lighter than the upper tail of the other, P(Y < -t) <= e^-t P'(Y' > t).
     """
+    if max(term.noise_multiplier for term in terms) > MAX_NOISE:
+        raise _Unserved(f"a noise multiplier beyond {MAX_NOISE:g}")
     releases = sum(base.as_float(term.count) for term in terms)
     finest = eps_error / math.sqrt(releases / 2 * math.log(12 / delta_error))
     if not finest >= 1e-300:
@@ -177,8 +180,8 @@ class PRV:
     Formal guarantee: that of `Accountant`, up to float64 rounding (an estimate of which is added to delta), and
     `bracket(...).lower` is a lower bound for the pair of distributions that the events describe.  Histories with only
     sample_rate 1 are served by `GDP`, exactly.  Where the predicted grid passes 2^22 points, or losses of 700, `RDP`
-    serves, and the note says so; what is predicted depends on the events, delta and eps_error alone, never on time or
-    load, so everybody who recomputes a bill gets the same one.
+    serves, and the note says so.  That is decided by the events, delta and eps_error alone, never by time or load, so
+    everybody who recomputes a bill gets the same one.
     """
 
     eps_error: float = 0.01
