@@ -178,7 +178,7 @@ def convnet(
     image_shape: ImageShape,
     num_classes: int,
     *,
-    depth: int = 3,
+    depth: int | None = None,
     width: int = 128,
     norm: str = "instance",
     activation: str = "relu",
@@ -188,7 +188,8 @@ def convnet(
     Grey images of 28 x 28 are padded to 32 x 32 by the first convolution (padding 3), as in DC.
 
     Args:
-        depth: blocks, at least 1; each halves height and width, which must not fall below 1.
+        depth: blocks, at least 1; each halves height and width, which must not fall below 1.  Default: 3, or as many
+            as leave 4 x 4 (what 3 leave of 32 x 32) of smaller images: below that an instance norm erases too much.
         width: channels of each block, at least 1 (a multiple of 4 with `norm="group"`).
         norm: "instance" (GroupNorm with a group a channel, with weights, as in DC), "group" (4 groups) or "none".
         activation: a key of `ACTIVATIONS`.
@@ -198,14 +199,16 @@ def convnet(
 
     Source: Gidaris and Komodakis 2018; Zhao, Mopuri and Bilen 2021 (DC), networks.py.
     """
+    padding = 3 if image_shape == (1, 28, 28) else 1
+    rows, columns = (side + 2 * padding - 2 for side in image_shape[1:])
+    most = int(math.log2(min(rows, columns)))
+    if depth is None:
+        depth = min(3, max(1, most - 2))
     _at_least_one(depth=depth, width=width)
     groups = _choice("norm", norm, {"instance": width, "group": 4, "none": 0})
     make_activation = _choice("activation", activation, ACTIVATIONS)
     if groups and width % groups:
         raise ModelError(f"width = {width} with norm='group'", "a multiple of 4", "Change the width or the norm.")
-    padding = 3 if image_shape == (1, 28, 28) else 1
-    rows, columns = (side + 2 * padding - 2 for side in image_shape[1:])
-    most = int(math.log2(min(rows, columns)))
     if depth > most:
         raise ModelError(
             f"depth = {depth} for images of {image_shape[1]} x {image_shape[2]}",

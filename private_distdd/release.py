@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import os
 import platform
+import re
 import shutil
 import uuid
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from private_distdd.data.synthetic import SyntheticDataset
 from private_distdd.errors import PrivateDistDDError, ReleaseError
-from private_distdd.federation.messages import Run
-from private_distdd.privacy.accountants import bracket
+from private_distdd.federation.messages import IDENTIFIER, Run, require_identifier
+from private_distdd.privacy.accountants import best_epsilon, bracket
 from private_distdd.privacy.events import RELATION, UNIT, Event, NotPrivate, merge
-from private_distdd.privacy.ledger import Charge, History, parse
+from private_distdd.privacy.ledger import Charge, History, Pin, Recovered, Sealed, parse
 from private_distdd.privacy.spec import PrivacyPlan
 from private_distdd.reporting.card import render_card
 from private_distdd.storage import sync_folder, to_json
 
 FORMAT = "private_distdd.release/1"
 SYNTHETIC, CARD, CARD_PAGE, PREVIEW = "synthetic.safetensors", "card.json", "card.html", "preview.png"
-MANIFEST = "manifest.json"
+MANIFEST, LEDGERS = "manifest.json", "ledgers"
 _DELTA_WITHOUT_PRIVACY = 1e-5  # epsilon is infinite there at every delta
+_LARGEST_PIXEL = 1e6  # of S, on the normalised scale: beyond it, it is no image (nor has matching converged)
+_LONGEST_LINE = 400  # of a failure, in characters
+_PACKAGES = ("private-distdd", "torch", "opacus", "numpy")
 
 
 @dataclass(frozen=True)
@@ -39,11 +46,13 @@ class Release:
         dataset: S.
         card: the record described in docs/verifying.md; plain JSON values.
         ledgers: each client's ledger file as it stood at the end, by client_id.
+        folder: where it was loaded from; `verify` then also checks the page and the picture there.
     """
 
     dataset: SyntheticDataset
     card: Mapping[str, Any]
     ledgers: Mapping[str, bytes]
+    folder: Path | None = field(default=None, compare=False)
 
     @property
     def private(self) -> bool:
@@ -56,39 +65,46 @@ class Release:
         return {name: _number(bill["claim"]["epsilon"]) for name, bill in self.card["clients"].items()}
 
     def save(self, path: str | Path) -> Path:
-        """Write the folder, whole or not at all.
+        """Write the folder, whole or not at all; missing parent folders are made.
 
         Raises:
             ReleaseError: the folder exists, or it cannot be written (a full disk, for example); nothing stays behind.
         """
         folder = Path(path)
-        if folder.exists() or folder.is_symlink():
+        if os.path.lexists(folder):
             raise ReleaseError(f"{folder} exists", "a new folder", "Choose another name; nothing is ever overwritten.")
         partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.partial")
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            (partial / "ledgers").mkdir(parents=True)
-            self.dataset.save(partial / SYNTHETIC)
-            self.dataset.preview(partial / PREVIEW)
-            (partial / CARD).write_bytes(_pretty(self.card))
-            (partial / CARD_PAGE).write_text(render_card(self.card), encoding="utf-8")
-            for client_id, data in self.ledgers.items():
-                (partial / "ledgers" / f"{client_id}.jsonl").write_bytes(data)
-            (partial / MANIFEST).write_bytes(_manifest(_hashes(partial)))
-            for file in _files(partial):
-                _sync(partial / file)
-            sync_folder(partial)
+            (partial / LEDGERS).mkdir(parents=True)
+            self._write(partial)
             os.rename(partial, folder)
-            sync_folder(folder.parent)
-        except Exception as error:
+        except BaseException as error:  # Ctrl-C too
             shutil.rmtree(partial, ignore_errors=True)
+            if not isinstance(error, Exception):
+                raise
             raise ReleaseError(
                 f"{folder} cannot be written: {error}", "a writable place with room", "Free some, or save elsewhere."
             ) from error
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+        with contextlib.suppress(OSError):  # the release is whole by now, whatever this file system can flush
+            sync_folder(folder.parent)
         return folder
+
+    def _write(self, folder: Path) -> None:
+        self.dataset.save(folder / SYNTHETIC)
+        self.dataset.preview(folder / PREVIEW)
+        (folder / CARD).write_bytes(_pretty(self.card))
+        (folder / CARD_PAGE).write_bytes(render_card(self.card).encode())
+        for client_id, data in self.ledgers.items():
+            name = require_identifier("client_id", client_id)
+            with open(folder / LEDGERS / f"{name}.jsonl", "xb") as file:  # "a" and "A" may be one file
+                file.write(data)
+        shutil.copymode(folder / CARD, folder / SYNTHETIC)  # safetensors writes for the owner's eyes only
+        contents = _contents(folder)
+        (folder / MANIFEST).write_bytes(_manifest({name: _sha256(data) for name, data in contents.items()}))
+        for name in (*contents, MANIFEST):
+            _sync(folder / name)
+        sync_folder(folder / LEDGERS)
+        sync_folder(folder)
 
     @classmethod
     def load(cls, path: str | Path) -> Release:
@@ -97,24 +113,26 @@ class Release:
         Raises:
             ReleaseError: not a release, files missing, added or changed, or contents that cannot be read.
         """
-        folder = Path(path)
-        failures = _folder_failures(folder)
-        if failures:
-            raise ReleaseError(
-                f"{folder}: " + "; ".join(failures), "a release folder as it was saved", "Ask for it again."
-            )
-        try:
-            card = json.loads((folder / CARD).read_bytes())
-            ledgers = {file.stem: file.read_bytes() for file in sorted((folder / "ledgers").glob("*.jsonl"))}
-            return cls(SyntheticDataset.load(folder / SYNTHETIC), card, ledgers)
-        except (OSError, ValueError, PrivateDistDDError) as error:
-            raise ReleaseError(f"{folder}: {error}", "a release that this version can read", "Upgrade?") from error
+        found = _read(Path(path))
+        if isinstance(found, Release):
+            return found
+        raise ReleaseError(f"{path}: " + "; ".join(found), "a release folder as it was saved", "Ask for it again.")
 
     def verify(self) -> None:
         """Recompute, from the ledgers, every number on the card, and check that card, ledgers and S fit together.
 
-        Formal guarantee: arithmetic and integrity only.  That the noise was really drawn, and that a client's ledger is
-        complete, is trusted (and audited); see docs/verifying.md.
+        Formal guarantee: arithmetic and integrity only.  A release that passes has, in every ledger it holds, an
+        unbroken chain; in each, this run's pin of exactly the card's sigma, q and T_max, and no more charges; on its
+        card, the epsilons that both accountants compute from these; files as in its manifest; and, where it was loaded
+        from a folder, a page and a picture that show this card (where this version of the library wrote it) and S.
+
+        Whoever can write the whole folder can forge what follows from nothing else in it, and no check of the folder
+        alone can tell: a client left out with its ledger; ledgers written anew, or cut and their chain and card redone
+        with them; C, b and delta where the settings are changed with the plan; names, versions, seeds and other
+        settings; rounds in which nobody answered; another S of the same shape, or a page when the card names another
+        version of the library.  Against that: get the manifest's hash from the maker by another way, and let each owner
+        look up the head of their own ledger on the card.  That noise and coins were really drawn is trusted (and
+        audited); see docs/verifying.md.
 
         Raises:
             ReleaseError: one line for each failure.
@@ -125,18 +143,22 @@ class Release:
 
     def failures(self) -> list[str]:
         """What `verify` finds wrong, a line each; empty for a sound release."""
-        try:
-            return list(_card_failures(self))
-        except (KeyError, TypeError, ValueError, AttributeError, PrivateDistDDError) as error:
-            return [f"card: cannot be checked: {type(error).__name__}: {error}"]
+        found: list[str] = []
+        for part, checks in (("card", _card_failures), ("folder", _folder_failures)):
+            try:
+                found.extend(map(_line, checks(self)))
+            except Exception as error:  # the card is anybody's text: whatever it breaks is a finding, not a crash
+                found.append(_line(f"{part}: cannot be checked: {type(error).__name__}: {error}"))
+        return found
 
 
 def verify_folder(path: str | Path) -> list[str]:
-    """All that is wrong with a release folder, a line each; empty for a sound one."""
-    try:
-        return Release.load(path).failures()
-    except ReleaseError as error:
-        return _folder_failures(Path(path)) or [str(error)]
+    """All that is wrong with a release folder, a line each, whatever lies there; empty for a sound one.
+
+    What can be noticed and what cannot: see `Release.verify`.
+    """
+    found = _read(Path(path))
+    return found.failures() if isinstance(found, Release) else found
 
 
 def build_release(
@@ -164,7 +186,9 @@ def build_release(
     bills = {name: _bill(parse(data), run.run_id, run.plan) for name, data in sorted(ledgers.items())}
     card = {
         "format": FORMAT,
-        "private": run.plan is not None and all(math.isfinite(_number(b["claim"]["epsilon"])) for b in bills.values()),
+        "private": run.plan is not None
+        and bool(bills)
+        and all(math.isfinite(_number(bill["claim"]["epsilon"])) for bill in bills.values()),
         "unit": UNIT,
         "relation": RELATION,
         "noise_model": "none" if run.plan is None else "local",
@@ -176,22 +200,29 @@ def build_release(
         "progress": dict(progress),
         "seeds": seeds,
         "clients": {name: bill | {"messages_used": messages[name]} for name, bill in bills.items()},
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("private-distdd", "torch", "opacus", "numpy")},
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
     }
     return Release(dataset, card, ledgers)
 
 
 def _bill(history: History, run_id: str, plan: PrivacyPlan | None) -> dict[str, Any]:
-    """One client's lines of the card: the claim and the spending of this run, and the ledger's total so far."""
+    """One client's lines of the card: the claim and the spending of this run, and the ledger's total so far.
+
+    The claim is the plan's schedule only where the ledger pinned exactly that; recoveries count as charges.
+    """
     delta = _DELTA_WITHOUT_PRIVACY if plan is None else plan.delta
-    charges = [e.event for e in history if isinstance(e, Charge) and e.message_id.startswith(f"{run_id}:")]
-    honest = plan is not None and all(event == plan.event for event in charges)
-    claim: list[Event] = [plan.schedule] if plan is not None and honest else [NotPrivate()]
+    pin = _pin(history, run_id)
+    if pin is None:
+        spent = [e.event for e in history if isinstance(e, Charge) and e.message_id.startswith(f"{run_id}:")]
+    else:
+        spent = [pin.event] * (pin.max_queries - history.remaining(run_id))
+    claim: list[Event] = [NotPrivate()] if spent or plan is not None else []
+    if plan is not None and pin == Pin(run_id, plan.event, plan.max_queries):
+        claim = [plan.schedule]
     return {
-        "charges": len(charges),
-        "claim": _epsilons(claim if plan is not None or charges else [], delta),
-        "spent": _epsilons(charges, delta),
+        "charges": len(spent),
+        "claim": _epsilons(claim, delta),
+        "spent": _epsilons(spent, delta),
         "so_far": _epsilons(history.events, delta),
         "budget": None
         if history.opening.budget is None
@@ -199,6 +230,17 @@ def _bill(history: History, run_id: str, plan: PrivacyPlan | None) -> dict[str, 
         "ledger_lines": len(history),
         "ledger_head": history.head,
     }
+
+
+def _pin(history: History, run_id: str) -> Pin | None:
+    return next((entry for entry in history if isinstance(entry, Pin) and entry.run_id == run_id), None)
+
+
+def _rounds(history: History, run_id: str, kind: type[Charge] | type[Sealed]) -> set[int]:
+    """The rounds of the run in which the ledger has such a line."""
+    entries = (entry for entry in history if isinstance(entry, kind))
+    parts = (entry.message_id.split(":") for entry in entries)
+    return {int(server_round) for run, server_round in parts if run == run_id}
 
 
 def _epsilons(events: Iterable[Event], delta: float) -> dict[str, Any]:
@@ -222,57 +264,238 @@ def _number(value: float | str) -> float:
     return math.inf if value == "infinity" else float(value)
 
 
-def _card_failures(release: Release) -> Iterable[str]:
-    card, dataset = release.card, release.dataset
-    if card["format"] != FORMAT:
-        yield f"card: format {card['format']!r} is not {FORMAT!r}"
-    for name, expected in (("unit", UNIT), ("relation", RELATION)):
-        if card[name] != expected:
-            yield f"card: {name} is {card[name]!r}, but the accountants compute for {expected!r}"
+# The form of a card: the types allowed for each field, or the fields below it; more or fewer fields are a failure.
+_Form = Mapping[str, Any] | tuple[type, ...]
+_EPSILONS: _Form = dict.fromkeys(("rdp", "prv", "prv_lower", "epsilon"), (float, str)) | {"note": (str,)}
+_BILL: _Form = {
+    "charges": (int,),
+    "messages_used": (int,),
+    "claim": _EPSILONS,
+    "spent": _EPSILONS,
+    "so_far": _EPSILONS,
+    "budget": (dict, type(None)),
+    "ledger_lines": (int,),
+    "ledger_head": (str,),
+}
+_CARD: _Form = {
+    "format": (str,),
+    "private": (bool,),
+    "unit": (str,),
+    "relation": (str,),
+    "noise_model": (str,),
+    "run_id": (str,),
+    "method": {"name": (str,), "settings": (dict,)},
+    "data": (dict,),
+    "ipc": (int,),
+    "plan": (dict, type(None)),
+    "progress": {
+        "rounds_planned": (int,),
+        "rounds_done": (int,),
+        "matching_steps": (int,),
+        "stopped_early": (bool,),
+    },
+    "seeds": (str,),
+    "clients": (dict,),
+    "versions": dict.fromkeys(("python", *_PACKAGES), (str,)),
+}
+_SETTINGS = ("ipc", "rounds", "matching_steps", "privacy")  # every method states these
+
+
+def _form_failures(value: object, form: _Form, where: str) -> Iterator[str]:
+    if isinstance(form, tuple):
+        if type(value) not in form:
+            yield f"{where} is {value!r}, not a {' or '.join(kind.__name__ for kind in form)}"
+        return
+    if not isinstance(value, Mapping):
+        yield f"{where} is not an object"
+        return
+    yield from (f"{where}: {name} is missing" for name in sorted(form.keys() - value.keys()))
+    yield from (f"{where}: {name!r} is no field of it" for name in sorted(value.keys() - form.keys()))
+    for name in sorted(form.keys() & value.keys()):
+        yield from _form_failures(value[name], form[name], f"{where}: {name}")
+
+
+def _malformed(card: object) -> list[str]:
+    failures = list(_form_failures(card, _CARD, "card"))
+    if isinstance(card, Mapping) and not failures:
+        failures += [f"card: settings: {n} is missing" for n in _SETTINGS if n not in card["method"]["settings"]]
+        for name, bill in sorted(card["clients"].items()):
+            failures += _form_failures(bill, _BILL, f"client {name}")
+    return failures
+
+
+def _card_failures(release: Release) -> Iterator[str]:
+    card = release.card
+    if malformed := _malformed(card):
+        yield from malformed
+        return
     plan = None if card["plan"] is None else PrivacyPlan.from_json(card["plan"])
-    if card["noise_model"] != ("none" if plan is None else "local"):
-        yield f"card: noise model {card['noise_model']!r} does not fit the plan"
-    if card["data"] != dataset.info.to_json() or card["ipc"] != dataset.ipc:
-        yield "card: shape, classes, normalisation or ipc differ from synthetic.safetensors"
+    yield from _statement_failures(release, plan)
     if set(card["clients"]) != set(release.ledgers):
         yield f"ledgers: {sorted(release.ledgers)} are there, the card names {sorted(card['clients'])}"
         return
-    private = plan is not None
+    histories: dict[str, History] = {}
     for name, data in sorted(release.ledgers.items()):
         try:
-            history = parse(data)
+            histories[name] = parse(data)
         except PrivateDistDDError as error:
             yield f"ledger {name}: {error}"
             continue
-        stated = dict(card["clients"][name])
-        used = stated.pop("messages_used")
-        bill = _bill(history, card["run_id"], plan)
-        for field in bill.keys() | stated.keys():
-            if not _close(stated.get(field), bill.get(field)):
-                yield f"client {name}: {field} is {stated.get(field)!r} on the card, {bill.get(field)!r} by its ledger"
-        private &= math.isfinite(_number(bill["claim"]["epsilon"]))
-        if not 0 <= used <= bill["charges"]:
-            yield f"client {name}: {used} messages used, {bill['charges']} charged"
-        if plan is not None and bill["charges"] > plan.max_queries:
-            yield f"client {name}: {bill['charges']} charges, at most {plan.max_queries} were agreed"
-        if plan is not None and used > card["progress"]["rounds_done"]:
-            yield f"client {name}: {used} messages used in {card['progress']['rounds_done']} rounds"
-    if card["private"] is not private:
-        yield f"card: private is {card['private']!r}, the ledgers say {private!r}"
-    progress, settings = card["progress"], card["method"]["settings"]
-    if not 0 <= progress["rounds_done"] <= progress["rounds_planned"]:
-        yield f"card: {progress['rounds_done']} of {progress['rounds_planned']} rounds done"
-    if progress["matching_steps"] > progress["rounds_done"] * settings["matching_steps"]:
-        yield f"card: {progress['matching_steps']} matching steps are more than its rounds allow"
+        yield from (f"client {name}: {line}" for line in _client_failures(card, plan, name, histories[name]))
+    yield from _progress_failures(card, plan, histories)
+
+
+def _statement_failures(release: Release, plan: PrivacyPlan | None) -> Iterator[str]:
+    """What the card says, against S, the accountants, and itself."""
+    card, dataset = release.card, release.dataset
+    settings, clients = card["method"]["settings"], card["clients"]
+    expected = {
+        "format": FORMAT,
+        "unit": UNIT,
+        "relation": RELATION,
+        "noise_model": "none" if plan is None else "local",
+        "data": dataset.info.to_json(),
+        "ipc": dataset.ipc,
+    }
+    for name, value in expected.items():
+        if not _close(card[name], value):
+            yield f"card: {name} is {card[name]!r}, but it must be {value!r}"
+    largest = float(dataset.images.abs().max())
+    if not largest <= _LARGEST_PIXEL:
+        yield f"synthetic.safetensors: a pixel of magnitude {largest:.3g} is beyond {_LARGEST_PIXEL:g}"
+    if not clients:
+        yield "card: it names no client"
+    private = bool(clients) and all(math.isfinite(_number(bill["claim"]["epsilon"])) for bill in clients.values())
+    if card["private"] is not (private and plan is not None):
+        yield f"card: private is {card['private']!r}, which does not follow from its plan and claims"
+    if settings["ipc"] != card["ipc"]:
+        yield f"card: ipc is {settings['ipc']!r} in the settings, {card['ipc']!r} beside them"
+    asked = settings["privacy"]
+    if plan is None or asked is None:
+        if plan is not None or asked is not None:
+            yield "card: plan and settings disagree on whether the run had privacy"
+        return
+    for name in ("noise_multiplier", "sample_rate", "max_grad_norm", "divisor", "delta"):
+        if asked[name] != getattr(plan, name) and not (name == "noise_multiplier" and asked[name] is None):
+            yield f"card: {name} is {asked[name]!r} in the settings, {getattr(plan, name)!r} in the plan"
+    target = asked["target_epsilon"]
+    if target is not None and not plan.epsilon <= target * (1 + 1e-6):
+        yield f"card: the plan costs epsilon {plan.epsilon!r}, more than the target {target!r}"
+
+
+def _client_failures(card: Mapping[str, Any], plan: PrivacyPlan | None, name: str, history: History) -> Iterator[str]:
+    """One client's bill against its ledger."""
+    run_id, opening, pin = card["run_id"], history.opening, _pin(history, card["run_id"])
+    if opening.client_id not in (None, name):
+        yield f"the ledger is that of client {opening.client_id}"
+    if plan is None and pin is not None:
+        yield "its ledger agreed to privacy in this run, the card has no plan"
+    if plan is not None and pin is None:
+        yield f"its ledger never agreed to run {run_id!r}"
+    if plan is not None and pin is not None:
+        if pin.event not in (plan.event, NotPrivate()):
+            yield f"its ledger agreed to {pin.event} a query, the plan says {plan.event}"
+        if pin.max_queries != plan.max_queries:
+            yield f"its ledger agreed to {pin.max_queries} queries, the plan says {plan.max_queries}"
+    bill = _bill(history, run_id, plan)
+    stated = _flat(card["clients"][name])
+    used = stated.pop("messages_used")
+    computed = _flat(bill)
+    for line in sorted(stated.keys() | computed.keys()):
+        if not _close(stated.get(line), computed.get(line)):
+            yield f"{line} is {stated.get(line)!r} on the card, {computed.get(line)!r} by its ledger"
+    sealed = _rounds(history, run_id, Sealed)
+    if not 0 <= used <= len(sealed):
+        yield f"{used} messages used, but {len(sealed)} are sealed in its ledger"
+    last = max(_rounds(history, run_id, Charge), default=-1)
+    if plan is not None and last >= _begun(card):
+        yield f"its ledger is charged for round {last + 1}, the card has {card['progress']['rounds_done']} rounds done"
+    budget = opening.budget
+    # A recovery outside every pin may pass the budget on paper (see `Ledger`).
+    if budget is not None and not any(isinstance(entry, Recovered) for entry in history):
+        spent = best_epsilon(history.events, budget.delta)
+        if not spent <= budget.epsilon * (1 + 1e-6):
+            yield f"its ledger has spent {spent!r} of its {budget}"
+
+
+def _begun(card: Mapping[str, Any]) -> int:
+    """Rounds in which clients may have been asked: those done, and one that was interrupted."""
+    return int(min(card["progress"]["rounds_done"] + 1, card["progress"]["rounds_planned"]))
+
+
+def _progress_failures(
+    card: Mapping[str, Any], plan: PrivacyPlan | None, histories: Mapping[str, History]
+) -> Iterator[str]:
+    """Rounds and matching steps against the ledgers: steps are taken in rounds in which somebody answered."""
+    progress, settings, run_id = card["progress"], card["method"]["settings"], card["run_id"]
+    done, planned, steps = progress["rounds_done"], progress["rounds_planned"], progress["matching_steps"]
+    if not 0 <= done <= planned:
+        yield f"card: {done} of {planned} rounds done"
+    if progress["stopped_early"] is not (done < planned):
+        yield f"card: stopped_early is {progress['stopped_early']!r} with {done} of {planned} rounds done"
+    if settings["rounds"] != planned:
+        yield f"card: rounds is {settings['rounds']!r} in the settings, {planned} were planned"
+    if plan is not None and plan.max_queries > planned:
+        yield f"card: at most {plan.max_queries} queries a client in {planned} rounds"
+    possible: set[int] = set()
+    certain: set[int] = set()
+    for name, history in histories.items():
+        sealed = _rounds(history, run_id, Sealed)
+        possible |= {t for t in sealed if t < _begun(card)}
+        if card["clients"][name]["messages_used"] == len(sealed):
+            certain |= {t for t in sealed if t < done}
+    least, most = (len(rounds) * settings["matching_steps"] for rounds in (certain, possible))
+    if not least <= steps <= most:
+        yield f"card: {steps} matching steps; by the ledgers, {least} to {most} were taken"
+
+
+def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record with the fields of its parts as "part.field"."""
+    parts = {name: value for name, value in record.items() if isinstance(value, Mapping)}
+    return {name: value for name, value in record.items() if name not in parts} | {
+        f"{name}.{field}": value for name, part in parts.items() for field, value in part.items()
+    }
 
 
 def _close(stated: Any, computed: Any) -> bool:
     """Equal, but for the last digits that another version of a numerical library may give."""
-    if isinstance(stated, dict) and isinstance(computed, dict):
-        return stated.keys() == computed.keys() and all(_close(stated[k], computed[k]) for k in computed)
     if isinstance(stated, float) and isinstance(computed, float):
         return math.isclose(stated, computed, rel_tol=1e-6, abs_tol=1e-9)
     return type(stated) is type(computed) and bool(stated == computed)
+
+
+def _folder_failures(release: Release) -> Iterator[str]:
+    """Page and picture must show this card and this S: many a reader looks at nothing else."""
+    if release.folder is None:
+        return
+    own = release.card["versions"]["private-distdd"] == version("private-distdd")  # another's page looks otherwise
+    if own and (release.folder / CARD_PAGE).read_bytes() != render_card(release.card).encode():
+        yield f"{CARD_PAGE} does not show what {CARD} says"
+    if not _same_picture(release.folder / PREVIEW, release.dataset.grid()):
+        yield f"{PREVIEW} does not show the images of {SYNTHETIC}"
+
+
+def _same_picture(path: Path, expected: np.ndarray[Any, Any]) -> bool:
+    """Are the PNG's pixels these, [height, width, 3]?  Within one grey level: roundings differ between processors."""
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            if picture.mode != "RGB" or picture.size != (expected.shape[1], expected.shape[0]):
+                return False
+            return int(np.abs(np.asarray(picture, dtype=np.int16) - expected).max()) <= 1
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False
+
+
+def _line(failure: str) -> str:
+    """One printable line of bounded length, whatever names and values it quotes."""
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in failure)
+    return text if len(text) <= _LONGEST_LINE else f"{text[:_LONGEST_LINE]} ..."
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _pretty(record: Mapping[str, Any]) -> bytes:
@@ -282,32 +505,59 @@ def _pretty(record: Mapping[str, Any]) -> bytes:
 def _manifest(hashes: Mapping[str, str]) -> bytes:
     """Names and SHA-256 of all other files, and the SHA-256 of this very statement."""
     record = {"format": FORMAT, "files": dict(hashes)}
-    return _pretty(record | {"self": hashlib.sha256(to_json(record).encode()).hexdigest()})
+    return _pretty(record | {"self": _sha256(to_json(record).encode())})
 
 
-def _files(folder: Path) -> list[str]:
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir() and p.name != MANIFEST)
+def _contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a release but the manifest, by name.
+
+    Raises:
+        ValueError: something else lies there: a link, a device, another folder.
+        OSError: something cannot be read.
+    """
+    contents: dict[str, bytes] = {}
+    for place in ("", f"{LEDGERS}/"):
+        for name in sorted(os.listdir(folder / place)):
+            path = folder / place / name
+            if place + name == LEDGERS and path.is_dir() and not path.is_symlink():
+                continue
+            if path.is_symlink() or not path.is_file():
+                raise ValueError(f"{place}{name} is not a plain file")
+            contents[place + name] = path.read_bytes()
+    contents.pop(MANIFEST, None)
+    return contents
 
 
-def _hashes(folder: Path) -> dict[str, str]:
-    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in _files(folder)}
-
-
-def _folder_failures(folder: Path) -> list[str]:
-    manifest = folder / MANIFEST
+def _read(folder: Path) -> Release | list[str]:
+    """The release in the folder, or what is wrong with its files, a line each."""
     try:
-        data = manifest.read_bytes()
-        record = json.loads(data)
-        files = dict(record["files"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return [f"{MANIFEST} cannot be read: {error}"]
-    if data != _manifest(files):
+        contents = _contents(folder)
+        data = (folder / MANIFEST).read_bytes()
+        failures = _file_failures(contents, data)
+        if failures:
+            return list(map(_line, failures))
+        card = json.loads(contents[CARD])
+        if _pretty(card) != contents[CARD]:
+            return [f"{CARD} is not written as this library writes it"]
+        if malformed := _malformed(card):
+            return list(map(_line, malformed))
+        ledgers = {Path(name).stem: data for name, data in contents.items() if name.startswith(f"{LEDGERS}/")}
+        return Release(SyntheticDataset.load(folder / SYNTHETIC), card, ledgers, folder)
+    except Exception as error:  # the folder is anybody's: whatever it breaks is a finding, not a crash
+        return [_line(f"it cannot be read as a release: {type(error).__name__}: {error}")]
+
+
+def _file_failures(contents: Mapping[str, bytes], manifest: bytes) -> list[str]:
+    files = json.loads(manifest)["files"]
+    if manifest != _manifest(files):
         return [f"{MANIFEST} was changed"]
-    found = _hashes(folder)
-    failures = [f"{name} is missing" for name in sorted(files.keys() - found.keys())]
-    failures += [f"{name} was added" for name in sorted(found.keys() - files.keys())]
-    failures += [f"{name} was changed" for name in sorted(files) if found.get(name, files[name]) != files[name]]
-    failures += [f"{name} is not listed" for name in (SYNTHETIC, CARD, CARD_PAGE, PREVIEW) if name not in files]
+    own = re.compile(rf"{LEDGERS}/{IDENTIFIER.pattern}\.jsonl")
+    required = {SYNTHETIC, CARD, CARD_PAGE, PREVIEW}
+    failures = [f"{name} is missing" for name in sorted(files.keys() - contents.keys())]
+    failures += [f"{name} was added" for name in sorted(contents.keys() - files.keys())]
+    failures += [f"{n} was changed" for n in sorted(files.keys() & contents.keys()) if files[n] != _sha256(contents[n])]
+    failures += [f"{name} is not listed" for name in sorted(required - files.keys())]
+    failures += [f"{n} is no part of a release" for n in sorted(files) if n not in required and not own.fullmatch(n)]
     return failures
 
 

@@ -31,7 +31,7 @@ def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
         tensors = safetensors.torch.load(data)
         length = int.from_bytes(data[:8], "little")
         header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["json"])
-    except (SafetensorError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError("not a safetensors envelope of this library") from error
     if not isinstance(header, dict):
         raise ValueError("the envelope's header is not a JSON object")

@@ -106,6 +106,8 @@ class Client:
             )
         if self._plan is not None and run.plan != self._plan:
             raise QueryRefusedError(f"plan {run.plan}", f"the owner's {self._plan}", "Ask with the owner's values.")
+        if run.plan is None:
+            self._refuse_if_budgeted()  # before the data is looked at: which refusal it is must not tell anything
         if self.info is not None or run.plan is not None:
             if run.info != self.info:
                 raise QueryRefusedError(
@@ -115,9 +117,7 @@ class Client:
                 )
         else:
             _check_fit(self._images, self._labels, run.info)
-        if run.plan is None:
-            self._refuse_if_budgeted()
-        else:
+        if run.plan is not None:
             self.ledger.pin(run.run_id, self._event(run.plan), run.plan.max_queries)
             if run.plan.delta * len(self._labels) > 1:
                 self._log.warning("delta = %g is above 1 / examples held: choose a smaller one", run.plan.delta)

@@ -256,11 +256,16 @@ class Refusal:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Refusal | None:
-        """The refusal, or None if the bytes are something else."""
+        """The refusal, or None if the bytes are something else.  A code that is none of ours counts as "failed"."""
         if not data.startswith(b"{"):
             return None
-        record = json.loads(data)
-        return cls(str(record["code"])) if record.get("kind") == "refusal" else None
+        try:
+            record = json.loads(data)
+        except (ValueError, RecursionError):
+            return None
+        if record.get("kind") != "refusal":
+            return None
+        return cls(record["code"] if record.get("code") in ("budget", "refused") else "failed")
 
 
 Reply: TypeAlias = Message | Refusal
@@ -282,7 +287,7 @@ def _json_of_kind(data: bytes, kind: str, names: set[str]) -> dict[str, Any]:
 def _or_refuse(what: str, parse: Callable[[], Parsed]) -> Parsed:
     try:
         return parse()
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError, PrivateDistDDError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, PrivateDistDDError) as error:
         raise QueryRefusedError(
             f"a {what} that cannot be read ({error})", f"the bytes of a {what} of this library", "Ask again."
         ) from error

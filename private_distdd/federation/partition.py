@@ -159,8 +159,9 @@ class _Whole:
     def __init__(self, dataset: Dataset[Any]) -> None:
         self._dataset = dataset
         self._info: DatasetInfo | None = getattr(dataset, "info", None)
-        labels = getattr(dataset, "labels", None)
-        self.labels: NDArray[np.int64] = (materialise(dataset)[1] if labels is None else labels).numpy()
+        # By type, not by attribute: `.labels` of an unknown class need not be what it yields, nor a tensor.
+        labels = dataset.labels if isinstance(dataset, ImageDataset) else materialise(dataset)[1]
+        self.labels: NDArray[np.int64] = labels.numpy()
         if not len(self.labels):
             raise DataError("an empty data set", "at least one example to split", "Check where it comes from.")
 

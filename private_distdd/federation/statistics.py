@@ -12,7 +12,7 @@ from torch import Tensor
 from private_distdd.data.datasets import DatasetInfo
 from private_distdd.errors import ModelError, QueryRefusedError
 from private_distdd.gradients import MICRO_BATCH, PerExampleGradients, sum_gradient
-from private_distdd.models import ModelSpec, validate_model
+from private_distdd.models import ModelSpec
 from private_distdd.privacy.mechanism import Rows
 
 GRANULARITIES = ("class", "joint")
@@ -56,8 +56,9 @@ class ClassGradients:
         if set(arguments) != {"model", "granularity"} or arguments["granularity"] not in GRANULARITIES:
             raise ModelError(f"arguments {arguments!r}", f"model, and granularity in {GRANULARITIES}", "Correct them.")
         self._joint = arguments["granularity"] == "joint"
-        self._model = ModelSpec.from_json(arguments["model"]).build(info.image_shape, info.num_classes, seed=0)
-        validate_model(self._model, info.image_shape)
+        spec = ModelSpec.from_json(arguments["model"])
+        spec.validate(info.image_shape, info.num_classes)
+        self._model = spec.build(info.image_shape, info.num_classes)
         try:
             self._model.load_state_dict(dict(tensors))
         except RuntimeError as error:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
-from private_distdd.errors import BudgetExceededError, ConfigurationError, PrivateDistDDError
+from private_distdd.errors import BudgetExceededError, ConfigurationError, PrivateDistDDError, QueryRefusedError
 from private_distdd.federation.client import Client
 from private_distdd.federation.messages import Enrolment, Message, Query, Refusal, Reply, Run
 
@@ -91,7 +91,14 @@ def _sanitised(client_id: str, call: Callable[[], bytes]) -> bytes:
 def enroll(transport: Transport, client_id: str, run: Run) -> Enrolment | Refusal:
     """Offer a run to one client."""
     data = transport.enroll(client_id, run.to_bytes())
-    return Refusal.from_bytes(data) or Enrolment.from_bytes(data)
+    refusal = Refusal.from_bytes(data)
+    if refusal is not None:
+        return refusal
+    try:
+        return Enrolment.from_bytes(data)
+    except QueryRefusedError:
+        _log.error("client %s answered with bytes that are no enrolment", client_id)
+        return Refusal("failed")
 
 
 def ask(transport: Transport, client_id: str, query: Query) -> Reply:
@@ -100,7 +107,11 @@ def ask(transport: Transport, client_id: str, query: Query) -> Reply:
     refusal = Refusal.from_bytes(data)
     if refusal is not None:
         return refusal
-    message = Message.from_bytes(data)
+    try:
+        message = Message.from_bytes(data)
+    except QueryRefusedError:
+        _log.error("client %s answered with bytes that are no message", client_id)
+        return Refusal("failed")
     if (message.client_id, message.message_id, message.query_digest) != (client_id, query.message_id, query.digest):
         _log.error("client %s answered another query than asked", client_id)
         return Refusal("failed")

@@ -27,7 +27,7 @@ from private_distdd.federation.statistics import GRANULARITIES
 from private_distdd.federation.transport import InProcess, Transport
 from private_distdd.gradients import group_gradients, loss_sum
 from private_distdd.matching import DISTANCES, parameter_shapes
-from private_distdd.models import ModelSpec, validate_model
+from private_distdd.models import ModelSpec
 from private_distdd.privacy.spec import Privacy, PrivacyPlan, require_count, require_number
 from private_distdd.release import Release, build_release
 from private_distdd.reporting.progress import progress_bar
@@ -196,8 +196,18 @@ class DistDD:
                 NotPrivateWarning,
                 stacklevel=2,
             )
-        validate_model(self.spec.build(info.image_shape, info.num_classes, seed=0), info.image_shape)
+        self._check_device()
+        self.spec.validate(info.image_shape, info.num_classes)
         return _Distillation(self, Session(transport, run), asked).run(progress, on_round_end)
+
+    def _check_device(self) -> None:
+        """Before any client is asked to reserve its budget."""
+        try:
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError, TypeError) as error:
+            raise ConfigurationError(
+                f"device = {self.device!r}", "a device that torch can use here, such as 'cpu' or 'cuda'", str(error)
+            ) from error
 
     def _schedule(self, client_ids: Sequence[str]) -> list[list[str]]:
         """Who is asked in each round: drawn beforehand from the public seed, so that T_max is known."""
@@ -238,7 +248,7 @@ class _Distillation:
         self.optimizer = self._optimizer()
         self.network = self._fresh_network(0)
         self.memory: list[tuple[nn.Module, Tensor]] = []
-        self.rounds_done = self.steps_done = 0
+        self.rounds_done = self.rounds_finished = self.steps_done = 0
 
     def run(self, progress: bool, on_round_end: Callable[[RoundRecord], None] | None) -> Release:
         shown = progress_bar(self.method.rounds, self.session.run.plan, shown=progress)
@@ -257,6 +267,7 @@ class _Distillation:
         method = self.method
         if method.reinit_every is not None and t % method.reinit_every == 0:
             self.network = self._fresh_network(t)
+        self.rounds_done = t + 1  # from here on its messages may be used, should it be interrupted
         messages = self.session.ask(self.asked[t], self._queries(t))
         loss = math.nan
         if messages:
@@ -264,7 +275,7 @@ class _Distillation:
             self.memory = [*self.memory, (copy.deepcopy(self.network), target)][-method.memory :]
             loss = self._match(t)
             self._update_network(target)
-        self.rounds_done = t + 1
+        self.rounds_finished = t + 1
         answered = tuple(message.client_id for message in messages)
         return RoundRecord(t + 1, method.rounds, loss, self.session.epsilon(), answered)
 
@@ -405,7 +416,7 @@ class _Distillation:
                 "rounds_planned": method.rounds,
                 "rounds_done": self.rounds_done,
                 "matching_steps": self.steps_done,
-                "stopped_early": self.rounds_done < method.rounds,
+                "stopped_early": self.rounds_finished < method.rounds,
             },
             messages=session.answered,
         )

@@ -142,8 +142,11 @@ class Privacy:
                 "target_epsilon", self.target_epsilon, 0, math.inf, "a finite number > 0", "1 to 10 is usual."
             )
             _check_shape(self.sample_rate, self.max_grad_norm, self.divisor, self.delta)
-        else:
-            self.plan(1)  # the plan's own checks
+        elif self.noise_multiplier is not None:
+            # The plan's own checks, on the values as given: `plan` would make a float of "1" or True first.
+            PrivacyPlan(
+                self.noise_multiplier, self.sample_rate, self.max_grad_norm, self.divisor, 1, self.delta
+            )
 
     def plan(self, max_queries: int) -> PrivacyPlan:
         """The public constants for at most `max_queries` queries to each client (T_max >= 1).

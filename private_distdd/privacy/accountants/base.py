@@ -1,4 +1,4 @@
-"""What the accountants share: the bracket they answer with, the protocol they keep, and the checks before any numerics."""
+"""What the accountants share: the bracket they answer with, their protocol, and the checks before any numerics."""
 
 from __future__ import annotations
 
@@ -57,11 +57,8 @@ def canonical(events: Iterable[ev.Event]) -> tuple[ev.SampledGaussian, ...] | No
     Raises:
         ConfigurationError: `events` is not an iterable of events (an unknown object must not count as free).
     """
-    try:
-        history = list(events)
-    except TypeError:
-        history = [events]  # refused below, with its value
-    if isinstance(events, ev.Event) or not all(isinstance(event, ev.Event) for event in history):
+    history = list(events) if isinstance(events, Iterable) else None
+    if history is None or not all(isinstance(event, ev.Event) for event in history):
         raise ConfigurationError(
             f"events = {events!r}",
             "an iterable of SampledGaussian, NotPrivate or Composition",

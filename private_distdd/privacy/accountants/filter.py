@@ -15,7 +15,7 @@ from private_distdd.privacy.events import Event
 
 @dataclass(frozen=True)
 class RdpFilter:
-    """Says whether one more event still fits a budget, where sigma, the rate or the stopping looked at earlier messages.
+    """Says whether one more event fits a budget, where sigma, the rate or the stopping looked at earlier messages.
 
     Args:
         budget_epsilon: finite, > 0.
@@ -29,7 +29,7 @@ class RdpFilter:
 
     Proof (after Feldman and Zrnic 2021, theorem 4.3; the same for both directions of the relation).  Fix the K orders
     of `orders`: they depend on the budget alone.  Let rho_a(t) be the sum of the divergences at order a of the first t
-    events, Y_t the privacy loss of the view so far, under its own law, and b_a = budget_epsilon - conversion_a(delta/K).
+    events, Y_t the privacy loss of the view so far under its own law, b_a = budget_epsilon - conversion_a(delta/K).
     Given the past, event t + 1 is determined, so E[e^((a-1)(Y_(t+1) - Y_t)) | past] <= e^((a-1) times its divergence):
     hence M_a(t) = e^((a-1)(Y_t - rho_a(t))) is a supermartingale with M_a(0) = 1, and stays one when stopped at the
     last t with rho_a(t) <= b_a.  At the end T of the run some order has rho_a(T) <= b_a, because the last event was

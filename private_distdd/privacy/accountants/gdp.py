@@ -35,14 +35,21 @@ def log_delta(mu: float, y: float) -> float:
 
     With the Mills ratio m(y) = Phi(-y) / phi(y), delta is phi(y) (m(y) - m(y + mu)): e^epsilon never appears.
     """
-    mills = math.sqrt(math.pi / 2)
-    far = mills * float(erfcx((y + mu) / math.sqrt(2)))
     log_phi = -y * y / 2 - math.log(2 * math.pi) / 2
-    if y < 0:  # m(y) would overflow
-        share = math.exp(log_phi) * far / float(ndtr(-y))
-        return float(log_ndtr(-y)) + (math.log1p(-share) if share < 1 else -math.inf)
-    gap = mills * float(erfcx(y / math.sqrt(2))) - far
-    return log_phi + (math.log(gap) if gap > 0 else -math.inf)
+    if mu < 1e-5:  # the difference would cancel: m' at the middle, m'(z) = z m(z) - 1, within mu^2 of it
+        middle = y + mu / 2
+        gap = mu * (1 - middle * _mills(middle))
+    elif y >= 0:
+        gap = _mills(y) - _mills(y + mu)
+    else:  # m(y) may overflow
+        share = math.exp(log_phi) * _mills(y + mu) / float(ndtr(-y))
+        return float(log_ndtr(-y)) + math.log1p(-share)
+    return log_phi + math.log(gap) if gap > 0 else -math.inf
+
+
+def _mills(x: float) -> float:
+    """Phi(-x) / phi(x) for x >= -1e-5."""
+    return math.sqrt(math.pi / 2) * float(erfcx(x / math.sqrt(2)))
 
 
 def gaussian_epsilon(mu: float, delta: float) -> float:

@@ -56,10 +56,10 @@ class _SampledLoss:
         1e-8 a release, and the error of the mean is multiplied by the number of releases.)
         """
         step = min(1 / 16, self.sigma / 4)
-        z = step * np.arange(-math.ceil(12 / step), math.ceil(12 / step) + 1)
+        z: Array = step * np.arange(-math.ceil(12 / step), math.ceil(12 / step) + 1, dtype=np.float64)
         weight = np.exp(-z * z / 2)
         values = log_ratio((self.sigma * z + centre - 0.5) / self.sigma**2, self.q)
-        return float(weight @ values / weight.sum())
+        return float(np.sum(weight * values) / np.sum(weight))
 
 
 class RemoveLoss(_SampledLoss):
@@ -71,7 +71,7 @@ class RemoveLoss(_SampledLoss):
 
         with np.errstate(all="ignore"):  # where e^t - (1 - q) rounds below 0, and the cdf is 0, Opacus says NaN
             cdf = PoissonSubsampledGaussianPRV(self.q, self.sigma).cdf(t)
-        return np.nan_to_num(cdf, nan=0.0)
+        return np.asarray(np.nan_to_num(cdf, nan=0.0), dtype=np.float64)
 
     def mean(self) -> float:
         """See `Loss.mean`."""

@@ -60,7 +60,7 @@ def renyi_divergences(sigma: float, q: float, orders: Orders = ORDERS) -> Array:
 
 
 def _whole_log_moment(sigma: float, q: float, order: int) -> float:
-    """log E_Q[(P/Q)^order] by the binomial sum of Mironov, Talwar and Zhang 2019, section 3.3: positive terms, exact."""
+    """log E_Q[(P/Q)^order]: the binomial sum of Mironov, Talwar and Zhang 2019, section 3.3; positive terms, exact."""
     i = np.arange(order + 1.0)
     log_binomial = gammaln(order + 1.0) - gammaln(i + 1) - gammaln(order - i + 1)
     exponent = i * (i - 1) * (0.5 / sigma / sigma)
@@ -81,11 +81,12 @@ def _fractional_log_moments(sigma: float, q: float, orders: Orders) -> Array:
     if sigma < 0.03:
         whole = np.arange(1.0, math.ceil(max(orders)) + 1)
         chord = [0.0] + [_whole_log_moment(sigma, q, int(order)) for order in whole[1:]]
-        return np.interp(np.asarray(orders), whole, np.asarray(chord))
-    step = min(sigma / 4, sigma * sigma / 2)
-    x = step * np.arange(math.floor(-12 * sigma / step), math.ceil((max(orders) + 12 * sigma) / step) + 1)
-    log_density = -((x / sigma) ** 2) / 2 - math.log(sigma * math.sqrt(2 * math.pi)) + math.log(step)
-    loss = log_ratio((x / sigma - 0.5 / sigma) / sigma, q)
+        return np.asarray(np.interp(np.asarray(orders), whole, np.asarray(chord)), dtype=np.float64)
+    step = min(1 / 4, sigma / 2)
+    last = math.ceil((max(orders) / sigma + 12) / step)
+    z: Array = step * np.arange(-math.ceil(12 / step), last + 1, dtype=np.float64)  # x = sigma z
+    log_density = -z * z / 2 + math.log(step / math.sqrt(2 * math.pi))
+    loss = log_ratio((z - 0.5 / sigma) / sigma, q)
     return np.asarray([logsumexp(log_density + order * loss) for order in orders])
 
 
@@ -95,7 +96,7 @@ def composed(terms: Iterable[SampledGaussian], orders: Orders = ORDERS) -> Array
     with np.errstate(over="ignore", invalid="ignore"):
         for term in terms:
             total += base.as_float(term.count) * renyi_divergences(term.noise_multiplier, term.sample_rate, orders)
-    return np.nan_to_num(total, nan=np.inf, posinf=np.inf)
+    return np.asarray(np.nan_to_num(total, nan=np.inf, posinf=np.inf), dtype=np.float64)
 
 
 @lru_cache(maxsize=64)
@@ -107,7 +108,7 @@ def conversion(delta: float, orders: Orders = ORDERS) -> Array:
     e^((a-1)(y - epsilon)) (1 - 1/a)^(a-1) / a for every loss y (and so for negative epsilon too).
     """
     alpha = np.asarray(orders)
-    offset = np.log1p(-1 / alpha) - (math.log(delta) + np.log(alpha)) / (alpha - 1)
+    offset: Array = np.log1p(-1 / alpha) - (math.log(delta) + np.log(alpha)) / (alpha - 1)
     offset.setflags(write=False)
     return offset
 
@@ -119,10 +120,10 @@ def tail_bound(terms: Iterable[SampledGaussian], probability: float) -> float:
 
 @dataclass(frozen=True)
 class RDP:
-    """The accountant by Renyi divergences: fast, never too low; some 5 to 15 % too high, or a factor of 2 where q is small.
+    """The accountant by Renyi divergences: fast, never too low; 5 to 15 % too high, twofold where q is small.
 
-    Formal guarantee: that of `Accountant`.  The best order is chosen after the fact, which is sound for a schedule fixed
-    beforehand; where sigma, the rate or the stopping adapts to earlier messages, `RdpFilter` guards the budget.
+    Formal guarantee: that of `Accountant`.  The best order is chosen after the fact, which is sound for a schedule
+    fixed beforehand; where sigma, the rate or the stopping adapts to earlier messages, `RdpFilter` guards the budget.
     """
 
     name: ClassVar[str] = "rdp"

@@ -1,0 +1,86 @@
+"""The demonstration on embedded data: what private distillation costs in accuracy, in one table."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from private_distdd.data.datasets import ImageDataset, load_dataset
+from private_distdd.evaluation import Evaluation, evaluate
+from private_distdd.federation.partition import dirichlet_split
+from private_distdd.methods.distdd import DistDD
+from private_distdd.privacy.spec import Privacy
+from private_distdd.release import Release
+
+NUM_CLIENTS, IPC = 5, 10
+PRIVACY = Privacy(target_epsilon=8.0, delta=1e-5, sample_rate=1.0, max_grad_norm=1.0)
+# Chosen on images held out of the training set: `python benchmarks/choose_demo.py`.
+ROUNDS, WIDTH, MEMORY, EVALUATION_WIDTH = 20, 16, 20, 32
+
+
+def method(privacy: Privacy | None, seed: int) -> DistDD:
+    """The demonstration's DistDD, with or without privacy."""
+    return DistDD(ipc=IPC, rounds=ROUNDS, model_args={"width": WIDTH}, memory=MEMORY, privacy=privacy, seed=seed)
+
+
+def score(dataset: ImageDataset, test: ImageDataset) -> Evaluation:
+    """Accuracy on real images of three fresh networks trained on `dataset`."""
+    return evaluate(dataset, test, model_args={"width": EVALUATION_WIDTH}, seeds=range(3))
+
+
+def run_demo(output: str | None, seed: int) -> Release:
+    """Print the table and write the release; at most 2 minutes on 2 cores.
+
+    Args:
+        output: the release folder, or None for the first free demo-001, demo-002, ... below the current folder.
+        seed: steers everything public.
+    """
+    console = Console()
+    train, test = load_dataset("digits")
+    console.print(
+        f"scikit-learn's digits: {len(train)} training images at {NUM_CLIENTS} clients, {len(test)} test images; "
+        f"S has {IPC} images a class"
+    )
+    rows: list[tuple[str, str, Evaluation]] = []
+    none = "not private"
+    rows.append(("(a) all real images, in one place", none, score(train, test)))
+    rows.append(("(b) as many random real images as S has", none, score(_random_images(train, seed), test)))
+    # Clients of their own, with ledgers of their own: what (c) gives away is not charged to (d), nor hidden by it.
+    open_release = method(None, seed).fit(dirichlet_split(train, NUM_CLIENTS, math.inf, seed=seed), progress=True)
+    rows.append(("(c) S without privacy", none, score(open_release.dataset, test)))
+    release = method(PRIVACY, seed).fit(dirichlet_split(train, NUM_CLIENTS, math.inf, seed=seed), progress=True)
+    bills = release.card["clients"].values()
+    spread = " ".join(
+        f"{name.upper()} {max(float(bill['claim'][name]) for bill in bills):.2f}" for name in ("rdp", "prv")
+    )
+    rows.append(("(d) S with privacy", f"epsilon {spread}", score(release.dataset, test)))
+    table = Table("a network trained on", "cost to each client", "accuracy on real test images")
+    for name, cost, result in rows:
+        table.add_row(name, cost, f"{result.mean:.1%} ± {result.std:.1%}")
+    console.print(table)
+    console.print(
+        f"delta = {PRIVACY.delta:g}; unit: one labelled example of one client, added or removed; local noise; "
+        "± is the spread over 3 networks"
+    )
+    folder = release.save(output or _fresh_folder())
+    console.print(
+        f"the private release, with its picture and card: {folder}/  (check it: private-distdd verify {folder})"
+    )
+    return release
+
+
+def _random_images(train: ImageDataset, seed: int) -> ImageDataset:
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
+    chosen = torch.cat([order[train.labels[order] == c][:IPC] for c in range(train.info.num_classes)])
+    return ImageDataset(train.images[chosen], train.labels[chosen], train.info)
+
+
+def _fresh_folder() -> Path:
+    number = 1
+    while Path(f"demo-{number:03}").exists():
+        number += 1
+    return Path(f"demo-{number:03}")

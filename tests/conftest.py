@@ -1,0 +1,68 @@
+"""What all tests share: hypothesis profiles, one thread, real data only where it was asked for, small fixtures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+from private_distdd.data.datasets import DatasetInfo, ImageDataset, load_dataset
+
+_SLOW_HOSTS = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]}
+settings.register_profile("ci", derandomize=True, print_blob=True, **_SLOW_HOSTS)
+settings.register_profile("dev", **_SLOW_HOSTS)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+torch.set_num_threads(1)
+
+DATA_ROOT = "PRIVATE_DISTDD_DATA"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked `data` need a folder with real data sets; nothing is downloaded."""
+    if os.environ.get(DATA_ROOT):
+        return
+    skip = pytest.mark.skip(
+        reason=f"set {DATA_ROOT} to a folder with torchvision's MNIST, "
+        "for example one made by `python ../shared/datasets/prepare.py ROOT`"
+    )
+    for item in items:
+        if "data" in item.keywords and item.get_closest_marker("data") is not None:
+            item.add_marker(skip)
+
+
+@pytest.fixture
+def data_root() -> Path:
+    """The folder that PRIVATE_DISTDD_DATA names; for tests marked `data`."""
+    return Path(os.environ[DATA_ROOT])
+
+
+@pytest.fixture(scope="session")
+def tiny_info() -> DatasetInfo:
+    """Three classes of grey 8 x 8 images."""
+    return DatasetInfo("tiny", 3, (1, 8, 8), (0.5,), (0.5,))
+
+
+MakeImages = Callable[..., ImageDataset]
+
+
+@pytest.fixture(scope="session")
+def make_images(tiny_info: DatasetInfo) -> MakeImages:
+    """make_images(n, seed=0, labels=None): n random images of `tiny_info`, labels 0, 1, 2, 0, ... unless given."""
+
+    def make(n: int, seed: int = 0, labels: list[int] | None = None) -> ImageDataset:
+        images = torch.randn((n, *tiny_info.image_shape), generator=torch.Generator().manual_seed(seed))
+        own = torch.arange(n) % tiny_info.num_classes if labels is None else torch.tensor(labels, dtype=torch.int64)
+        return ImageDataset(images, own.to(torch.int64), tiny_info)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def digits() -> ImageDataset:
+    """The training part of scikit-learn's digits."""
+    return load_dataset("digits")[0]

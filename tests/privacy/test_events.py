@@ -1,0 +1,128 @@
+"""Events: what they refuse, how they merge, and that what is stored is what is read."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import FrozenInstanceError
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from private_distdd.errors import ConfigurationError
+from private_distdd.privacy.events import (
+    RELATION,
+    UNIT,
+    Composition,
+    NotPrivate,
+    SampledGaussian,
+    event_from_json,
+    event_to_json,
+    merge,
+)
+
+SAMPLED = st.builds(
+    SampledGaussian,
+    noise_multiplier=st.floats(1e-3, 1e3),
+    sample_rate=st.floats(1e-6, 1.0),
+    count=st.integers(1, 10**6),
+)
+SIMPLE = SAMPLED | st.builds(NotPrivate, count=st.integers(1, 9))
+EVENTS = st.recursive(SIMPLE, lambda inner: st.builds(Composition, st.lists(inner, min_size=1, max_size=4).map(tuple)))
+
+
+class TestValidation:
+    @pytest.mark.parametrize("sigma", [0, -1.0, math.nan, math.inf, "1", None, True, 1j])
+    def test_noise_multiplier(self, sigma):
+        with pytest.raises(ConfigurationError, match="noise_multiplier"):
+            SampledGaussian(sigma, 0.1)
+
+    @pytest.mark.parametrize("rate", [0, -0.1, 1.0001, math.nan, math.inf, "0.1", None, True])
+    def test_sample_rate(self, rate):
+        with pytest.raises(ConfigurationError, match="sample_rate"):
+            SampledGaussian(1.0, rate)
+
+    @pytest.mark.parametrize("count", [0, -1, 1.0, math.nan, "1", None, True])
+    @pytest.mark.parametrize("build", [lambda n: SampledGaussian(1.0, 0.1, n), NotPrivate])
+    def test_count(self, count, build):
+        with pytest.raises(ConfigurationError, match="count"):
+            build(count)
+
+    @pytest.mark.parametrize("parts", [(), ("event",), (None,)])
+    def test_composition(self, parts):
+        with pytest.raises(ConfigurationError, match="events"):
+            Composition(parts)
+
+    def test_frozen_and_stated_for_one_unit_and_relation(self):
+        for event in (SampledGaussian(1.0, 0.1), NotPrivate(), Composition((NotPrivate(),))):
+            assert (event.unit, event.relation) == (UNIT, RELATION)
+            with pytest.raises(FrozenInstanceError):
+                event.count = 0  # type: ignore[misc, union-attr]
+
+    def test_whole_numbers_become_floats(self):
+        assert SampledGaussian(1, 1) == SampledGaussian(1.0, 1.0)
+        assert isinstance(SampledGaussian(2, 1).noise_multiplier, float)
+
+    def test_stacked(self):
+        assert SampledGaussian.stacked(2.0, 0.1, 4) == SampledGaussian(1.0, 0.1)
+        with pytest.raises(ConfigurationError, match="count"):
+            SampledGaussian.stacked(2.0, 0.1, 0)
+
+
+class TestMerge:
+    def test_adds_up_equal_mechanisms(self):
+        events = [SampledGaussian(1.0, 0.1, 2), NotPrivate(), Composition((SampledGaussian(1.0, 0.1), NotPrivate(2)))]
+        assert merge(events) == (SampledGaussian(1.0, 0.1, 3), NotPrivate(3))
+
+    def test_nothing(self):
+        assert merge([]) == ()
+
+    @given(st.lists(EVENTS, max_size=5), st.randoms(use_true_random=False))
+    def test_ignores_order_and_nesting_and_is_idempotent(self, events, random):
+        shuffled = list(events)
+        random.shuffle(shuffled)
+        assert merge(shuffled) == merge(events) == merge(merge(events))
+        if events:
+            assert merge([Composition(tuple(events))]) == merge(events)
+
+    @given(st.lists(SAMPLED, max_size=5))
+    def test_loses_no_release(self, events):
+        assert sum(event.count for event in merge(events)) == sum(event.count for event in events)
+
+
+class TestJson:
+    @given(EVENTS)
+    def test_round_trip(self, event):
+        assert event_from_json(json.loads(json.dumps(event_to_json(event)))) == event
+
+    def test_the_stored_form_is_a_promise(self):
+        assert event_to_json(Composition((SampledGaussian(1.5, 0.25, 3), NotPrivate(2)))) == {
+            "kind": "composition",
+            "events": [
+                {"kind": "sampled_gaussian", "noise_multiplier": 1.5, "sample_rate": 0.25, "count": 3},
+                {"kind": "not_private", "count": 2},
+            ],
+        }
+
+    @pytest.mark.parametrize(
+        "record",
+        [
+            None,
+            [],
+            {},
+            {"kind": "laplace"},
+            {"kind": ["not_private"], "count": 1},
+            {"kind": "not_private"},
+            {"kind": "not_private", "count": 0},
+            {"kind": "not_private", "count": 1, "epsilon": 0},
+            {"kind": "sampled_gaussian", "noise_multiplier": 1.0, "sample_rate": 0.1},
+            {"kind": "sampled_gaussian", "noise_multiplier": math.nan, "sample_rate": 0.1, "count": 1},
+            {"kind": "composition", "events": []},
+            {"kind": "composition", "events": {"kind": "not_private", "count": 1}},
+            {"kind": "composition", "events": [{"kind": "replace_one_gaussian"}]},
+        ],
+    )
+    def test_refuses(self, record):
+        with pytest.raises(ConfigurationError):
+            event_from_json(record)
