@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import math
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from private_distdd.errors import ConfigurationError, NotPrivateWarning, PrivateDistDDError
+from private_distdd.errors import CheckpointError, ConfigurationError, NotPrivateWarning, PrivateDistDDError
+
+if TYPE_CHECKING:
+    from torch.utils.data import Dataset
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,6 +86,16 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=JSON",
         help="any other knob of the method, e.g. --set memory=20 --set model_args='{\"width\":32}'",
     )
+    distill.add_argument(
+        "--checkpoint",
+        metavar="FOLDER",
+        help="keep the state after every round, and the clients' ledgers, in this folder (without it: in memory)",
+    )
+    distill.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from --checkpoint, after a crash or Ctrl-C, with the same other arguments",
+    )
     distill.add_argument("--output", required=True, metavar="FOLDER", help="the release folder to write (must be new)")
     distill.set_defaults(run=_distill)
 
@@ -144,17 +159,17 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _distill(options: argparse.Namespace) -> int:
-    from functools import partial
-    from pathlib import Path
-
     from private_distdd.data.datasets import load_dataset
     from private_distdd.federation.client import Client
     from private_distdd.federation.partition import dirichlet_split
     from private_distdd.methods.distdd import DistDD
+    from private_distdd.privacy.ledger import Ledger
     from private_distdd.privacy.spec import Privacy
 
     if Path(options.output).exists():  # before the work, not after it
         raise ConfigurationError(f"--output {options.output} exists", "a new folder", "Choose another name.")
+    if options.resume and options.checkpoint is None:
+        raise ConfigurationError("--resume without --checkpoint", "both, or neither", "Name the run's folder.")
     privacy = None
     if options.target_epsilon is not None or options.noise_multiplier is not None:
         privacy = Privacy(
@@ -179,20 +194,57 @@ def _distill(options: argparse.Namespace) -> int:
     if privacy is None:
         print("NOT PRIVATE: no --target-epsilon was given; messages are exact gradients.", file=sys.stderr)
     train, _ = load_dataset(options.dataset, root=options.root, download=options.download)
-    clients = dirichlet_split(
-        train,
-        options.num_clients,
-        options.dirichlet,
-        seed=options.seed,
-        make_client=partial(Client, device=options.device),
-    )
-    release = method.fit(clients, progress=True)
+    ledgers = None if options.checkpoint is None else _ledgers(options)
+    with contextlib.ExitStack() as opened:
+
+        def make_client(client_id: str, dataset: Dataset[Any]) -> Client:
+            ledger = None
+            if ledgers is not None:
+                ledger = opened.enter_context(Ledger(ledgers / f"{client_id}.jsonl", client_id=client_id))
+            return Client(client_id, dataset, ledger, device=options.device)
+
+        clients = dirichlet_split(
+            train, options.num_clients, options.dirichlet, seed=options.seed, make_client=make_client
+        )
+        release = method.fit(clients, progress=True, checkpoint=options.checkpoint, resume=options.resume)
     folder = release.save(options.output)
     most = max(release.epsilon.values())
     claim = f"epsilon {most:.4g} at delta {options.delta:g} a client" if release.private else "NOT PRIVATE"
     print(f"{folder}: {len(release.dataset)} images, {claim}")
+    if options.checkpoint is not None and release.card["progress"]["stopped_early"]:
+        print(f"stopped early: {options.checkpoint} can go on, with --resume and another --output")
     print(f"next: private-distdd evaluate {folder} --dataset {options.dataset}")
     return 0
+
+
+def _ledgers(options: argparse.Namespace) -> Path:
+    """The folder for the clients' ledgers, which belong to one split of one data set.
+
+    Raises:
+        CheckpointError: the ledgers there are those of other data, or there is no such folder and none can be made.
+    """
+    from private_distdd.storage import sync_folder, to_json, write_file
+
+    folder = Path(options.checkpoint)
+    split = {"dataset": options.dataset, "num_clients": options.num_clients, "seed": options.seed}
+    split |= {"dirichlet": str(options.dirichlet)}  # JSON has no infinity
+    try:
+        if not options.resume and not (folder / "split.json").exists():
+            (folder / "ledgers").mkdir(parents=True, exist_ok=True)
+            sync_folder(folder.parent)
+            write_file(folder / "split.json", to_json(split).encode())
+        found = json.loads((folder / "split.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"--checkpoint {folder}: {error}", "a run's folder, or a new one", "Check the path."
+        ) from error
+    if found != split:
+        raise CheckpointError(
+            f"the ledgers in {folder} belong to other data: {found}, not {split}",
+            "the data set and split that they were made for",
+            "Give the same arguments, or another folder.",
+        )
+    return folder / "ledgers"
 
 
 def _knobs(pairs: Sequence[str], method: type) -> dict[str, Any]:
@@ -260,3 +312,7 @@ def _verify(options: argparse.Namespace) -> int:
     if not failures:
         print(f"{options.release}: every file, ledger line and epsilon checks out")
     return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

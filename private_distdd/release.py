@@ -129,10 +129,10 @@ class Release:
         Whoever can write the whole folder can forge what follows from nothing else in it, and no check of the folder
         alone can tell: a client left out with its ledger; ledgers written anew, or cut and their chain and card redone
         with them; C, b and delta where the settings are changed with the plan; names, versions, seeds and other
-        settings; rounds in which nobody answered; another S of the same shape, or a page when the card names another
-        version of the library.  Against that: get the manifest's hash from the maker by another way, and let each owner
-        look up the head of their own ledger on the card.  That noise and coins were really drawn is trusted (and
-        audited); see docs/verifying.md.
+        settings; rounds in which nobody answered; fewer messages used than were sent; another S of the same shape with
+        its picture; a page when the card names another version of the library.  Against that: get the manifest's hash
+        from the maker by another way, and let each owner look up the head of their own ledger on the card.  That noise
+        and coins were really drawn is trusted (and audited); see docs/verifying.md.
 
         Raises:
             ReleaseError: one line for each failure.
@@ -378,6 +378,8 @@ def _statement_failures(release: Release, plan: PrivacyPlan | None) -> Iterator[
     for name in ("noise_multiplier", "sample_rate", "max_grad_norm", "divisor", "delta"):
         if asked[name] != getattr(plan, name) and not (name == "noise_multiplier" and asked[name] is None):
             yield f"card: {name} is {asked[name]!r} in the settings, {getattr(plan, name)!r} in the plan"
+    if asked["relation"] != RELATION:
+        yield f"card: relation is {asked['relation']!r} in the settings, but it must be {RELATION!r}"
     target = asked["target_epsilon"]
     if target is not None and not plan.epsilon <= target * (1 + 1e-6):
         yield f"card: the plan costs epsilon {plan.epsilon!r}, more than the target {target!r}"
@@ -431,8 +433,8 @@ def _progress_failures(
     done, planned, steps = progress["rounds_done"], progress["rounds_planned"], progress["matching_steps"]
     if not 0 <= done <= planned:
         yield f"card: {done} of {planned} rounds done"
-    if progress["stopped_early"] is not (done < planned):
-        yield f"card: stopped_early is {progress['stopped_early']!r} with {done} of {planned} rounds done"
+    if done < planned and not progress["stopped_early"]:
+        yield f"card: stopped_early is False with {done} of {planned} rounds done"
     if settings["rounds"] != planned:
         yield f"card: rounds is {settings['rounds']!r} in the settings, {planned} were planned"
     if plan is not None and plan.max_queries > planned:
@@ -443,8 +445,9 @@ def _progress_failures(
         sealed = _rounds(history, run_id, Sealed)
         possible |= {t for t in sealed if t < _begun(card)}
         if card["clients"][name]["messages_used"] == len(sealed):
-            certain |= {t for t in sealed if t < done}
-    least, most = (len(rounds) * settings["matching_steps"] for rounds in (certain, possible))
+            certain |= {t for t in sealed if t < done - progress["stopped_early"]}  # the last one may be unfinished
+    answers = sum(bill["messages_used"] for bill in card["clients"].values())
+    least, most = (n * settings["matching_steps"] for n in (len(certain), min(len(possible), answers)))
     if not least <= steps <= most:
         yield f"card: {steps} matching steps; by the ledgers, {least} to {most} were taken"
 

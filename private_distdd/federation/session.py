@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from private_distdd.errors import QueryRefusedError
+from private_distdd.errors import CheckpointError, QueryRefusedError
 from private_distdd.federation.messages import Message, Query, Refusal, Run
 from private_distdd.federation.transport import Transport, ask, enroll
 from private_distdd.privacy.accountants import epsilon
 from private_distdd.privacy.events import SampledGaussian
+from private_distdd.privacy.ledger import parse
 
 _log = logging.getLogger("private_distdd")
 
@@ -44,7 +45,7 @@ class Session:
     Args:
         transport: how the clients are reached.
         run: what they are asked to agree to.
-        answered: messages each client has answered already, for a resumed run.
+        answered, active: of a resumed run, messages used so far by client, and the clients that had not left it.
 
     Attributes:
         active: clients that agreed and have not refused a query since, in order.
@@ -52,24 +53,47 @@ class Session:
 
     Raises:
         QueryRefusedError: no client agrees to the run.
+        CheckpointError: a client's ledger lacks messages of the resumed run.  Nothing was sent.
+        LedgerError: a client's ledger is damaged; looked at for a resumed run only.
     """
 
-    def __init__(self, transport: Transport, run: Run, answered: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        run: Run,
+        answered: Mapping[str, int] | None = None,
+        active: Sequence[str] | None = None,
+    ) -> None:
         self._transport, self.run = transport, run
-        self.active: list[str] = []
-        for client_id in transport.client_ids:
-            reply = enroll(transport, client_id, run)
-            if isinstance(reply, Refusal):
-                _log.warning("client %s does not take part: %s", client_id, reply.code)
-                continue
-            self.active.append(client_id)
-        if not self.active:
+        for client_id, count in (answered or {}).items():
+            self._check_ledger(client_id, count)
+        invited = list(transport.client_ids if active is None else active)
+        agreed = [client_id for client_id in invited if self._enroll(client_id)]
+        # Who was active decides the bytes of the queries in which a resumed run was interrupted: a client that does not
+        # agree again leaves when it is asked.
+        self.active = agreed if active is None else invited
+        if not agreed and active != []:
             raise QueryRefusedError(
                 "a run that no client agrees to",
                 "at least one client whose budget, plan and data allow it",
                 "Each client's own log (private_distdd.client.<id>) says why it refused.",
             )
         self.answered = dict.fromkeys(self.active, 0) | dict(answered or {})
+
+    def _enroll(self, client_id: str) -> bool:
+        reply = enroll(self._transport, client_id, self.run)
+        if isinstance(reply, Refusal):
+            _log.warning("client %s does not take part: %s", client_id, reply.code)
+        return not isinstance(reply, Refusal)
+
+    def _check_ledger(self, client_id: str, answered: int) -> None:
+        charges = parse(self._transport.ledger(client_id)).count(f"{self.run.run_id}:")
+        if charges < answered:
+            raise CheckpointError(
+                f"the ledger of client {client_id!r} has {charges} charges of run {self.run.run_id!r}",
+                f"the {answered} or more that the checkpoint's messages cost",
+                "Open the run's own ledgers (Ledger(path)); those in memory end with their process.",
+            )
 
     def ask(self, client_ids: Iterable[str], query: Callable[[str], Query]) -> list[Message]:
         """The answers of those clients that give one; a client that refuses or fails is not asked again."""

@@ -6,16 +6,18 @@ import contextlib
 import copy
 import logging
 import math
+import os
 import secrets
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from private_distdd.checkpoint import Checkpoint, CheckpointFolder
 from private_distdd.data.datasets import DatasetInfo
 from private_distdd.data.synthetic import SyntheticDataset
 from private_distdd.errors import ConfigurationError, NotPrivateWarning
@@ -35,6 +37,7 @@ from private_distdd.reporting.progress import progress_bar
 _log = logging.getLogger("private_distdd")
 
 OPTIMIZERS = ("adam", "sgd")
+SCHEDULES = ("constant", "cosine")
 NETWORK_UPDATES = ("synthetic", "aggregated")
 INITIALIZATIONS = ("noise", "real")
 DEFAULT_BATCH_PER_CLASS = 64
@@ -58,6 +61,7 @@ class DistDD:
         distance: "cosine" of whole gradients, "layer_cosine" (DC's, by layer and output row) or "squared_l2" (eq. 27).
         matching_steps: zeta_S, steps on S a round, >= 1.
         matching_rate: eta_S, their rate, > 0.
+        matching_schedule: "constant" rate, or "cosine": it falls along half a cosine to 0 at the last planned step.
         matching_optimizer: "adam", or "sgd" (momentum 0.5, as DC).
         memory: how many of the newest rounds' messages the steps may use, >= 1: the first step of a round matches the
             newest, each other one a random one of these.  1 is the paper; more is free post-processing.
@@ -91,6 +95,7 @@ class DistDD:
     distance: str = field(default="cosine", kw_only=True)
     matching_steps: int = field(default=25, kw_only=True)
     matching_rate: float = field(default=0.1, kw_only=True)
+    matching_schedule: str = field(default="cosine", kw_only=True)
     matching_optimizer: str = field(default="adam", kw_only=True)
     memory: int = field(default=1, kw_only=True)
     network_steps: int = field(default=0, kw_only=True)
@@ -125,6 +130,7 @@ class DistDD:
         for name, options in (
             ("granularity", GRANULARITIES),
             ("distance", tuple(DISTANCES)),
+            ("matching_schedule", SCHEDULES),
             ("matching_optimizer", OPTIMIZERS),
             ("network_update", NETWORK_UPDATES),
             ("initialization", INITIALIZATIONS),
@@ -167,16 +173,23 @@ class DistDD:
         info: DatasetInfo | None = None,
         progress: bool = False,
         on_round_end: Callable[[RoundRecord], None] | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        resume: bool = False,
     ) -> Release:
         """Run the federation and return the release.
 
-        Ctrl-C ends the run cleanly: the release holds S as it is and the true bill.
+        Ctrl-C ends the run cleanly: the release holds S as it is and the true bill.  With a checkpoint the run can go
+        on from the last whole round, after Ctrl-C as after a crash.
 
         Args:
             clients: the data owners, or a transport that reaches them.
             info: public class list, image shape and normalisation; needed where the clients' data sets carry none.
             progress: show a bar with round, matching loss, epsilon so far and time left.
             on_round_end: called after each round with public values only.
+            checkpoint: a folder that keeps the state after every round; the clients' ledgers, which must outlive the
+                process too (`Ledger(path)`), are their own.
+            resume: go on with the run whose checkpoint lies there, with the same settings and clients; a run that had
+                ended gives its release again.
 
         Returns:
             the release; `release.dataset` is S.
@@ -185,12 +198,34 @@ class DistDD:
             ConfigurationError: too few clients for the participation or the aggregator, no info, or an epsilon that
                 cannot be reached.
             QueryRefusedError: no client agrees to the run.
+            CheckpointError: the folder holds a checkpoint already, or, to resume, none, a damaged one, one of another
+                run, or one whose messages the clients' ledgers do not know.  Nothing is spent.  Or it cannot be
+                written; the round before is then still whole.
+
+        Formal guarantee: killed at any instant, any number of times, and resumed each time, the run uses no message
+        twice and no client is charged twice for a round.  For (1) the run is written down before any client is asked to
+        agree to it, so that all its processes share one run_id, one pin in each ledger and one T_max.  (2) The
+        checkpoint after round t - 1 holds an S that has used every message of the rounds before t once and none of
+        round t; what a killed process did in round t is gone with it.  (3) The queries of round t follow from that
+        checkpoint and public seeds, so every process asks them with the same bytes.  (4) So a client whose message of
+        round t is sealed sends the stored bytes, free of charge; one that was charged and had not sealed had let
+        nothing out, and computes it under that charge; any other is charged now, once.  The checkpoint is durable
+        before round t + 1 is asked, so the one message that a client stores is the one that can still be wanted.
+
+        Two damages cost a charge more, never a release less on the bill: a torn ledger line, and a lost store of a
+        sealed message.  Charges past T_max are refused in any case; clients trust their ledgers, not the checkpoint.
         """
+        if resume and checkpoint is None:
+            raise ConfigurationError("resume = True without a checkpoint", "both, or neither", "Give the run's folder.")
         transport = clients if isinstance(clients, Transport) else InProcess(clients)
         info = info or _info_of(clients)
         asked = self._schedule(transport.client_ids)
-        run = Run(secrets.token_hex(8), info, self._plan(asked))
-        if run.plan is None:
+        folder = None if checkpoint is None else CheckpointFolder(checkpoint, self._identity(transport, info))
+        if folder is not None and resume:
+            saved = folder.read()
+        else:
+            saved = Checkpoint(Run(secrets.token_hex(8), info, self._plan(asked)))
+        if saved.run.plan is None:
             warnings.warn(
                 "privacy=None: this run is NOT private; messages are exact gradients of the clients' data.",
                 NotPrivateWarning,
@@ -198,7 +233,19 @@ class DistDD:
             )
         self._check_device()
         self.spec.validate(info.image_shape, info.num_classes)
-        return _Distillation(self, Session(transport, run), asked).run(progress, on_round_end)
+        if folder is not None and not resume:
+            folder.start(saved)
+        session = Session(transport, saved.run, saved.progress.get("answered"), saved.progress.get("active"))
+        return _Distillation(self, session, asked, saved, folder).run(progress, on_round_end)
+
+    def _settings(self) -> dict[str, Any]:
+        privacy = None if self.privacy is None else asdict(self.privacy)
+        return asdict(self) | {"model_args": dict(self.model_args), "privacy": privacy}
+
+    def _identity(self, transport: Transport, info: DatasetInfo) -> dict[str, Any]:
+        """What must be the same for a run to go on."""
+        clients = list(transport.client_ids)
+        return {"method": "DistDD", "clients": clients, "data": info.to_json(), **self._settings()}
 
     def _check_device(self) -> None:
         """Before any client is asked to reserve its budget."""
@@ -236,32 +283,61 @@ class DistDD:
         return int(self._rng(*purpose).integers(2**62))
 
 
-class _Distillation:
-    """One run's state and its rounds."""
+class _Remembered(NamedTuple):
+    """One round that may be matched again: its network and the aggregate of its messages."""
 
-    def __init__(self, method: DistDD, session: Session, asked: Sequence[Sequence[str]]) -> None:
-        self.method, self.session, self.asked = method, session, asked
+    server_round: int
+    network: nn.Module
+    target: Tensor
+
+
+class _Distillation:
+    """One run's state and its rounds; `saved` is where it stands, `folder` where that is kept."""
+
+    def __init__(
+        self,
+        method: DistDD,
+        session: Session,
+        asked: Sequence[Sequence[str]],
+        saved: Checkpoint,
+        folder: CheckpointFolder | None,
+    ) -> None:
+        self.method, self.session, self.asked, self.folder = method, session, asked, folder
         self.info = session.run.info
-        self.class_counts = self._class_counts() if session.run.plan is None else None
+        self.class_counts: dict[str, list[int]] | None = None
         self.labels = torch.arange(self.info.num_classes).repeat_interleave(method.ipc)
-        self.images = self._start().to(method.device).requires_grad_(True)
+        self.images = torch.zeros(len(self.labels), *self.info.image_shape, device=method.device, requires_grad=True)
+        self.started = False  # has S its first images?
         self.optimizer = self._optimizer()
         self.network = self._fresh_network(0)
-        self.memory: list[tuple[nn.Module, Tensor]] = []
+        self.memory: list[_Remembered] = []
         self.rounds_done = self.rounds_finished = self.steps_done = 0
+        if saved.progress:
+            self._restore(saved)
+        self._prepare()
 
     def run(self, progress: bool, on_round_end: Callable[[RoundRecord], None] | None) -> Release:
         shown = progress_bar(self.method.rounds, self.session.run.plan, shown=progress)
         with shown as bar, contextlib.suppress(KeyboardInterrupt):
-            while self.rounds_done < self.method.rounds:
+            while self.rounds_done < self.method.rounds and self.session.active:
                 record = self._round(self.rounds_done)
                 bar(record)
                 if on_round_end is not None:
                     on_round_end(record)
-                if not self.session.active:
-                    _log.warning("no client is left: the run ends after round %d", self.rounds_done)
-                    break
+            if not self.session.active:
+                _log.warning("no client is left: the run ends after round %d", self.rounds_done)
         return self._release()
+
+    def _prepare(self) -> None:
+        """What the first round needs: each is asked for once, and kept before the next is asked for."""
+        if self.session.run.plan is None and self.class_counts is None:
+            self.class_counts = self._class_counts()
+            self._keep()
+        if not self.started:
+            with torch.no_grad():
+                self.images.copy_(self._start())
+            self.started = True
+            self._keep()
 
     def _round(self, t: int) -> RoundRecord:
         method = self.method
@@ -272,12 +348,49 @@ class _Distillation:
         loss = math.nan
         if messages:
             target = self._aggregate(messages)
-            self.memory = [*self.memory, (copy.deepcopy(self.network), target)][-method.memory :]
+            self.memory = [*self.memory, _Remembered(t, copy.deepcopy(self.network), target)][-method.memory :]
             loss = self._match(t)
             self._update_network(target)
         self.rounds_finished = t + 1
+        self._keep()
         answered = tuple(message.client_id for message in messages)
         return RoundRecord(t + 1, method.rounds, loss, self.session.epsilon(), answered)
+
+    def _keep(self) -> None:
+        """Write the checkpoint: everything that `_restore` and the seeds do not make anew."""
+        if self.folder is None:
+            return
+        progress = {
+            "active": self.session.active,
+            "answered": self.session.answered,
+            "class_counts": self.class_counts,
+            "started": self.started,
+            "rounds": self.rounds_finished,
+            "steps": self.steps_done,
+        }
+        optimizer = self.optimizer.state_dict()["state"].get(0, {})  # nothing before the first step
+        network = _named("network", self.network.state_dict())
+        state = {"images": self.images, **network, **_named("optimizer", optimizer)}
+        memory = {
+            t: {"target": target, **_named("network", remembered.state_dict())} for t, remembered, target in self.memory
+        }
+        self.folder.write(Checkpoint(self.session.run, progress, state, memory))
+
+    def _restore(self, saved: Checkpoint) -> None:
+        progress, state = saved.progress, saved.state
+        self.class_counts, self.started = progress["class_counts"], progress["started"]
+        self.rounds_done = self.rounds_finished = progress["rounds"]
+        self.steps_done = progress["steps"]
+        with torch.no_grad():
+            self.images.copy_(state["images"])
+        if optimizer := _unnamed("optimizer", state):
+            groups = self.optimizer.state_dict()["param_groups"]  # they follow from the settings
+            self.optimizer.load_state_dict({"state": {0: optimizer}, "param_groups": groups})
+        self.network.load_state_dict(_unnamed("network", state))
+        for t, tensors in sorted(saved.memory.items()):
+            network = self._fresh_network(t)
+            network.load_state_dict(_unnamed("network", tensors))
+            self.memory.append(_Remembered(t, network, tensors["target"].to(self.method.device)))
 
     def _queries(self, t: int) -> Callable[[str], Query]:
         method, run = self.method, self.session.run
@@ -317,10 +430,11 @@ class _Distillation:
         method, total = self.method, 0.0
         rng = method._rng("memory", t)
         for step in range(method.matching_steps):
-            network, target = self.memory[-1 if step == 0 else int(rng.integers(len(self.memory)))]
+            _, network, target = self.memory[-1 if step == 0 else int(rng.integers(len(self.memory)))]
             loss = self._distance(network, target)
             self.optimizer.zero_grad(set_to_none=True)
             (self.images.grad,) = torch.autograd.grad(loss, [self.images])
+            self.optimizer.param_groups[0]["lr"] = self._rate()
             self.optimizer.step()
             self.steps_done += 1
             total += float(loss.detach())
@@ -333,6 +447,13 @@ class _Distillation:
         images = self.images.reshape(*groups, *self.info.image_shape)
         gradients = group_gradients(network, images, self.labels.reshape(groups).to(self.images.device))
         return distance(gradients, target, parameter_shapes(network))
+
+    def _rate(self) -> float:
+        """The rate of the next matching step."""
+        if self.method.matching_schedule == "constant":
+            return self.method.matching_rate
+        share = self.steps_done / (self.method.rounds * self.method.matching_steps)
+        return self.method.matching_rate * (1 + math.cos(math.pi * share)) / 2
 
     def _update_network(self, target: Tensor) -> None:
         method = self.method
@@ -399,15 +520,12 @@ class _Distillation:
 
     def _release(self) -> Release:
         method, session = self.method, self.session
-        knobs = asdict(method)
-        knobs["model_args"] = dict(method.model_args)
-        knobs["privacy"] = None if method.privacy is None else asdict(method.privacy)
         return build_release(
             SyntheticDataset(self.images.detach().cpu(), self.labels, self.info),
             session.run,
             session.ledgers(),
             method="DistDD",
-            settings=knobs,
+            settings=method._settings(),
             seeds=(
                 f"public seed {method.seed}: S's start, networks, participation, draws without privacy; "
                 "noise and coins: each client's operating system, not reproducible"
@@ -416,10 +534,18 @@ class _Distillation:
                 "rounds_planned": method.rounds,
                 "rounds_done": self.rounds_done,
                 "matching_steps": self.steps_done,
-                "stopped_early": self.rounds_finished < method.rounds,
+                "stopped_early": self.rounds_done < method.rounds,
             },
             messages=session.answered,
         )
+
+
+def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def _unnamed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}/")}
 
 
 def _info_of(clients: Sequence[Client] | Transport) -> DatasetInfo:

@@ -131,6 +131,8 @@ def merge(events: Iterable[Event]) -> tuple[SimpleEvent, ...]:
                 open_releases += count
             case SampledGaussian(noise_multiplier=sigma, sample_rate=rate, count=count):
                 rates[sigma, rate] = rates.get((sigma, rate), 0) + count
+            case _:  # an unknown thing must not cost nothing
+                raise ConfigurationError(f"event {event!r}", "events of this module", "Say what the release costs.")
     merged: list[SimpleEvent] = [SampledGaussian(s, q, n) for (s, q), n in sorted(rates.items())]
     return tuple(merged) + ((NotPrivate(open_releases),) if open_releases else ())
 

@@ -10,6 +10,7 @@ from decimal import ROUND_CEILING, Decimal
 from string import Template
 from typing import Any
 
+from private_distdd.privacy.accountants import PRV
 from private_distdd.privacy.accountants import delta as delta_at
 from private_distdd.privacy.spec import PrivacyPlan
 
@@ -53,7 +54,7 @@ def render_card(card: Mapping[str, Any]) -> str:
         bills=_bills(clients, plan),
         ledgers=_ledgers(clients),
         not_claimed="".join(f"<li>{_safe(line)}</li>" for line in (_NOT_CLAIMED if card["private"] else _NOTHING)),
-        settings=_chips({"method": method["name"], **method["settings"]}),
+        settings=_chips(method["settings"]),
         versions=_chips(card["versions"]),
         seeds=_safe(card["seeds"]),
         run=_safe(card["run_id"]),
@@ -78,7 +79,7 @@ def _epsilon(value: float | str) -> str:
 
 
 def _count(value: float) -> str:
-    return f"{value:.3g}" if value < 100 else f"{value:,.0f}" if value < 1e6 else f"{value:.1e}"
+    return f"{value:.3g}" if value < 100 else f"{math.ceil(value):,}" if value < 1e6 else f"{value:.1e}"
 
 
 def _claims(card: Mapping[str, Any], plan: PrivacyPlan | None) -> str:
@@ -96,8 +97,8 @@ def _claims(card: Mapping[str, Any], plan: PrivacyPlan | None) -> str:
         weak = " That is a weak guarantee." if value > _WEAK else ""
         sentences.append(
             f"<p>Adding or removing one labelled example of {whose} changes the probability of any outcome by at most "
-            f"a factor e<sup>ε</sup> with <b>ε = {_epsilon(value)}</b>{factor}, up to "
-            f"<b>δ = {plan.delta:g}</b>.{weak}</p>"
+            f"a factor e<sup>ε</sup> with <b class=bound>ε = {_epsilon(value)}</b>{factor}, up to "
+            f"<b class=bound>δ = {plan.delta:g}</b>.{weak}</p>"
         )
     return "".join(sentences)
 
@@ -105,6 +106,7 @@ def _claims(card: Mapping[str, Any], plan: PrivacyPlan | None) -> str:
 def _facts(card: Mapping[str, Any], plan: PrivacyPlan | None) -> Iterable[tuple[str, str]]:
     """What the claim is about: names as HTML, values as text."""
     data, progress = card["data"], card["progress"]
+    channels, height, width = data["image_shape"]
     yield "unit", card["unit"]
     yield "relation", card["relation"]
     yield "noise model", card["noise_model"]
@@ -119,8 +121,9 @@ def _facts(card: Mapping[str, Any], plan: PrivacyPlan | None) -> Iterable[tuple[
     yield "rounds done", f"{progress['rounds_done']} of {progress['rounds_planned']}{early}"
     yield "matching steps", f"{progress['matching_steps']}"
     yield "clients", f"{len(card['clients'])}"
+    yield "method", card["method"]["name"]
     yield "data set", data["name"]
-    yield "images", "{} channels, {} by {} pixels".format(*data["image_shape"])
+    yield "images", f"{height} by {width} pixels, {channels} channel{'s' if channels > 1 else ''}"
     yield "synthetic set", f"{data['num_classes']} classes, {card['ipc']} images each"
 
 
@@ -132,7 +135,7 @@ def _bills(clients: Mapping[str, Any], plan: PrivacyPlan | None) -> str:
 
     def budget(bill: Mapping[str, Any]) -> str:
         limit = bill["budget"]
-        return "none" if limit is None else f"{limit['epsilon']:g} at {limit['delta']:g}"
+        return "none" if limit is None else f"<span>{limit['epsilon']:g} at</span> <span>{limit['delta']:g}</span>"
 
     rows = {
         name: "".join(cell(bill, part) for part in ("claim", "spent", "so_far")) + f"<td>{budget(bill)}</td>"
@@ -209,7 +212,7 @@ def _chips(record: Mapping[str, Any]) -> str:
 
 # The curve is drawn on 360 x 230 units: as wide as a phone, so that its letters stay readable there.
 _WIDTH, _HEIGHT = 360, 230
-_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 346, 14, 190
+_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 340, 14, 190
 _POINTS = 61
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -229,7 +232,8 @@ def _curve_figure(plan: PrivacyPlan, clients: Mapping[str, Any]) -> str:
 
     epsilons = [most * i / (_POINTS - 1) for i in range(_POINTS)]
     by_rdp = [delta_at([plan.schedule], epsilon, "rdp") for epsilon in epsilons]
-    by_prv = [delta_at([plan.schedule], epsilon, "prv") for epsilon in epsilons]
+    prv = PRV.for_budget(max(claim, 0.1))  # finer for small claims, which the usual error would hide
+    by_prv = [delta_at([plan.schedule], epsilon, prv) for epsilon in epsilons]
     best = [min(pair) for pair in zip(by_rdp, by_prv, strict=True)]
 
     def path(deltas: Sequence[float]) -> str:
@@ -287,6 +291,7 @@ p{margin:.35em 0}
 section{margin-top:1.3em;min-width:0}
 .verdict{margin-top:12px;padding:12px 16px;border-left:10px solid;border-radius:4px;
  print-color-adjust:exact;-webkit-print-color-adjust:exact}
+.bound{white-space:nowrap}
 .verdict strong{display:block;font-size:1.9em;line-height:1.15;letter-spacing:.03em}
 .private{background:#e6f4ea;border-color:#137333}.private strong{color:#0d5c28}
 .not-private{background:#b3001b;border-color:#5c000e;color:#fff}
@@ -307,12 +312,16 @@ td:last-child{overflow-wrap:normal}
 td span{display:block;white-space:nowrap}
 .ledgers{list-style:none;padding:0;font-size:.82em}.ledgers li{padding:.1em 0;break-inside:avoid}
 .ledgers code{color:#57606a}
+@media (max-width:639px){
+ tr{display:grid;grid-template-columns:2.8em repeat(4,1fr);border-bottom:1px solid #e3e7eb}
+ th,td{border:0;padding:.15em .2em}thead th:first-child{display:none}tbody th{grid-column:1/-1}
+}
 @media (min-width:640px){
  body{padding:28px}
  .two{display:grid;grid-template-columns:1fr 1fr;column-gap:32px}
  .ledgers:not(.full){columns:2;column-gap:28px}
 }
-@page{size:A4;margin:11mm}
+@page{size:A4;margin:10mm}
 @media print{
  body{padding:0;max-width:none;font-size:8.6pt;line-height:1.32}
  section{margin-top:.75em}
@@ -321,7 +330,7 @@ td span{display:block;white-space:nowrap}
  .ledgers:not(.full){columns:4;column-gap:14px}
  svg{max-width:330px}
  .crowd{font-size:6.7pt;line-height:1.22}.crowd section{margin-top:.5em}.crowd svg{max-width:240px}
- .crowd th,.crowd td{padding:.02em .3em}.crowd td{white-space:nowrap}
+ .crowd th,.crowd td{padding:.02em .3em}.crowd td{white-space:nowrap}.crowd dl div{padding:0}.crowd p{margin:.15em 0}
  .crowd td span{display:inline-block;min-width:3.4em}
 }
 </style>

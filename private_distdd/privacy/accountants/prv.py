@@ -184,7 +184,8 @@ class PRV:
     """The accountant by numerical composition: within 2 eps_error of the truth, in the worse of both directions.
 
     Args:
-        eps_error: half-width of the bracket that the numerics are set up for, finite and > 0.
+        eps_error: half-width of the bracket that the numerics are set up for, finite and > 0; None for 0.01, or 1/250
+            of RDP's bound where that is less: a fixed error would drown small epsilons.
         cross_check: compare every epsilon up to 10 with Microsoft's prv-accountant (removal, the only direction it
             knows); where they differ by more than 2 eps_error, the larger is reported, and the note says so.
 
@@ -198,13 +199,20 @@ class PRV:
     everybody who recomputes a bill gets the same one.
     """
 
-    eps_error: float = 0.01
+    eps_error: float | None = None
     cross_check: bool = True
 
     name: ClassVar[str] = "prv"
 
     def __post_init__(self) -> None:
-        base.check_positive("eps_error", self.eps_error)
+        if self.eps_error is not None:
+            base.check_positive("eps_error", self.eps_error)
+
+    def _error(self, terms: Terms, delta: float) -> float:
+        """The half-width for these events."""
+        if self.eps_error is not None:
+            return self.eps_error
+        return min(0.01, max(1e-6, RDP().bracket(terms, delta).upper / 250))
 
     @classmethod
     def for_budget(cls, epsilon: float, cross_check: bool = True) -> PRV:
@@ -219,7 +227,7 @@ class PRV:
             return base.NO_GUARANTEE
         if all(term.sample_rate == 1 for term in terms):
             return GDP().bracket(terms, delta)
-        return _bracket(terms, delta, self.eps_error, self.cross_check)
+        return _bracket(terms, delta, self._error(terms, delta), self.cross_check)
 
     def delta(self, events: Iterable[Event], epsilon: float) -> float:
         """See `Accountant.delta`.  Never below about 1e-12, the error of the numerics in delta."""
@@ -229,11 +237,12 @@ class PRV:
             return 1.0
         if all(term.sample_rate == 1 for term in terms):
             return GDP().delta(terms, epsilon)
+        error = 0.01 if self.eps_error is None else self.eps_error
         try:
-            profiles = _profiles(terms, self.eps_error, 1e-12)
+            profiles = _profiles(terms, error, 1e-12)
         except _UnservedError:
             return RDP().delta(terms, epsilon)
-        return min(1.0, max(p.delta_at(epsilon - self.eps_error) + p.rounding + 1e-12 for p in profiles.values()))
+        return min(1.0, max(p.delta_at(epsilon - error) + p.rounding + 1e-12 for p in profiles.values()))
 
 
 def _profiles(terms: Terms, eps_error: float, delta_error: float) -> dict[Direction, _Profile]:

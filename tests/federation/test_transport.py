@@ -1,0 +1,198 @@
+"""The wall between server and clients: bytes, fixed codes, and no text of any error."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from private_distdd.data.datasets import DatasetInfo, ImageDataset
+from private_distdd.errors import BudgetExceededError, ConfigurationError, DataError, QueryRefusedError
+from private_distdd.federation import statistics, transport
+from private_distdd.federation.client import Client
+from private_distdd.federation.messages import Enrolment, Message, Query, Refusal, Run
+from private_distdd.federation.session import Session, stack
+from private_distdd.federation.transport import InProcess, Transport
+from private_distdd.models import ModelSpec
+from private_distdd.privacy.ledger import Budget, Ledger
+from private_distdd.privacy.spec import PrivacyPlan
+
+SPEC = ModelSpec("mlp", {"width": 4, "depth": 1})
+PLAN = PrivacyPlan(1.0, 1.0, 1.0, 1.0, 3, 1e-5)
+SECRET = "patient Meier has label 2"
+MakeImages = Callable[..., ImageDataset]
+
+
+@pytest.fixture
+def run(tiny_info: DatasetInfo) -> Run:
+    return Run("run-1", tiny_info, PLAN)
+
+
+@pytest.fixture
+def clients(make_images: MakeImages) -> list[Client]:
+    return [Client(f"c{i}", make_images(6, seed=i)) for i in range(3)]
+
+
+def query(run: Run, server_round: int = 0) -> Query:
+    arguments = {"model": SPEC.to_json(), "granularity": "class"}
+    weights = dict(SPEC.build((1, 8, 8), 3, 0).state_dict())
+    return Query(run.run_id, server_round, "class_gradients", arguments, weights, run.plan)
+
+
+def test_bytes_in_bytes_out(clients: list[Client], run: Run) -> None:
+    wire = InProcess(clients)
+    assert isinstance(wire, Transport)
+    assert wire.client_ids == ("c0", "c1", "c2")
+    assert transport.enroll(wire, "c1", run) == Enrolment("c1")
+    reply = transport.ask(wire, "c1", query(run))
+    assert isinstance(reply, Message)
+    assert reply.query_digest == query(run).digest
+    assert wire.ledger("c1") == clients[1].ledger.to_bytes()
+
+
+def test_names_must_differ(clients: list[Client]) -> None:
+    for bad in ([], [clients[0], clients[0]]):
+        with pytest.raises(ConfigurationError, match="clients"):
+            InProcess(bad)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (RuntimeError(SECRET), "failed"),
+        (MemoryError(SECRET), "failed"),
+        (AssertionError(SECRET), "failed"),
+        (OSError(SECRET), "failed"),
+        (IndexError(SECRET), "failed"),
+        (DataError(SECRET, SECRET, SECRET), "refused"),
+        (QueryRefusedError(SECRET, SECRET, SECRET), "refused"),
+        (BudgetExceededError(SECRET, SECRET, SECRET), "budget"),
+    ],
+)
+def test_no_error_s_text_crosses(
+    clients: list[Client],
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    code: str,
+) -> None:
+    wire = InProcess(clients)
+    wire.enroll("c0", run.to_bytes())
+
+    def fail(*_: Any) -> Iterator[Any]:
+        raise error
+
+    monkeypatch.setattr(statistics.ClassGradients, "rows", fail)
+    with caplog.at_level(logging.DEBUG):
+        reply = wire.ask("c0", query(run).data)
+    assert reply == Refusal(code).to_bytes()
+    assert b"Meier" not in reply
+    assert transport.ask(wire, "c0", query(run)) == Refusal(code)
+    assert {record.name for record in caplog.records} == {"private_distdd.client.c0"}  # the client's own log has it
+    assert len(clients[0].ledger.events) == 1
+
+
+def test_errors_of_enrolment_do_not_cross_either(
+    clients: list[Client], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise ValueError(SECRET)
+
+    monkeypatch.setattr(Client, "enroll", fail)
+    assert InProcess(clients).enroll("c0", run.to_bytes()) == Refusal("failed").to_bytes()
+
+
+def test_malformed_queries_are_refused_by_code(clients: list[Client], run: Run) -> None:
+    wire = InProcess(clients)
+    wire.enroll("c0", run.to_bytes())
+    good = query(run).data
+    for bad in (b"", b"x", good[:-1], good + b"x", b"{}"):
+        assert wire.ask("c0", bad) == Refusal("refused").to_bytes()
+        assert wire.enroll("c0", bad) == Refusal("refused").to_bytes()
+    assert clients[0].ledger.events == ()
+
+
+def test_an_unknown_client_is_a_failure_without_a_name(clients: list[Client], run: Run) -> None:
+    assert InProcess(clients).ask("nobody", query(run).data) == Refusal("failed").to_bytes()
+
+
+class Tampering(InProcess):
+    """A transport whose client c0 answers whatever it is told to."""
+
+    def __init__(self, clients: list[Client], change: Callable[[bytes], bytes], enrolment: bool = False) -> None:
+        super().__init__(clients)
+        self._change, self._enrolment = change, enrolment
+
+    def enroll(self, client_id: str, run: bytes) -> bytes:
+        reply = super().enroll(client_id, run)
+        return self._change(reply) if client_id == "c0" and self._enrolment else reply
+
+    def ask(self, client_id: str, query: bytes) -> bytes:
+        reply = super().ask(client_id, query)
+        return self._change(reply) if client_id == "c0" and not self._enrolment else reply
+
+
+def altered(**changes: Any) -> Callable[[bytes], bytes]:
+    def change(data: bytes) -> bytes:
+        own = Message.from_bytes(data)
+        names = ("client_id", "message_id", "query_digest", "values", "counts")
+        return Message(**({name: getattr(own, name) for name in names} | changes)).data
+
+    return change
+
+
+LIES = {
+    "nothing": lambda data: b"",
+    "noise": lambda data: b"\x00" * 100,
+    "half": lambda data: data[: len(data) // 2],
+    "broken refusal": lambda data: b'{"kind":"refusal","code":',
+    "nested": lambda data: b'{"a":' * 100_000,
+    "array": lambda data: b"[]",
+    "NaN": altered(values=torch.full((3, 10), float("nan"))),
+    "another's name": altered(client_id="c1"),
+    "another round": altered(message_id="run-1:000009"),
+    "another query": altered(query_digest="0" * 64),
+}
+
+
+@pytest.mark.parametrize("lie", sorted(LIES))
+def test_a_client_that_answers_nonsense_leaves_and_the_run_goes_on(clients: list[Client], run: Run, lie: str) -> None:
+    session = Session(Tampering(clients, LIES[lie]), run)
+    messages = session.ask(["c0", "c1", "c2"], lambda client_id: query(run))
+    assert [m.client_id for m in messages] == ["c1", "c2"]
+    assert session.active == ["c1", "c2"]
+    assert session.answered == {"c0": 0, "c1": 1, "c2": 1}
+    assert set(session.ledgers()) == {"c0", "c1", "c2"}
+
+
+@pytest.mark.parametrize("lie", ["nothing", "noise", "half", "broken refusal", "nested", "array"])
+def test_nonsense_at_enrolment_is_no_consent(clients: list[Client], run: Run, lie: str) -> None:
+    session = Session(Tampering(clients, LIES[lie], enrolment=True), run)
+    assert session.active == ["c1", "c2"]
+
+
+def test_a_session_without_clients_is_an_error(make_images: MakeImages, tiny_info: DatasetInfo) -> None:
+    poor = [Client("c0", make_images(3), Ledger(None, Budget(0.1, 1e-5)))]
+    with pytest.raises(QueryRefusedError, match="no client agrees"):
+        Session(InProcess(poor), Run("run-1", tiny_info, PLAN))
+
+
+def test_a_session_s_running_bill(clients: list[Client], run: Run) -> None:
+    session = Session(InProcess(clients), run)
+    assert session.epsilon() == dict.fromkeys(["c0", "c1", "c2"], 0.0)
+    session.ask(["c0", "c2"], lambda client_id: query(run))
+    bill = session.epsilon()
+    assert bill["c1"] == 0.0
+    assert bill["c0"] == bill["c2"] == clients[0].ledger.epsilon(1e-5, "rdp") > 0
+
+
+def test_messages_stack(clients: list[Client], run: Run) -> None:
+    session = Session(InProcess(clients), run)
+    messages = session.ask(session.active, lambda client_id: query(run))
+    values, counts = stack(messages)
+    assert values.shape == (3, *messages[0].values.shape)
+    assert counts is None

@@ -1,0 +1,139 @@
+"""The command line as a person uses it: words out, exit codes, nothing overwritten."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from private_distdd import Release
+from private_distdd.cli import main
+
+QUICK = ["--rounds", "2", "--num-clients", "3", "--set", "matching_steps=2", "--set", 'model_args={"width":8}']
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_distill_evaluate_verify(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["distill", *QUICK, "--target-epsilon", "5", "--output", "run"]) == 0
+    assert "epsilon 5 at delta 1e-05 a client" in capsys.readouterr().out
+    assert set(Release.load("run").epsilon) == {"client-00", "client-01", "client-02"}
+    assert main(["verify", "run"]) == 0
+    assert "checks out" in capsys.readouterr().out
+    evaluation = ["evaluate", "run", "--model-args", '{"width":8}', "--seeds", "2", "--epochs", "2"]
+    assert main(evaluation) == 0
+    assert "445 real test images" in capsys.readouterr().out
+    card = Path("run/card.json")
+    card.write_text(card.read_text().replace('"ipc": 10', '"ipc": 11'))
+    assert main(["verify", "run"]) == 1
+    assert "FAILED card.json was changed" in capsys.readouterr().out
+    assert main(evaluation) == 2
+
+
+def test_not_private_is_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["distill", *QUICK, "--output", "run"]) == 0
+    captured = capsys.readouterr()
+    assert "NOT PRIVATE" in captured.err
+    assert "NOT PRIVATE" in captured.out
+    assert not Release.load("run").private
+
+
+def test_npz_and_folder(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (40, 8, 8), dtype=np.uint8)
+    np.savez("data.npz", x_train=x, y_train=np.arange(40) % 2, x_test=x[:4], y_test=np.arange(4) % 2)
+    for part in ("train", "test"):
+        for index in range(12):
+            folder = Path("images", part, "ab"[index % 2])
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(x[index]).save(folder / f"{index}.png")
+    for source in ("data.npz", "images"):
+        output = f"run-{source}"
+        assert main(["distill", "--dataset", source, *QUICK, "--target-epsilon", "5", "--output", output]) == 0
+        assert Release.load(output).dataset.info.num_classes == 2
+        assert main(["evaluate", output, "--dataset", source, "--epochs", "1", "--seeds", "1"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--ipc", "0"], "ipc = 0"),
+        (["--rounds", "-1"], "rounds = -1"),
+        (["--target-epsilon", "0"], "target_epsilon = 0"),
+        (["--target-epsilon", "1", "--noise-multiplier", "1"], "exactly one of the two"),
+        (["--noise-multiplier", "-1"], "noise_multiplier = -1"),
+        (["--target-epsilon", "1", "--delta", "1"], "delta = 1"),
+        (["--target-epsilon", "1", "--sample-rate", "1.5"], "sample_rate = 1.5"),
+        (["--target-epsilon", "1", "--max-grad-norm", "0"], "max_grad_norm = 0"),
+        (["--participation", "0.01"], "participation = 0.01"),
+        (["--aggregator", "median", "--num-clients", "2"], "median of 2 clients"),
+        (["--dataset", "nowhere"], "'nowhere'"),
+        (["--set", "nonsense=1"], "--set nonsense=1"),
+        (["--set", "batch_per_class=5", "--target-epsilon", "1"], "batch_per_class = 5"),
+        (["--set", "initialization=real", "--target-epsilon", "1"], "initialization = 'real'"),
+        (["--model", "perceptron"], "perceptron"),
+    ],
+)
+def test_bad_arguments_are_one_clear_error(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert main(["distill", "--output", "run", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert "allowed:" in error
+    assert "Traceback" not in error
+    assert not any(here.glob("run*"))
+
+
+def test_an_existing_folder_is_refused_before_the_work(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("run").mkdir()
+    assert main(["distill", *QUICK, "--output", "run"]) == 2
+    assert "run exists" in capsys.readouterr().err
+
+
+def test_plan_prints_a_table_and_a_curve(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--target-epsilon", "8", "--rounds", "20"]) == 0
+    out = capsys.readouterr().out
+    assert "epsilon 8 at delta 1e-05" in out
+    assert "pays 20 queries" in out
+    assert "█" in out
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert all(command in out for command in ("demo", "distill", "evaluate", "plan", "verify"))
+
+
+def test_ctrl_c_leaves_a_usable_release_with_a_true_bill(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "private_distdd.cli", "distill", "--num-clients", "3", "--rounds", "2000"]
+    command += ["--noise-multiplier", "50", "--set", "matching_steps=1", "--set", 'model_args={"width":4}']
+    process = subprocess.Popen(
+        [*command, "--output", "run"], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    time.sleep(15)  # past the imports and into the rounds
+    os.kill(process.pid, signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, out
+    card = json.loads((tmp_path / "run" / "card.json").read_text())
+    assert card["progress"]["stopped_early"]
+    assert 0 < card["progress"]["rounds_done"] < 2000
+    release = Release.load(tmp_path / "run")
+    release.verify()
+    assert release.card["clients"]["client-00"]["claim"]["epsilon"] == max(release.epsilon.values())
+    assert torch.isfinite(release.dataset.images).all()
