@@ -1,6 +1,6 @@
 """Your own data: any map-style torch Dataset, a model of your own, one long-lived ledger with a budget per client.
 
-    python examples/own_dataset.py [--quick]
+python examples/own_dataset.py [--quick]
 """
 
 import sys
@@ -48,7 +48,7 @@ with tempfile.TemporaryDirectory() as folder:
         ledger = Ledger(Path(folder) / f"site-{i}.jsonl", Budget(epsilon=10.0, delta=1e-5))
         clients.append(Client(f"site-{i}", data, ledger))
     privacy = Privacy(target_epsilon=4.0, delta=1e-5)
-    method = DistDD(ipc=2, rounds=2 if quick else 10, model="two_layers", memory=10, privacy=privacy)
+    method = DistDD(ipc=2, rounds=2 if quick else 10, model="two_layers", privacy=privacy)
     release = method.fit(clients, progress=True)
     print("images:", tuple(release.dataset.images.shape))
     for client in clients:

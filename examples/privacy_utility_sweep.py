@@ -1,6 +1,6 @@
 """Accuracy against epsilon: a loop over budgets, and a plot of it.
 
-    python examples/privacy_utility_sweep.py [--quick] [OUTPUT.png]
+python examples/privacy_utility_sweep.py [--quick] [OUTPUT.png]
 """
 
 import sys
@@ -19,7 +19,9 @@ epsilons, means, spreads = [1.0, 8.0] if quick else [0.5, 1.0, 2.0, 4.0, 8.0, 16
 for epsilon in epsilons:
     clients = dirichlet_split(train, num_clients=5, seed=0)  # fresh clients: each point is its own federation
     privacy = Privacy(target_epsilon=epsilon, delta=1e-5)
-    method = DistDD(ipc=10, rounds=3 if quick else 20, memory=20, model_args={"width": 16}, privacy=privacy)
+    method = DistDD(
+        ipc=10, rounds=3 if quick else 20, matching_steps=25, model_args={"width": 16}, privacy=privacy, seed=0
+    )
     release = method.fit(clients)
     result = evaluate(release.dataset, test, model_args={"width": 32}, seeds=range(1 if quick else 3))
     means.append(result.mean)

@@ -1,6 +1,6 @@
 """Distil scikit-learn's digits from five clients at epsilon 8, and train on the result.  About 20 seconds on one core.
 
-    python examples/quickstart.py [--quick]
+python examples/quickstart.py [--quick]
 """
 
 import sys
@@ -16,7 +16,7 @@ train, test = load_dataset("digits")
 clients = dirichlet_split(train, num_clients=5, alpha=1.0, seed=0)
 
 privacy = Privacy(target_epsilon=8.0, delta=1e-5)
-method = DistDD(ipc=10, rounds=2 if quick else 20, memory=20, model_args={"width": 16}, privacy=privacy, seed=0)
+method = DistDD(ipc=10, rounds=2 if quick else 20, matching_steps=25, model_args={"width": 16}, privacy=privacy)
 release = method.fit(clients, progress=True)
 
 for client_id, epsilon in release.epsilon.items():

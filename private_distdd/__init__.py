@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from private_distdd.data.datasets import DatasetInfo, ImageDataset, from_torch, load_dataset
     from private_distdd.data.synthetic import SyntheticDataset
+    from private_distdd.errors import NotPrivateWarning, PrivateDistDDError
     from private_distdd.evaluation import Evaluation, evaluate
     from private_distdd.federation.client import Client
     from private_distdd.federation.partition import dirichlet_split, mislabel, shard_split
@@ -32,8 +33,10 @@ _HOMES = {
     "ImageDataset": "data.datasets",
     "Ledger": "privacy.ledger",
     "ModelSpec": "models",
+    "NotPrivateWarning": "errors",
     "Privacy": "privacy.spec",
     "PrivacyPlan": "privacy.spec",
+    "PrivateDistDDError": "errors",
     "Release": "release",
     "RoundRecord": "federation.session",
     "SyntheticDataset": "data.synthetic",
@@ -55,8 +58,10 @@ __all__ = [
     "ImageDataset",
     "Ledger",
     "ModelSpec",
+    "NotPrivateWarning",
     "Privacy",
     "PrivacyPlan",
+    "PrivateDistDDError",
     "Release",
     "RoundRecord",
     "SyntheticDataset",

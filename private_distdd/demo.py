@@ -19,12 +19,12 @@ from private_distdd.release import Release
 NUM_CLIENTS, IPC = 5, 10
 PRIVACY = Privacy(target_epsilon=8.0, delta=1e-5, sample_rate=1.0, max_grad_norm=1.0)
 # Chosen on images held out of the training set: `python benchmarks/choose_demo.py`.
-ROUNDS, WIDTH, MEMORY, EVALUATION_WIDTH = 20, 16, 20, 32
+ROUNDS, STEPS, WIDTH, EVALUATION_WIDTH = 20, 25, 16, 32
 
 
 def method(privacy: Privacy | None, seed: int) -> DistDD:
     """The demonstration's DistDD, with or without privacy."""
-    return DistDD(ipc=IPC, rounds=ROUNDS, model_args={"width": WIDTH}, memory=MEMORY, privacy=privacy, seed=seed)
+    return DistDD(ipc=IPC, rounds=ROUNDS, model_args={"width": WIDTH}, matching_steps=STEPS, privacy=privacy, seed=seed)
 
 
 def score(dataset: ImageDataset, test: ImageDataset) -> Evaluation:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from private_distdd.data.datasets import DatasetInfo
 from private_distdd.data.synthetic import SyntheticDataset
 from private_distdd.errors import PrivateDistDDError, ReleaseError
 from private_distdd.federation.messages import IDENTIFIER, Run, require_identifier
@@ -128,11 +129,11 @@ class Release:
 
         Whoever can write the whole folder can forge what follows from nothing else in it, and no check of the folder
         alone can tell: a client left out with its ledger; ledgers written anew, or cut and their chain and card redone
-        with them; C, b and delta where the settings are changed with the plan; names, versions, seeds and other
-        settings; rounds in which nobody answered; fewer messages used than were sent; another S of the same shape with
-        its picture; a page when the card names another version of the library.  Against that: get the manifest's hash
-        from the maker by another way, and let each owner look up the head of their own ledger on the card.  That noise
-        and coins were really drawn is trusted (and audited); see docs/verifying.md.
+        with them; names, versions, seeds and other settings; rounds in which nobody answered; fewer messages used than
+        were sent; another S of the same shape with its picture; a page when the card names another version of the
+        library.  Against that: get the manifest's hash from the maker by another way, and let each owner look up the
+        head of their own ledger on the card.  That noise and coins were really drawn is trusted (and audited); see
+        docs/verifying.md.
 
         Raises:
             ReleaseError: one line for each failure.
@@ -183,7 +184,7 @@ def build_release(
         progress: rounds planned and done, matching steps, and whether the run stopped early.
         messages: messages used, by client.
     """
-    bills = {name: _bill(parse(data), run.run_id, run.plan) for name, data in sorted(ledgers.items())}
+    bills = {name: _bill(parse(data), run) for name, data in sorted(ledgers.items())}
     card = {
         "format": FORMAT,
         "private": run.plan is not None
@@ -205,11 +206,12 @@ def build_release(
     return Release(dataset, card, ledgers)
 
 
-def _bill(history: History, run_id: str, plan: PrivacyPlan | None) -> dict[str, Any]:
+def _bill(history: History, run: Run) -> dict[str, Any]:
     """One client's lines of the card: the claim and the spending of this run, and the ledger's total so far.
 
     The claim is the plan's schedule only where the ledger pinned exactly that; recoveries count as charges.
     """
+    run_id, plan = run.run_id, run.plan
     delta = _DELTA_WITHOUT_PRIVACY if plan is None else plan.delta
     pin = _pin(history, run_id)
     if pin is None:
@@ -217,7 +219,7 @@ def _bill(history: History, run_id: str, plan: PrivacyPlan | None) -> dict[str, 
     else:
         spent = [pin.event] * (pin.max_queries - history.remaining(run_id))
     claim: list[Event] = [NotPrivate()] if spent or plan is not None else []
-    if plan is not None and pin == Pin(run_id, plan.event, plan.max_queries):
+    if plan is not None and pin == Pin(run_id, plan.event, plan.max_queries, run.terms):
         claim = [plan.schedule]
     return {
         "charges": len(spent),
@@ -230,6 +232,12 @@ def _bill(history: History, run_id: str, plan: PrivacyPlan | None) -> dict[str, 
         "ledger_lines": len(history),
         "ledger_head": history.head,
     }
+
+
+def _run(card: Mapping[str, Any]) -> Run:
+    """What the clients were asked to agree to, as the card tells it."""
+    plan = None if card["plan"] is None else PrivacyPlan.from_json(card["plan"])
+    return Run(card["run_id"], DatasetInfo.from_json(card["data"]), plan)
 
 
 def _pin(history: History, run_id: str) -> Pin | None:
@@ -399,7 +407,9 @@ def _client_failures(card: Mapping[str, Any], plan: PrivacyPlan | None, name: st
             yield f"its ledger agreed to {pin.event} a query, the plan says {plan.event}"
         if pin.max_queries != plan.max_queries:
             yield f"its ledger agreed to {pin.max_queries} queries, the plan says {plan.max_queries}"
-    bill = _bill(history, run_id, plan)
+        if pin.terms != _run(card).terms:
+            yield "its ledger agreed to other terms than the card's data, clipping norm, divisor or delta"
+    bill = _bill(history, _run(card))
     stated = _flat(card["clients"][name])
     used = stated.pop("messages_used")
     computed = _flat(bill)

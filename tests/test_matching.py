@@ -50,7 +50,7 @@ def test_distances_equal_their_slow_oracles(seed: int) -> None:
     assert float(layer_cosine(a, b, SHAPES)) == pytest.approx(slow_layer_cosine(a, b), rel=1e-10)
     whole = sum(1 - slow_cosine(x.tolist(), y.tolist()) for x, y in zip(a, b, strict=True))
     assert float(cosine(a, b, SHAPES)) == pytest.approx(whole, rel=1e-10)
-    squared = sum(math.fsum((x - y) ** 2 for x, y in zip(g.tolist(), h.tolist(), strict=True)) for g, h in zip(a, b))
+    squared = math.fsum((x - y) ** 2 for x, y in zip(a.flatten().tolist(), b.flatten().tolist(), strict=True))
     assert float(squared_l2(a, b, SHAPES)) == pytest.approx(squared, rel=1e-10)
 
 

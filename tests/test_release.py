@@ -160,7 +160,7 @@ class Built:
         ledger = Ledger(None, client_id=self.client_id)
         ledger.charge(SampledGaussian(9.0, 1.0), "earlier:0")
         if self.pinned is not None:
-            ledger.pin("r", *self.pinned)
+            ledger.pin("r", *self.pinned, self.run.terms)
         for server_round in self.rounds:
             ledger.charge(self.charged, message_id("r", server_round))
             ledger.seal(message_id("r", server_round), "0" * 64)
@@ -220,7 +220,7 @@ def test_a_recovered_charge_counts_for_its_run(tmp_path: Path) -> None:
     path.write_bytes(built.ledger() + b'{"crc":"')
     with Ledger(path) as ledger:
         recovered = ledger.to_bytes()
-    bill = release_module._bill(parse(recovered), "r", built.run.plan)
+    bill = release_module._bill(parse(recovered), built.run)
     assert bill["charges"] == 3
     built.ledger = lambda: recovered  # type: ignore[method-assign]
     assert built.failures() == []
@@ -434,6 +434,15 @@ def test_a_consistent_forgery_of_the_plan_meets_the_ledgers_pins(private: Releas
         bill["claim"] = release_module._epsilons([plan.schedule], plan.delta)
     failures = Release(private.dataset, card, private.ledgers).failures()
     assert "client ann: its ledger agreed to 3 queries, the plan says 2" in failures
+
+
+@pytest.mark.parametrize(("name", "value"), [("max_grad_norm", 0.25), ("divisor", 4.0), ("delta", 1e-6)])
+def test_a_consistent_forgery_of_the_terms_meets_the_ledgers_pins(private: Release, name: str, value: float) -> None:
+    """C, b and delta enter no event; the digest of the terms in each ledger's pin holds them."""
+    card = copy.deepcopy(dict(private.card))
+    card["plan"][name] = card["method"]["settings"]["privacy"][name] = value
+    failures = Release(private.dataset, card, private.ledgers).failures()
+    assert any("agreed to other terms" in failure for failure in failures)
 
 
 def test_a_release_of_nobody_is_not_private(private: Release) -> None:

@@ -76,7 +76,9 @@ class Client:
         self._plan = plan
         self._randomness = SystemRandomness() if randomness is None else randomness
         self._runs: dict[str, Run] = {}
-        self._outbox = _Outbox(None if self.ledger.path is None else self.ledger.path.with_suffix(".outbox"))
+        self._outbox = _Outbox(
+            None if self.ledger.path is None else self.ledger.path.with_name(f"{self.ledger.path.name}.outbox")
+        )
         self._log = logging.getLogger(f"private_distdd.client.{client_id}")
 
     def __repr__(self) -> str:
@@ -118,7 +120,7 @@ class Client:
         else:
             _check_fit(self._images, self._labels, run.info)
         if run.plan is not None:
-            self.ledger.pin(run.run_id, self._event(run.plan), run.plan.max_queries)
+            self.ledger.pin(run.run_id, self._event(run.plan), run.plan.max_queries, run.terms)
             if run.plan.delta * len(self._labels) > 1:
                 self._log.warning("delta = %g is above 1 / examples held: choose a smaller one", run.plan.delta)
         self._runs[run.run_id] = run
@@ -151,7 +153,8 @@ class Client:
         if run.plan is None:
             self._refuse_if_budgeted()
         # A message charged before a crash but never sealed never left: it may be computed once under that charge.
-        if self.ledger.status(query.message_id) != "charged":
+        # Not so without privacy: that charge may be a private run's of the same name, from before a restart.
+        if run.plan is None or self.ledger.status(query.message_id) != "charged":
             self.ledger.charge(NotPrivate() if run.plan is None else self._event(run.plan), query.message_id)
         message = self._plain(query, statistic) if run.plan is None else self._private(query, statistic, run.plan)
         self._outbox.put(query.message_id, message.data)

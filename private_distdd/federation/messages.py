@@ -60,6 +60,11 @@ class Run:
         plan = None if self.plan is None else self.plan.to_json()
         return to_json({"kind": "run", "run_id": self.run_id, "info": self.info.to_json(), "plan": plan}).encode()
 
+    @property
+    def terms(self) -> str:
+        """SHA-256 of all that is agreed to, in hexadecimal: what a client's ledger pins."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
     @classmethod
     def from_bytes(cls, data: bytes) -> Run:
         """The run that `to_bytes` wrote.

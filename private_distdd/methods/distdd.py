@@ -93,15 +93,15 @@ class DistDD:
     trim: float = field(default=0.1, kw_only=True)
     granularity: str = field(default="class", kw_only=True)
     distance: str = field(default="cosine", kw_only=True)
-    matching_steps: int = field(default=25, kw_only=True)
+    matching_steps: int = field(default=10, kw_only=True)
     matching_rate: float = field(default=0.1, kw_only=True)
     matching_schedule: str = field(default="cosine", kw_only=True)
     matching_optimizer: str = field(default="adam", kw_only=True)
-    memory: int = field(default=1, kw_only=True)
-    network_steps: int = field(default=0, kw_only=True)
-    network_rate: float = field(default=0.01, kw_only=True)
+    memory: int = field(default=20, kw_only=True)
+    network_steps: int = field(default=10, kw_only=True)
+    network_rate: float = field(default=0.1, kw_only=True)
     network_update: str = field(default="synthetic", kw_only=True)
-    reinit_every: int | None = field(default=1, kw_only=True)
+    reinit_every: int | None = field(default=5, kw_only=True)
     initialization: str = field(default="noise", kw_only=True)
     batch_per_class: int | None = field(default=None, kw_only=True)
     privacy: Privacy | None = field(default=None, kw_only=True)
@@ -209,8 +209,9 @@ class DistDD:
         round t; what a killed process did in round t is gone with it.  (3) The queries of round t follow from that
         checkpoint and public seeds, so every process asks them with the same bytes.  (4) So a client whose message of
         round t is sealed sends the stored bytes, free of charge; one that was charged and had not sealed had let
-        nothing out, and computes it under that charge; any other is charged now, once.  The checkpoint is durable
-        before round t + 1 is asked, so the one message that a client stores is the one that can still be wanted.
+        nothing out, and computes it under that charge (without privacy under a new one: both are infinite); any other
+        is charged now, once.  The checkpoint is durable before round t + 1 is asked, so the one message that a client
+        stores is the one that can still be wanted.
 
         Two damages cost a charge more, never a release less on the bill: a torn ledger line, and a lost store of a
         sealed message.  Charges past T_max are refused in any case; clients trust their ledgers, not the checkpoint.

@@ -133,7 +133,7 @@ class Ledger(History):
         """Whose data it is, where the first line says so."""
         return self.opening.client_id
 
-    def pin(self, run_id: str, event: Event, max_queries: int) -> None:
+    def pin(self, run_id: str, event: Event, max_queries: int, terms: str | None = None) -> None:
         """Enrol in a run: from now on it is charged this event and no other, at most `max_queries` times.
 
         Under a budget the whole schedule is reserved here, once.  Pinning again with equal values changes nothing.
@@ -142,13 +142,14 @@ class Ledger(History):
             run_id: `[A-Za-z0-9_-]{1,64}`.
             event: what one message of the run costs.
             max_queries: the longest schedule, at least 1.
+            terms: SHA-256, in hexadecimal, of all public constants agreed to, so that they hold after a restart, too.
 
         Raises:
             ConfigurationError: an argument is outside its range.
             LedgerError: the run has other values, or charges, already; or the ledger cannot be written.
             BudgetExceededError: the budget cannot pay the schedule beside what is spent and reserved.
         """
-        entry = Pin(run_id, event, max_queries)
+        entry = Pin(run_id, event, max_queries, terms)
         with self._writing():
             if self._pins.get(run_id) == entry:
                 return

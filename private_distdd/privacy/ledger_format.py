@@ -1,7 +1,7 @@
 """What a ledger's bytes say: one canonical JSON object a line, each bound to the line before.  Pure: no files or locks.
 
     {"budget":null,"client_id":"a","crc":"1c291ca3","index":0,"kind":"open","previous":"000...","version":1}
-    {..., "kind":"pin", "run_id":"r", "event":{...}, "max_queries":500}          # the schedule that it enrolled in
+    {..., "kind":"pin", "run_id":"r", "event":{...}, "max_queries":500, "terms":"b1e5..."}  # what it enrolled in
     {..., "kind":"charge", "message_id":"r:0", "event":{...}}                    # before the message is computed
     {..., "kind":"sealed", "message_id":"r:0", "digest":"9f86..."}               # its bytes are durable and may leave
     {..., "kind":"recovered", "event":{...} or null, "torn_sha256":"2c26..."}    # a crash tore a line: charged for
@@ -97,11 +97,15 @@ class Open:
 
 @dataclass(frozen=True)
 class Pin:
-    """The client enrolled in a run: at most `max_queries` >= 1 charges of exactly this event."""
+    """The client enrolled in a run: at most `max_queries` >= 1 charges of exactly this event.
+
+    `terms` is the SHA-256 of all public constants it agreed to, or None where nobody stated them.
+    """
 
     run_id: str
     event: Event
     max_queries: int
+    terms: str | None = None
     kind: ClassVar[str] = "pin"
 
     def __post_init__(self) -> None:
@@ -111,6 +115,8 @@ class Pin:
             raise ConfigurationError(
                 f"max_queries = {self.max_queries!r}", "a whole number of at least 1", "Pin the longest schedule."
             )
+        if self.terms is not None:
+            _check_text("terms", self.terms, _SHA256)
 
 
 @dataclass(frozen=True)

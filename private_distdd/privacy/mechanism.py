@@ -54,8 +54,8 @@ def clip_to_lattice(rows: Tensor, max_norm: float) -> Tensor:
     wide[~(wide.abs() <= LATTICE).all(dim=1)] = 0.0
     points = wide.to(torch.int64)
     # In parts, so that no sum can pass 2^63: each is at most 2^22 squares of at most 2^40.
-    parts = torch.stack([part.square().sum(dim=1).clamp_(max=2 * LATTICE**2) for part in points.split(1 << 22, dim=1)])
-    points[parts.sum(dim=0) > LATTICE**2] = 0
+    squares = [part.square().sum(dim=1) for part in torch.split(points, 1 << 22, dim=1)]
+    points[torch.stack(squares).clamp_(max=2 * LATTICE**2).sum(dim=0) > LATTICE**2] = 0
     return points
 
 

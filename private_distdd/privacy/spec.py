@@ -153,9 +153,7 @@ class Privacy:
             _check_shape(self.sample_rate, self.max_grad_norm, self.divisor, self.delta)
         elif self.noise_multiplier is not None:
             # The plan's own checks, on the values as given: `plan` would make a float of "1" or True first.
-            PrivacyPlan(
-                self.noise_multiplier, self.sample_rate, self.max_grad_norm, self.divisor, 1, self.delta
-            )
+            PrivacyPlan(self.noise_multiplier, self.sample_rate, self.max_grad_norm, self.divisor, 1, self.delta)
 
     def plan(self, max_queries: int) -> PrivacyPlan:
         """The public constants for at most `max_queries` queries to each client (T_max >= 1).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import math
@@ -125,9 +126,7 @@ def test_without_privacy_the_charge_comes_first_too(
     own.enroll(open_run)
     seen: list[list[Any]] = []
     plain = statistics.ClassGradients.plain
-    monkeypatch.setattr(
-        statistics.ClassGradients, "plain", lambda *a: seen.append(charges(own.ledger)) or plain(*a)
-    )
+    monkeypatch.setattr(statistics.ClassGradients, "plain", lambda *a: seen.append(charges(own.ledger)) or plain(*a))
     message = own.answer(query(open_run))
     assert seen == [[NotPrivate()]]
     assert message.counts is not None
@@ -249,7 +248,13 @@ def test_unknown_runs_and_strange_infos_are_refused(client: Client, run: Run) ->
     before = client.ledger.to_bytes()
     with pytest.raises(QueryRefusedError, match="enrolled"):
         client.answer(query(Run("run-2", run.info, PLAN)))
-    for changes in ({"num_classes": 4}, {"name": "other"}, {"mean": (0.4,)}, {"std": (0.4,)}, {"image_shape": (1, 4, 16)}):
+    for changes in (
+        {"num_classes": 4},
+        {"name": "other"},
+        {"mean": (0.4,)},
+        {"std": (0.4,)},
+        {"image_shape": (1, 4, 16)},
+    ):
         with pytest.raises(QueryRefusedError, match="owner"):
             client.enroll(Run("run-2", dataclasses.replace(run.info, **changes), PLAN))
     assert client.ledger.to_bytes() == before
@@ -480,10 +485,10 @@ def test_an_answer_leaves_the_global_generators_alone(make_images: MakeImages, r
     own = Client("clinic", make_images(6))
     own.enroll(run)
     torch.manual_seed(3)
-    state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    state = torch.get_rng_state(), np.random.get_state()[1].copy()
     own.answer(query(run))
     assert torch.equal(torch.get_rng_state(), state[0])
-    assert np.array_equal(np.random.get_state()[1], state[1])  # noqa: NPY002
+    assert np.array_equal(np.random.get_state()[1], state[1])
 
 
 def test_reseeding_between_rounds_does_not_repeat_noise(make_images: MakeImages, run: Run) -> None:
@@ -491,7 +496,7 @@ def test_reseeding_between_rounds_does_not_repeat_noise(make_images: MakeImages,
     own.enroll(run)
     values = []
     for t in range(3):
-        torch.manual_seed(0), np.random.seed(0)  # noqa: NPY002 - as DiffAugment does, from the clock
+        torch.manual_seed(0), np.random.seed(0)
         values.append(own.answer(query(run, t)).values)
     assert not torch.equal(values[0], values[1])
     assert float((values[0] == values[1]).double().mean()) < 0.01
@@ -600,8 +605,9 @@ def test_a_full_disk_keeps_the_message_in(
 def test_the_outbox_file_is_a_message_and_nothing_else(make_images: MakeImages, run: Run, tmp_path: Path) -> None:
     own = reopened(tmp_path / "clinic.jsonl", make_images(12), run)
     message = own.answer(query(run))
-    assert sorted(os.listdir(tmp_path)) == ["clinic.jsonl", "clinic.jsonl.lock", "clinic.outbox"]
-    assert Message.from_bytes((tmp_path / "clinic.outbox").read_bytes()).data == message.data
+    (outbox,) = tmp_path.glob("*.outbox")
+    assert {path.suffix for path in tmp_path.iterdir()} == {".jsonl", ".lock", ".outbox"}
+    assert Message.from_bytes(outbox.read_bytes()).data == message.data
     assert b"image" not in (tmp_path / "clinic.jsonl").read_bytes()
     own.ledger.close()
 
@@ -627,3 +633,28 @@ def test_a_forked_child_cannot_answer_with_the_same_noise(make_images: MakeImage
     theirs = os.read(read, 32)
     assert theirs
     assert theirs != own.answer(query(run)).values.numpy().tobytes()[:32]
+
+
+def test_a_private_charge_left_by_a_crash_pays_for_nothing_else(
+    make_images: MakeImages, run: Run, tmp_path: Path
+) -> None:
+    """After the restart the server offers the same run, but without privacy."""
+    path, data = tmp_path / "clinic.jsonl", make_images(12)
+    own = reopened(path, data, run)
+    with pytest.MonkeyPatch.context() as patch:
+        crashing(patch, SampledGaussianMechanism, "release")
+        with pytest.raises(Crash):
+            own.answer(query(run))
+    own.ledger.close()
+    own = Client("clinic", data, Ledger(path))
+    opened = Run(run.run_id, run.info, None)
+    with contextlib.suppress(QueryRefusedError):
+        own.enroll(opened)
+    with pytest.raises(PrivateDistDDError):
+        own.answer(query(opened))
+    assert charges(own.ledger) == [PLAN.event]
+    own.ledger.close()
+    own = reopened(path, data, run)  # the run that was agreed to goes on
+    own.answer(query(run))
+    assert charges(own.ledger) == [PLAN.event]
+    own.ledger.close()

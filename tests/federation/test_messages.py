@@ -112,7 +112,18 @@ def test_refusals() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"{", b"{}", b"{\xff", b"{" * 100_000, b'{"a":' * 100_000, b"[]", b"", b"null", b'{"kind": "refusal"', b'{"kind":[]}'],
+    [
+        b"{",
+        b"{}",
+        b"{\xff",
+        b"{" * 100_000,
+        b'{"a":' * 100_000,
+        b"[]",
+        b"",
+        b"null",
+        b'{"kind": "refusal"',
+        b'{"kind":[]}',
+    ],
 )
 def test_a_refusal_is_read_from_anything_or_not_at_all(data: bytes) -> None:
     assert Refusal.from_bytes(data) is None
@@ -215,7 +226,9 @@ def test_any_json_in_any_field_is_refused_or_well_formed(kind: str, data: st.Dat
     assert type(parsed) is type(PARSERS[kind][0](PARSERS[kind][1]))
 
 
-@pytest.mark.parametrize("batch", ["[[Infinity],0]", "[[1e999],0]", "[[NaN],0]", "[[1],Infinity]", "[1,2,3]", "5", "{}"])
+@pytest.mark.parametrize(
+    "batch", ["[[Infinity],0]", "[[1e999],0]", "[[NaN],0]", "[[1],Infinity]", "[1,2,3]", "5", "{}"]
+)
 def test_batches_of_no_numbers_are_refused(batch: str) -> None:
     header, rebuild = header_of("open query")
     text = json.dumps(header).replace(json.dumps(header["batch"]), batch)

@@ -56,8 +56,7 @@ def test_every_example_is_at_exactly_one_client(clients: int, alpha: float, seed
     data = numbered(120)
     try:
         split = dirichlet_split(data, clients, alpha, seed=seed, min_size=min_size)
-    except ConfigurationError as error:
-        assert "min_size" in str(error)
+    except ConfigurationError:
         assert alpha < 1
         return
     check_split(split, data)

@@ -22,7 +22,7 @@ from private_distdd.privacy.spec import PrivacyPlan
 
 SPEC = ModelSpec("mlp", {"width": 4, "depth": 1})
 PLAN = PrivacyPlan(1.0, 1.0, 1.0, 1.0, 3, 1e-5)
-SECRET = "patient Meier has label 2"
+PRIVATE_TEXT = "patient Meier has label 2"
 MakeImages = Callable[..., ImageDataset]
 
 
@@ -62,14 +62,14 @@ def test_names_must_differ(clients: list[Client]) -> None:
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (RuntimeError(SECRET), "failed"),
-        (MemoryError(SECRET), "failed"),
-        (AssertionError(SECRET), "failed"),
-        (OSError(SECRET), "failed"),
-        (IndexError(SECRET), "failed"),
-        (DataError(SECRET, SECRET, SECRET), "refused"),
-        (QueryRefusedError(SECRET, SECRET, SECRET), "refused"),
-        (BudgetExceededError(SECRET, SECRET, SECRET), "budget"),
+        (RuntimeError(PRIVATE_TEXT), "failed"),
+        (MemoryError(PRIVATE_TEXT), "failed"),
+        (AssertionError(PRIVATE_TEXT), "failed"),
+        (OSError(PRIVATE_TEXT), "failed"),
+        (IndexError(PRIVATE_TEXT), "failed"),
+        (DataError(PRIVATE_TEXT, PRIVATE_TEXT, PRIVATE_TEXT), "refused"),
+        (QueryRefusedError(PRIVATE_TEXT, PRIVATE_TEXT, PRIVATE_TEXT), "refused"),
+        (BudgetExceededError(PRIVATE_TEXT, PRIVATE_TEXT, PRIVATE_TEXT), "budget"),
     ],
 )
 def test_no_error_s_text_crosses(
@@ -100,7 +100,7 @@ def test_errors_of_enrolment_do_not_cross_either(
     clients: list[Client], run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any) -> Any:
-        raise ValueError(SECRET)
+        raise ValueError(PRIVATE_TEXT)
 
     monkeypatch.setattr(Client, "enroll", fail)
     assert InProcess(clients).enroll("c0", run.to_bytes()) == Refusal("failed").to_bytes()

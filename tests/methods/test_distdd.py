@@ -35,8 +35,19 @@ from private_distdd.release import Release
 
 MakeImages = Callable[..., ImageDataset]
 NOISY = Privacy(noise_multiplier=5.0, sample_rate=0.5, delta=1e-5)
-Small = functools.partial(
-    DistDD, ipc=1, model="mlp", model_args={"width": 8, "depth": 1}, matching_steps=2, rounds=4, privacy=NOISY
+Small = functools.partial(  # every default that is a matter of measurement is pinned here
+    DistDD,
+    ipc=1,
+    rounds=4,
+    model="mlp",
+    model_args={"width": 8, "depth": 1},
+    matching_steps=2,
+    network_steps=0,
+    reinit_every=1,
+    memory=1,
+    aggregator="mean",
+    distance="cosine",
+    privacy=NOISY,
 )
 
 
@@ -153,7 +164,7 @@ def test_private_runs_differ_and_open_runs_do_not(make_images: MakeImages) -> No
         method = Small(privacy=None, batch_per_class=2, **arguments)
         opened = []
         for junk in (0, 1):
-            torch.manual_seed(junk), np.random.seed(junk)  # noqa: NPY002 - global generators must not matter
+            torch.manual_seed(junk), np.random.seed(junk)
             opened.append(open_fit(method, members(make_images)).dataset.images)
         assert torch.equal(*opened)
         other = open_fit(dataclasses.replace(method, seed=5), members(make_images)).dataset.images
@@ -421,14 +432,13 @@ def test_the_aggregated_update_is_one_step_along_the_message(
 
 
 def test_memory_matches_older_messages_too(make_images: MakeImages, monkeypatch: pytest.MonkeyPatch) -> None:
-    used: list[tuple[int, ...]] = []
-    real = distdd._Distillation._distance
-    monkeypatch.setattr(
-        distdd._Distillation, "_distance", lambda s, n, t: used.append((s.rounds_done, id(t))) or real(s, n, t)
-    )
+    used: list[list[torch.Tensor]] = []  # by round; the tensors are kept, so that no id is used twice
+    match, distance = distdd._Distillation._match, distdd._Distillation._distance
+    monkeypatch.setattr(distdd._Distillation, "_match", lambda self, t: used.append([]) or match(self, t))
+    monkeypatch.setattr(distdd._Distillation, "_distance", lambda s, n, t: used[-1].append(t) or distance(s, n, t))
     clients = members(make_images)
     Small(memory=2, matching_steps=12, rounds=3).fit(clients)
-    targets = [{target for own, target in used if own == t} for t in (0, 1, 2)]
+    targets = [{id(target) for target in own} for own in used]
     assert [len(t) for t in targets] == [1, 2, 2]
     assert len(clients[0].ledger.events) == 3  # free post-processing
 
@@ -475,7 +485,11 @@ def test_the_batch_is_drawn_as_if_data_were_in_one_place(
 # Bad input
 
 BAD: list[tuple[str, Any]] = [
-    *((name, value) for name in ("ipc", "rounds", "matching_steps", "memory") for value in (0, -1, 1.5, True, None, "1")),
+    *(
+        (name, value)
+        for name in ("ipc", "rounds", "matching_steps", "memory")
+        for value in (0, -1, 1.5, True, None, "1")
+    ),
     *(("batch_per_class", value) for value in (0, -5, 2.5, "3")),
     *(("reinit_every", value) for value in (0, -1, 0.5)),
     *(("network_steps", value) for value in (-1, 0.5, None)),
@@ -574,7 +588,9 @@ def test_a_second_run_is_charged_on_top(make_images: MakeImages) -> None:
     assert len(clients[0].ledger.events) == 8
 
 
-def test_callbacks_and_progress_do_not_touch_the_result(make_images: MakeImages, capsys: pytest.CaptureFixture[str]) -> None:
+def test_callbacks_and_progress_do_not_touch_the_result(
+    make_images: MakeImages, capsys: pytest.CaptureFixture[str]
+) -> None:
     method = Small(privacy=None)
     plain = open_fit(method, members(make_images)).dataset.images
     shown = open_fit(method, members(make_images), progress=True).dataset.images

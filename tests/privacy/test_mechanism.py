@@ -325,6 +325,6 @@ def test_an_empty_batch_is_asked_and_sent_like_any_other() -> None:
 def test_no_two_releases_share_noise_whatever_the_seeds() -> None:
     mechanism, seen = SampledGaussianMechanism(1.0, 1.0, 1.0), set()
     for _ in range(20):
-        torch.manual_seed(0), np.random.seed(0)  # noqa: NPY002 - as DiffAugment does
+        torch.manual_seed(0), np.random.seed(0)
         seen.add(mechanism.release(0, nothing, 1, 4, SystemRandomness()).numpy().tobytes())
     assert len(seen) == 20

@@ -24,7 +24,7 @@ KEY = bytes(range(32))
 
 
 def exact_normals(key: bytes, count: int, standard_deviation: float, chunk: int) -> tuple[list[int], list[int]]:
-    """What `rounded_normals` must give, in 256-bit arithmetic throughout, from the same words; and a plain float version.
+    """What `rounded_normals` must give, from the same words in 256-bit arithmetic; and a plain float version.
 
     The documented layout: of each chunk all first words, all second words, then four words for each doubtful pair.
     Which pair is doubtful is decided here from the documented bound, written out independently.
@@ -130,7 +130,7 @@ def test_law_of_the_noise() -> None:
     for edge in (2.0, 3.0, 4.0):
         share = 2 * stats.norm.sf(edge)
         beyond = int(np.sum(np.abs(z) > edge))
-        assert ALPHA < min(stats.binom.cdf(beyond, n, share), stats.binom.sf(beyond - 1, n, share)), f"tail {edge}"
+        assert min(stats.binom.cdf(beyond, n, share), stats.binom.sf(beyond - 1, n, share)) > ALPHA, f"tail {edge}"
     # Low bits carry nothing: even and odd are equally frequent, and so are all residues modulo 16.
     assert stats.chisquare(np.bincount(noise & 15, minlength=16)).pvalue > ALPHA
 
@@ -169,7 +169,7 @@ def test_no_other_key_length(key: bytes) -> None:
     if len(key) == 16:
         Stream(key)  # AES-128 would be accepted by the cipher: the sources below never ask for it
         return
-    with pytest.raises(ValueError, match="[Kk]ey"):
+    with pytest.raises(ValueError, match=r"[Kk]ey"):
         Stream(key)
 
 
@@ -207,14 +207,14 @@ def test_rate_of_the_coins(rate: float) -> None:
 
 
 def test_global_generators_are_neither_read_nor_moved() -> None:
-    torch.manual_seed(1), np.random.seed(1), random.seed(1)  # noqa: NPY002
-    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+    torch.manual_seed(1), np.random.seed(1), random.seed(1)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
     streams = [SystemRandomness().stream(), InsecureRandomness(3).stream()]
     first = [(s.rounded_normals((50,), 2.0**20), s.coins(50, 0.5)) for s in streams]
     assert torch.equal(torch.get_rng_state(), before[0])
-    assert np.array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
+    assert np.array_equal(np.random.get_state()[1], before[1])
     assert random.getstate() == before[2]
-    torch.manual_seed(1), np.random.seed(1), random.seed(1)  # noqa: NPY002
+    torch.manual_seed(1), np.random.seed(1), random.seed(1)
     again = SystemRandomness().stream().rounded_normals((50,), 2.0**20)
     assert not np.array_equal(again, first[0][0])
 

@@ -87,9 +87,7 @@ def test_events_of_a_plan() -> None:
     assert plan.epsilon == min(epsilon([plan.schedule], 1e-5, name) for name in ("rdp", "prv"))
 
 
-@pytest.mark.parametrize(
-    ("target", "rate"), [(8.0, 1.0), (8.0, 0.1), (0.5, 1.0), (0.5, 0.1), (0.1, 0.01)]
-)
+@pytest.mark.parametrize(("target", "rate"), [(8.0, 1.0), (8.0, 0.1), (0.5, 1.0), (0.5, 0.1), (0.1, 0.01)])
 def test_calibration_keeps_the_target_and_does_not_waste_it(target: float, rate: float) -> None:
     plan = Privacy(target_epsilon=target, sample_rate=rate).plan(30)
     assert target * 0.99 < plan.epsilon <= target

@@ -2,7 +2,7 @@
 
 | accountant | for | answer |
 | --- | --- | --- |
-| `PRV` ("prv") | anything; the number on the card | a bracket at most 0.02 wide |
+| `PRV` ("prv") | anything; the number on the card | a bracket, some 0.02 wide, or 1 % of a small epsilon |
 | `RDP` ("rdp") | the running bill, tens of thousands of times; histories too large for PRV | an upper bound |
 | `GDP` ("gdp") | releases of every example (sample_rate 1) | exact |
 

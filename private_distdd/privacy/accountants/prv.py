@@ -184,8 +184,8 @@ class PRV:
     """The accountant by numerical composition: within 2 eps_error of the truth, in the worse of both directions.
 
     Args:
-        eps_error: half-width of the bracket that the numerics are set up for, finite and > 0; None for 0.01, or 1/250
-            of RDP's bound where that is less: a fixed error would drown small epsilons.
+        eps_error: half-width of the bracket that the numerics are set up for, finite and > 0; None for 0.01, or for
+            1/250 of a first estimate where that is less: a fixed error would drown small epsilons.
         cross_check: compare every epsilon up to 10 with Microsoft's prv-accountant (removal, the only direction it
             knows); where they differ by more than 2 eps_error, the larger is reported, and the note says so.
 
@@ -212,7 +212,7 @@ class PRV:
         """The half-width for these events."""
         if self.eps_error is not None:
             return self.eps_error
-        return min(0.01, max(1e-6, RDP().bracket(terms, delta).upper / 250))
+        return min(0.01, max(2e-5, _bracket(terms, delta, 0.01, False).estimate / 250))
 
     @classmethod
     def for_budget(cls, epsilon: float, cross_check: bool = True) -> PRV:
