@@ -18,6 +18,7 @@ import hashlib
 import logging
 import os
 import random
+import re
 import signal
 import sys
 import tempfile
@@ -60,7 +61,7 @@ class Noted(InProcess):
         """See Transport."""
         data = super().ask(client_id, query)
         message_id = Message.from_bytes(data).message_id if data[:1] != b"{" else "refusal"
-        os.write(self._file, f"{client_id} {message_id} {hashlib.sha256(data).hexdigest()}\n".encode())
+        os.write(self._file, f"\n{client_id} {message_id} {hashlib.sha256(data).hexdigest()}\n".encode())
         os.fsync(self._file)
         return data
 
@@ -166,8 +167,8 @@ def check(folder: Path, seen: Counter[str]) -> None:
 def left(folder: Path) -> list[list[str]]:
     """Client, message id and SHA-256 of all that left, in order, repetitions included; a half line was never used."""
     path = folder / "left.txt"
-    text = path.read_text() if path.exists() else ""
-    return [line.split() for line in text[: text.rfind("\n") + 1].splitlines()]
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [line.split() for line in lines if re.fullmatch(r"\S+ \S+ [0-9a-f]{64}", line)]
 
 
 def check_end(folder: Path, seen: Counter[str]) -> None:

@@ -166,6 +166,14 @@ def materialise(dataset: Dataset[Any], image_shape: ImageShape | None = None) ->
     return _checked_images(images, image_shape), labels
 
 
+def carried_info(dataset: Dataset[Any]) -> DatasetInfo | None:
+    """The public constants that a data set, or what it is a `Subset` of, carries as `.info`; None without."""
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    info = getattr(dataset, "info", None)
+    return info if isinstance(info, DatasetInfo) else None
+
+
 def from_torch(
     dataset: Dataset[Any],
     *,

@@ -98,7 +98,7 @@ AGGREGATORS: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def require_aggregator(name: str, num_clients: int, trim: float) -> Aggregator:
+def require_aggregator(name: str, num_clients: float, trim: float) -> Aggregator:
     """The named aggregator, ready for `num_clients` messages.
 
     Raises:
@@ -108,7 +108,7 @@ def require_aggregator(name: str, num_clients: int, trim: float) -> Aggregator:
         raise ConfigurationError(f"aggregator = {name!r}", f"one of {sorted(AGGREGATORS)}", "Choose one of these.")
     if name == "trimmed_mean":
         check_trim(trim)
-        if math.floor(trim * num_clients) < 1:
+        if trim * num_clients < 1:
             raise ConfigurationError(
                 f"trimmed_mean with trim = {trim} and {num_clients} clients asked a round",
                 "at least 1 / trim clients (trim > 0), so that one is cut at each end",
@@ -128,7 +128,7 @@ def check_trim(trim: float) -> None:
     Raises:
         ConfigurationError: trim is not in [0, 0.5).
     """
-    if not 0 <= trim < 0.5:
+    if isinstance(trim, bool) or not isinstance(trim, int | float) or not 0 <= trim < 0.5:
         raise ConfigurationError(f"trim = {trim!r}", "0 <= trim < 0.5", "0.1 cuts a tenth of the clients at each end.")
 
 

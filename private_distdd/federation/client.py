@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from private_distdd.data.datasets import DatasetInfo, check_labels, materialise
+from private_distdd.data.datasets import DatasetInfo, carried_info, check_labels, materialise
 from private_distdd.errors import BudgetExceededError, DataError, QueryRefusedError
 from private_distdd.federation.messages import Enrolment, Message, Query, Run, require_identifier
 from private_distdd.federation.statistics import Statistic, build_statistic
@@ -39,7 +39,7 @@ class Client:
         ledger: the data's own, lifetime record of what was released; in memory when left out.  With a budget, queries
             without privacy are refused.
         info: public class list, image shape and normalisation; by default what the data set carries as `.info` (wrap a
-            plain torch data set with `from_torch`).  Without any, runs with privacy are refused.
+            plain torch data set with `from_torch`).  Without any, all runs are refused.
         plan: the only mechanism constants the owner accepts, for example `privacy.plan(max_queries=100)`; by default
             those of the run it is enrolled in.  A client that a server reaches unattended needs this or a budget.
         device: where its gradients are computed, for example "cuda".
@@ -67,11 +67,11 @@ class Client:
     ) -> None:
         self.client_id = require_identifier("client_id", client_id)
         self.ledger = Ledger(None) if ledger is None else ledger
-        self.info: DatasetInfo | None = getattr(dataset, "info", None) if info is None else info
+        self.info = info or carried_info(dataset)
         images, labels = materialise(dataset, None if self.info is None else self.info.image_shape)
-        if self.info is not None:
-            check_labels(labels, self.info.num_classes)
         self._images, self._labels = images.to(device), labels.to(device)
+        if self.info is not None:
+            self.describe(self.info)
         self._device = device
         self._plan = plan
         self._randomness = SystemRandomness() if randomness is None else randomness
@@ -84,10 +84,24 @@ class Client:
     def __repr__(self) -> str:
         return f"Client({self.client_id!r})"  # no sizes: they are private
 
+    def describe(self, info: DatasetInfo) -> None:
+        """The owner states the public constants of a data set that carries none; without them no run is agreed to.
+
+        Raises:
+            DataError: the data does not have these classes, or this image shape.
+        """
+        check_labels(self._labels, info.num_classes)
+        if len(self._labels) and tuple(self._images.shape[1:]) != info.image_shape:
+            raise DataError(
+                f"images of shape {tuple(self._images.shape[1:])}", f"{info.image_shape}", "Bring them to one shape."
+            )
+        self.info = info
+
     def relabelled(self, change: Callable[[Tensor], Tensor]) -> Client:
         """For simulations: this client with other labels, int64 [n] -> int64 [n], and the same ledger."""
         changed = copy.copy(self)
         changed._labels = change(self._labels.cpu()).to(self._device)
+        changed._runs = {}
         return changed
 
     def enroll(self, run: Run) -> Enrolment:
@@ -99,7 +113,6 @@ class Client:
         Raises:
             QueryRefusedError: info or plan differ from the owner's, or from what was pinned under this run_id.
             BudgetExceededError: the budget cannot pay the schedule, or has no room for a run without privacy.
-            DataError: without privacy and `info` only: the data does not have the run's classes or image shape.
         """
         known = self._runs.get(run.run_id)
         if known is not None and known != run:
@@ -109,16 +122,13 @@ class Client:
         if self._plan is not None and run.plan != self._plan:
             raise QueryRefusedError(f"plan {run.plan}", f"the owner's {self._plan}", "Ask with the owner's values.")
         if run.plan is None:
-            self._refuse_if_budgeted()  # before the data is looked at: which refusal it is must not tell anything
-        if self.info is not None or run.plan is not None:
-            if run.info != self.info:
-                raise QueryRefusedError(
-                    f"a run on {run.info}",
-                    f"the owner's {self.info}",
-                    "Give the client the run's public constants: Client(..., info=), or a data set that carries them.",
-                )
-        else:
-            _check_fit(self._images, self._labels, run.info)
+            self._refuse_if_budgeted()
+        if run.info != self.info:
+            raise QueryRefusedError(
+                f"a run on {run.info}",
+                f"the owner's {self.info}",
+                "Give the client the run's public constants: Client(..., info=), or a data set that carries them.",
+            )
         if run.plan is not None:
             self.ledger.pin(run.run_id, self._event(run.plan), run.plan.max_queries, run.terms)
             if run.plan.delta * len(self._labels) > 1:
@@ -132,8 +142,8 @@ class Client:
         The same query asked again after a lost reply gets the same stored bytes, and costs nothing more.
 
         Raises:
-            QueryRefusedError: not enrolled, other values than pinned, past T_max, malformed, or another query under an
-                answered round.  Nothing is spent.
+            QueryRefusedError: not enrolled, other values than pinned, past T_max, malformed, or another query under the
+                round answered last.  Nothing is spent.
             BudgetExceededError: the budget cannot pay.  Nothing is spent.
             ModelError: the query's network breaks an assumption of the theorem.  Nothing is spent.
         """
@@ -209,14 +219,6 @@ class Client:
         labels = self._labels.cpu().numpy()
         drawn = [rng.permutation(np.flatnonzero(labels == c))[:count] for c, count in enumerate(counts)]
         return torch.from_numpy(np.concatenate([*drawn, np.empty(0, np.int64)])).to(self._device)
-
-
-def _check_fit(images: Tensor, labels: Tensor, info: DatasetInfo) -> None:
-    check_labels(labels, info.num_classes)
-    if len(labels) and tuple(images.shape[1:]) != info.image_shape:
-        raise DataError(
-            f"images of shape {tuple(images.shape[1:])}", f"the run's {info.image_shape}", "Bring them to one shape."
-        )
 
 
 class _Outbox:

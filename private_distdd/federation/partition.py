@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 
-from private_distdd.data.datasets import DatasetInfo, ImageDataset, materialise
+from private_distdd.data.datasets import ImageDataset, carried_info, check_labels, materialise
 from private_distdd.errors import ConfigurationError, DataError
 from private_distdd.federation.client import Client
 from private_distdd.privacy.spec import require_count
@@ -116,9 +117,7 @@ def shard_split(
     return whole.clients([np.concatenate([shards[s] for s in own]) for own in chosen], make_client)
 
 
-def mislabel(
-    clients: Sequence[Client], fraction: float, pattern: str = "pair", *, seed: int = 0, num_classes: int | None = None
-) -> list[Client]:
+def mislabel(clients: Sequence[Client], fraction: float, pattern: str = "pair", *, seed: int = 0) -> list[Client]:
     """The same clients, a share of them with every label wrong: the corruption that robust aggregators are for.
 
     Args:
@@ -127,51 +126,54 @@ def mislabel(
         pattern: "pair": class c is called c + 1 (modulo the classes), the same at every corrupt client (the consistent
             mislabelling of the paper's section 4.3); "uniform": each label is another class, drawn at random.
         seed: steers which clients, and the draws of "uniform" (public).
-        num_classes: of data sets that do not carry it.
 
     Returns:
         all clients, in their order.
 
     Raises:
-        ConfigurationError: a value is out of range, or the number of classes is unknown.
+        ConfigurationError: a value is out of range, or a client does not know its number of classes.
     """
     if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 <= fraction <= 1:
         raise ConfigurationError(f"fraction = {fraction!r}", "0 <= fraction <= 1", "Give a share of the clients.")
     if pattern not in ("pair", "uniform"):
         raise ConfigurationError(f"pattern = {pattern!r}", "'pair' or 'uniform'", "Choose one of these.")
-    infos = [client.info for client in clients if client.info is not None]
-    classes = num_classes or (infos[0].num_classes if infos else None)
-    if classes is None:
-        raise ConfigurationError("num_classes = None", "a number, where data sets carry none", "Pass num_classes=.")
+    if any(client.info is None for client in clients):
+        raise ConfigurationError("a client without info", "clients that know their class list", "Pass Client(info=).")
     rng = np.random.default_rng(seed)
     chosen = set(rng.permutation(len(clients))[: round(fraction * len(clients))].tolist())
 
-    def wrong(labels: Tensor) -> Tensor:
+    def wrong(labels: Tensor, classes: int) -> Tensor:
         shift = np.ones(len(labels), np.int64) if pattern == "pair" else rng.integers(1, classes, len(labels))
         return (labels + torch.from_numpy(shift)) % classes
 
-    return [client.relabelled(wrong) if i in chosen else client for i, client in enumerate(clients)]
+    return [
+        client.relabelled(partial(wrong, classes=client.info.num_classes)) if client.info and i in chosen else client
+        for i, client in enumerate(clients)
+    ]
 
 
 class _Whole:
-    """A data set about to be split: its labels, and clients over subsets of it."""
+    """A data set about to be split: read once, with its public constants."""
 
     def __init__(self, dataset: Dataset[Any]) -> None:
-        self._dataset = dataset
-        self._info: DatasetInfo | None = getattr(dataset, "info", None)
-        # By type, not by attribute: `.labels` of an unknown class need not be what it yields, nor a tensor.
-        labels = dataset.labels if isinstance(dataset, ImageDataset) else materialise(dataset)[1]
-        self.labels: NDArray[np.int64] = labels.numpy()
+        info = carried_info(dataset)
+        if info is None:
+            raise DataError(
+                "a data set that carries no public constants",
+                "one with .info: class list, image shape, normalisation",
+                "Wrap it: from_torch(dataset, num_classes=...).",
+            )
+        self._info = info
+        self._images, labels = materialise(dataset, info.image_shape)
+        self.labels: NDArray[np.int64] = check_labels(labels, info.num_classes).numpy()
         if not len(self.labels):
             raise DataError("an empty data set", "at least one example to split", "Check where it comes from.")
 
     def clients(self, parts: Sequence[NDArray[np.int64]], make_client: MakeClient) -> list[Client]:
         """A client for each part; ids sort in the order of the parts."""
         width = max(2, len(str(len(parts) - 1)))
-        return [make_client(f"client-{i:0{width}}", self._subset(part)) for i, part in enumerate(parts)]
+        return [make_client(f"client-{i:0{width}}", self._part(part)) for i, part in enumerate(parts)]
 
-    def _subset(self, part: NDArray[np.int64]) -> Dataset[Any]:
-        index = torch.from_numpy(np.sort(part))
-        if isinstance(self._dataset, ImageDataset):
-            return ImageDataset(self._dataset.images[index], self._dataset.labels[index], self._dataset.info)
-        return Subset(self._dataset, index.tolist())
+    def _part(self, part: NDArray[np.int64]) -> ImageDataset:
+        index = np.sort(part)
+        return ImageDataset(self._images[torch.from_numpy(index)], torch.from_numpy(self.labels[index]), self._info)

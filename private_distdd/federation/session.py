@@ -95,13 +95,25 @@ class Session:
                 "Open the run's own ledgers (Ledger(path)); those in memory end with their process.",
             )
 
-    def ask(self, client_ids: Iterable[str], query: Callable[[str], Query]) -> list[Message]:
-        """The answers of those clients that give one; a client that refuses or fails is not asked again."""
+    def ask(
+        self, client_ids: Iterable[str], query: Callable[[str], Query], shape: Callable[[str], tuple[int, int]]
+    ) -> list[Message]:
+        """The answers of those clients that give one; a client that refuses or fails is not asked again.
+
+        Args:
+            client_ids: whom to ask; those that left are passed over.
+            query: each client's query.
+            shape: the shape that each client's values must have; an answer of another one counts as a failure.
+        """
         messages = []
         for client_id in client_ids:
             if client_id not in self.active:
                 continue
             reply = ask(self._transport, client_id, query(client_id))
+            if isinstance(reply, Message) and (
+                reply.values.shape != shape(client_id) or (reply.counts is None) == (self.run.plan is None)
+            ):
+                reply = Refusal("failed")
             if isinstance(reply, Refusal):
                 _log.warning("client %s leaves the run: %s", client_id, reply.code)
                 self.active.remove(client_id)

@@ -143,6 +143,7 @@ class DistDD:
                 "0 or 1",
                 "One aggregated gradient is one step (line 20).",
             )
+        require_aggregator(self.aggregator, math.inf, self.trim)
         if self.privacy is not None and not isinstance(self.privacy, Privacy):
             raise ConfigurationError(f"privacy = {self.privacy!r}", "a Privacy, or None", "Pass Privacy(...).")
         if self.batch_per_class is not None:
@@ -218,6 +219,10 @@ class DistDD:
         """
         if resume and checkpoint is None:
             raise ConfigurationError("resume = True without a checkpoint", "both, or neither", "Give the run's folder.")
+        if not isinstance(clients, Transport) and info is not None:
+            for client in clients:  # in one process the caller speaks for the owners
+                if client.info is None:
+                    client.describe(info)
         transport = clients if isinstance(clients, Transport) else InProcess(clients)
         info = info or _info_of(clients)
         asked = self._schedule(transport.client_ids)
@@ -345,7 +350,9 @@ class _Distillation:
         if method.reinit_every is not None and t % method.reinit_every == 0:
             self.network = self._fresh_network(t)
         self.rounds_done = t + 1  # from here on its messages may be used, should it be interrupted
-        messages = self.session.ask(self.asked[t], self._queries(t))
+        groups = self.info.num_classes if method.granularity == "class" else 1
+        shape = (groups, sum(size.numel() for size in parameter_shapes(self.network)))
+        messages = self.session.ask(self.asked[t], self._queries(t), lambda client_id: shape)
         loss = math.nan
         if messages:
             target = self._aggregate(messages)
@@ -480,7 +487,8 @@ class _Distillation:
     def _class_counts(self) -> dict[str, list[int]]:
         """Without privacy, one query more: who holds how much of what."""
         query = Query(self.session.run.run_id, self.method.rounds, "class_counts", {}, {}, None)
-        messages = self.session.ask(list(self.session.active), lambda client_id: query)
+        shape = (self.info.num_classes, 0)
+        messages = self.session.ask(list(self.session.active), lambda client_id: query, lambda client_id: shape)
         return {m.client_id: m.counts.tolist() for m in messages if m.counts is not None}
 
     def _start(self) -> Tensor:
@@ -503,6 +511,7 @@ class _Distillation:
                 None,
                 (batches[client_id], seed),
             ),
+            lambda client_id: (sum(batches[client_id]), math.prod(self.info.image_shape)),
         )
         labels = np.concatenate([np.repeat(np.arange(self.info.num_classes), batches[m.client_id]) for m in messages])
         order = np.argsort(labels, kind="stable")

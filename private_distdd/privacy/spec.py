@@ -69,6 +69,14 @@ class PrivacyPlan:
         )
         _check_shape(self.sample_rate, self.max_grad_norm, self.divisor, self.delta)
         require_count("max_queries", self.max_queries, "Plan at least one query.")
+        require_number(
+            "noise_multiplier * max_grad_norm / divisor",
+            self.noise_multiplier * self.max_grad_norm / self.divisor,
+            1e-34,
+            1e30,
+            "1e-34 ... 1e30",
+            "Messages are float32: bring max_grad_norm and divisor nearer to 1.",
+        )
 
     @property
     def event(self) -> SampledGaussian:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
@@ -13,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import Dataset, Subset, TensorDataset
 
-from private_distdd.data.datasets import DatasetInfo, ImageDataset
+from private_distdd.data.datasets import DatasetInfo, ImageDataset, from_torch
 from private_distdd.errors import ConfigurationError, DataError
 from private_distdd.federation.client import Client
 from private_distdd.federation.partition import dirichlet_split, mislabel, shard_split
@@ -29,7 +28,7 @@ def numbered(n: int, seed: int = 0) -> ImageDataset:
 
 
 def held(clients: list[Client]) -> list[list[int]]:
-    return [client._images[:, 0, 0, 0].to(torch.int64).tolist() for client in clients]
+    return [client._images[:, 0, 0, 0].round().to(torch.int64).tolist() for client in clients]
 
 
 def labels(clients: list[Client]) -> list[torch.Tensor]:
@@ -146,19 +145,23 @@ class WithNumpyLabels(Dataset[Any]):
         return 20
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        return torch.full((1, 2, 2), float(index)), index % 5
+        return torch.full((1, 2, 2), index / 20), index % 5
 
 
 @pytest.mark.parametrize("split", [dirichlet_split, shard_split])
 def test_any_map_style_data_set(split: Any) -> None:
-    make = functools.partial(Client, info=INFO)
     foreign = [
-        WithNumpyLabels(),
-        TensorDataset(torch.arange(20.0).reshape(20, 1, 1, 1).expand(20, 1, 2, 2), torch.arange(20) % 5),
+        from_torch(WithNumpyLabels(), num_classes=INFO.num_classes, mean=0.0, std=1 / 20),
+        from_torch(
+            TensorDataset(torch.arange(20.0).reshape(20, 1, 1, 1).expand(20, 1, 2, 2) / 20, torch.arange(20) % 5),
+            num_classes=INFO.num_classes,
+            mean=0.0,
+            std=1 / 20,
+        ),
         Subset(ImageDataset(numbered(30).images, torch.arange(30) % 5, INFO), list(range(20))),
     ]
     for data in foreign:
-        clients = split(data, 3, make_client=make)
+        clients = split(data, 3)
         assert sorted(i for part in held(clients) for i in part) == list(range(20))
         for client, part in zip(clients, held(clients), strict=True):
             assert client._labels.tolist() == [i % 5 for i in part]
@@ -213,11 +216,16 @@ def test_bad_mislabelling(fraction: Any, pattern: str) -> None:
         mislabel(dirichlet_split(numbered(12), 2), fraction, pattern)
 
 
-def test_mislabel_needs_the_number_of_classes() -> None:
-    plain = [Client("c", TensorDataset(torch.zeros(4, 1, 2, 2), torch.arange(4)))]
-    with pytest.raises(ConfigurationError, match="num_classes"):
-        mislabel(plain, 1.0)
-    assert mislabel(plain, 1.0, num_classes=4)[0]._labels.tolist() == [1, 2, 3, 0]
+def test_data_without_public_constants_is_refused() -> None:
+    plain = TensorDataset(torch.zeros(4, 1, 2, 2), torch.arange(4))
+    for split in (dirichlet_split, shard_split):
+        with pytest.raises(DataError, match="from_torch"):
+            split(plain, 2)
+    client = Client("c", plain)
+    with pytest.raises(ConfigurationError, match="class list"):
+        mislabel([client], 1.0)
+    client.describe(DatasetInfo("own", 4, (1, 2, 2)))
+    assert mislabel([client], 1.0)[0]._labels.tolist() == [1, 2, 3, 0]
 
 
 def test_make_client_is_used() -> None:

@@ -42,6 +42,11 @@ def query(run: Run, server_round: int = 0) -> Query:
     return Query(run.run_id, server_round, "class_gradients", arguments, weights, run.plan)
 
 
+def shape(client_id: str) -> tuple[int, int]:
+    """What every answer to `query` must look like."""
+    return 3, sum(p.numel() for p in SPEC.build((1, 8, 8), 3, 0).parameters())
+
+
 def test_bytes_in_bytes_out(clients: list[Client], run: Run) -> None:
     wire = InProcess(clients)
     assert isinstance(wire, Transport)
@@ -152,6 +157,8 @@ LIES = {
     "broken refusal": lambda data: b'{"kind":"refusal","code":',
     "nested": lambda data: b'{"a":' * 100_000,
     "array": lambda data: b"[]",
+    "another shape": altered(values=torch.zeros(1, 1)),
+    "counts under a plan": altered(counts=torch.ones(3, dtype=torch.int64)),
     "NaN": altered(values=torch.full((3, 10), float("nan"))),
     "another's name": altered(client_id="c1"),
     "another round": altered(message_id="run-1:000009"),
@@ -162,7 +169,7 @@ LIES = {
 @pytest.mark.parametrize("lie", sorted(LIES))
 def test_a_client_that_answers_nonsense_leaves_and_the_run_goes_on(clients: list[Client], run: Run, lie: str) -> None:
     session = Session(Tampering(clients, LIES[lie]), run)
-    messages = session.ask(["c0", "c1", "c2"], lambda client_id: query(run))
+    messages = session.ask(["c0", "c1", "c2"], lambda client_id: query(run), shape)
     assert [m.client_id for m in messages] == ["c1", "c2"]
     assert session.active == ["c1", "c2"]
     assert session.answered == {"c0": 0, "c1": 1, "c2": 1}
@@ -184,7 +191,7 @@ def test_a_session_without_clients_is_an_error(make_images: MakeImages, tiny_inf
 def test_a_session_s_running_bill(clients: list[Client], run: Run) -> None:
     session = Session(InProcess(clients), run)
     assert session.epsilon() == dict.fromkeys(["c0", "c1", "c2"], 0.0)
-    session.ask(["c0", "c2"], lambda client_id: query(run))
+    session.ask(["c0", "c2"], lambda client_id: query(run), shape)
     bill = session.epsilon()
     assert bill["c1"] == 0.0
     assert bill["c0"] == bill["c2"] == clients[0].ledger.epsilon(1e-5, "rdp") > 0
@@ -192,7 +199,7 @@ def test_a_session_s_running_bill(clients: list[Client], run: Run) -> None:
 
 def test_messages_stack(clients: list[Client], run: Run) -> None:
     session = Session(InProcess(clients), run)
-    messages = session.ask(session.active, lambda client_id: query(run))
+    messages = session.ask(session.active, lambda client_id: query(run), shape)
     values, counts = stack(messages)
     assert values.shape == (3, *messages[0].values.shape)
     assert counts is None
