@@ -24,7 +24,7 @@ from torch import Tensor
 
 from private_distdd.errors import CheckpointError, PrivateDistDDError
 from private_distdd.federation.messages import Run
-from private_distdd.storage import pack, sync_folder, to_json, unpack, write_file
+from private_distdd.storage import pack, sync, to_json, unpack, write_file
 
 FORMAT = "private_distdd.checkpoint/1"
 STATE = "checkpoint.safetensors"
@@ -81,7 +81,7 @@ class CheckpointFolder:
             )
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            sync_folder(self._folder.parent)
+            sync(self._folder.parent)
         except OSError as error:
             raise self._failed(error) from error
         self.write(checkpoint)

@@ -223,7 +223,7 @@ def _ledgers(options: argparse.Namespace) -> Path:
     Raises:
         CheckpointError: the ledgers there are those of other data, or there is no such folder and none can be made.
     """
-    from private_distdd.storage import sync_folder, to_json, write_file
+    from private_distdd.storage import sync, to_json, write_file
 
     folder = Path(options.checkpoint)
     split = {"dataset": options.dataset, "num_clients": options.num_clients, "seed": options.seed}
@@ -231,7 +231,7 @@ def _ledgers(options: argparse.Namespace) -> Path:
     try:
         if not options.resume and not (folder / "split.json").exists():
             (folder / "ledgers").mkdir(parents=True, exist_ok=True)
-            sync_folder(folder.parent)
+            sync(folder.parent)
             write_file(folder / "split.json", to_json(split).encode())
         found = json.loads((folder / "split.json").read_bytes())
     except (OSError, ValueError) as error:

@@ -28,7 +28,7 @@ from private_distdd.privacy.events import RELATION, UNIT, Event, NotPrivate, mer
 from private_distdd.privacy.ledger import Charge, History, Pin, Recovered, Sealed, parse
 from private_distdd.privacy.spec import PrivacyPlan
 from private_distdd.reporting.card import render_card
-from private_distdd.storage import sync_folder, to_json
+from private_distdd.storage import sync, to_json
 
 FORMAT = "private_distdd.release/1"
 SYNTHETIC, CARD, CARD_PAGE, PREVIEW = "synthetic.safetensors", "card.json", "card.html", "preview.png"
@@ -87,7 +87,7 @@ class Release:
                 f"{folder} cannot be written: {error}", "a writable place with room", "Free some, or save elsewhere."
             ) from error
         with contextlib.suppress(OSError):  # the release is whole by now, whatever this file system can flush
-            sync_folder(folder.parent)
+            sync(folder.parent)
         return folder
 
     def _write(self, folder: Path) -> None:
@@ -103,9 +103,9 @@ class Release:
         contents = _contents(folder)
         (folder / MANIFEST).write_bytes(_manifest({name: _sha256(data) for name, data in contents.items()}))
         for name in (*contents, MANIFEST):
-            _sync(folder / name)
-        sync_folder(folder / LEDGERS)
-        sync_folder(folder)
+            sync(folder / name)
+        sync(folder / LEDGERS)
+        sync(folder)
 
     @classmethod
     def load(cls, path: str | Path) -> Release:
@@ -572,11 +572,3 @@ def _file_failures(contents: Mapping[str, bytes], manifest: bytes) -> list[str]:
     failures += [f"{name} is not listed" for name in sorted(required - files.keys())]
     failures += [f"{n} is no part of a release" for n in sorted(files) if n not in required and not own.fullmatch(n)]
     return failures
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

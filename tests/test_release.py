@@ -265,7 +265,7 @@ def test_nothing_is_overwritten(private: Release, folder: Path, tmp_path: Path) 
     assert files_of(folder) == before
 
 
-@pytest.mark.parametrize("step", ["sync_folder", "_sync", "_manifest", "render_card"])
+@pytest.mark.parametrize("step", ["sync", "_manifest", "render_card"])
 @pytest.mark.parametrize("trouble", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_full_disk_or_ctrl_c_leaves_nothing(
     private: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, trouble: BaseException
@@ -286,7 +286,7 @@ def test_a_folder_that_appears_meanwhile_is_kept(
         (tmp_path / "run").mkdir(exist_ok=True)
         (tmp_path / "run" / "theirs").write_text("x")
 
-    monkeypatch.setattr(release_module, "_sync", appear)
+    monkeypatch.setattr(release_module, "sync", appear)
     with pytest.raises(ReleaseError, match="cannot be written"):
         private.save(tmp_path / "run")
     assert [str(f.relative_to(tmp_path)) for f in sorted(tmp_path.rglob("*"))] == ["run", "run/theirs"]
