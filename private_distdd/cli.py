@@ -9,7 +9,7 @@ import logging
 import math
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -211,10 +211,24 @@ def _distill(options: argparse.Namespace) -> int:
     most = max(release.epsilon.values())
     claim = f"epsilon {most:.4g} at delta {options.delta:g} a client" if release.private else "NOT PRIVATE"
     print(f"{folder}: {len(release.dataset)} images, {claim}")
+    if release.private:
+        _print_bills(release.card["clients"])
     if options.checkpoint is not None and release.card["progress"]["stopped_early"]:
         print(f"stopped early: {options.checkpoint} can go on, with --resume and another --output")
-    print(f"next: private-distdd evaluate {folder} --dataset {options.dataset}")
+    root = f" --root {options.root}" if options.root else ""
+    print(f"next: private-distdd evaluate {folder} --dataset {options.dataset}{root}")
     return 0
+
+
+def _print_bills(clients: Mapping[str, Any]) -> None:
+    """A line for each different bill: the claim of the run and what was spent, by both accountants."""
+    names: dict[str, list[str]] = {}
+    for client_id, bill in clients.items():
+        by = [f"{part} {bill[part]['rdp']:.4g} by RDP, {bill[part]['prv']:.4g} by PRV" for part in ("claim", "spent")]
+        names.setdefault("; ".join(by), []).append(client_id)
+    for line, group in names.items():
+        who = ", ".join(group) if len(group) < 4 else f"{len(group)} clients ({group[0]}, {group[1]}, ... {group[-1]})"
+        print(f"  {who}: {line}")
 
 
 def _ledgers(options: argparse.Namespace) -> Path:
@@ -247,13 +261,19 @@ def _ledgers(options: argparse.Namespace) -> Path:
     return folder / "ledgers"
 
 
+_OWN_OPTIONS = {"ipc", "rounds", "model", "aggregator", "participation", "privacy", "device", "seed"}
+
+
 def _knobs(pairs: Sequence[str], method: type) -> dict[str, Any]:
-    allowed = sorted(method.__dataclass_fields__)  # type: ignore[attr-defined]  # every method is a dataclass
+    fields = set(method.__dataclass_fields__)  # type: ignore[attr-defined]  # every method is a dataclass
+    allowed = sorted(fields - _OWN_OPTIONS)
     knobs = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or name not in allowed:
-            raise ConfigurationError(f"--set {pair}", f"NAME=JSON with NAME in {allowed}", "Correct the name.")
+            raise ConfigurationError(
+                f"--set {pair}", f"NAME=JSON with NAME in {allowed}", "Correct the name, or use its own option."
+            )
         try:
             knobs[name] = json.loads(text)
         except json.JSONDecodeError:

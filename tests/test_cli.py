@@ -29,7 +29,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_distill_evaluate_verify(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["distill", *QUICK, "--target-epsilon", "5", "--output", "run"]) == 0
-    assert "epsilon 5 at delta 1e-05 a client" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "epsilon 5 at delta 1e-05 a client" in said
+    assert "client-00, client-01, client-02: claim 5.396 by RDP" in said
+    assert "by RDP, 5 by PRV; spent" in said
     assert set(Release.load("run").epsilon) == {"client-00", "client-01", "client-02"}
     assert main(["verify", "run"]) == 0
     assert "checks out" in capsys.readouterr().out
@@ -82,6 +85,7 @@ def test_npz_and_folder(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--aggregator", "median", "--num-clients", "2"], "median of 2 clients"),
         (["--dataset", "nowhere"], "'nowhere'"),
         (["--set", "nonsense=1"], "--set nonsense=1"),
+        (["--set", "ipc=5"], "--set ipc=5"),
         (["--set", "batch_per_class=5", "--target-epsilon", "1"], "batch_per_class = 5"),
         (["--set", "initialization=real", "--target-epsilon", "1"], "initialization = 'real'"),
         (["--model", "perceptron"], "perceptron"),

@@ -544,7 +544,7 @@ class _Distillation:
                 "rounds_planned": method.rounds,
                 "rounds_done": self.rounds_done,
                 "matching_steps": self.steps_done,
-                "stopped_early": self.rounds_done < method.rounds,
+                "stopped_early": self.rounds_finished < method.rounds,
             },
             messages=session.answered,
         )
