@@ -16,7 +16,7 @@ from scipy import optimize, special, stats
 
 from private_distdd.errors import ConfigurationError, DataError
 from private_distdd.privacy.accountants import PRV, best_epsilon, epsilon_delta_curve
-from private_distdd.privacy.accountants.gdp import GDP
+from private_distdd.privacy.accountants.gdp import gaussian_epsilon
 from private_distdd.privacy.events import Event, NotPrivate, SampledGaussian, merge
 from private_distdd.privacy.spec import require_number
 
@@ -85,9 +85,7 @@ class Errors:
             (1 - self.false_negative - delta, self.false_positive),
             (1 - self.false_positive - delta, self.false_negative),
         )
-        return max(0.0, *(math.log(top / bottom) for top, bottom in pairs if top > 0))if any(
-            top > 0 for top, _ in pairs
-        ) else 0.0
+        return max([0.0, *(math.log(top / bottom) for top, bottom in pairs if top > 0)])
 
 
 def errors_at(inside: Scores, outside: Scores, threshold: float, alpha: float) -> Errors:
@@ -213,8 +211,8 @@ def gaussian_mu_lower(inside: Scores, outside: Scores, alpha: float) -> float:
     return max(0.0, float(optimize.brentq(excess, low, high))) if excess(low) < 0 < excess(high) else max(0.0, approximate)
 
 
-def gaussian_epsilon(mu: float, delta: float) -> float:
+def mu_epsilon(mu: float, delta: float) -> float:
     """The exact epsilon of the mu-Gaussian mechanism at `delta` (Balle and Wang 2018); 0 for mu = 0."""
     if mu <= 0:
         return 0.0
-    return math.inf if math.isinf(mu) else GDP().bracket([SampledGaussian(1 / mu, 1.0)], delta).upper
+    return math.inf if math.isinf(mu) else gaussian_epsilon(mu, delta)
