@@ -47,28 +47,30 @@ def run_demo(output: str | None, seed: int) -> Release:
     )
     rows: list[tuple[str, str, Evaluation]] = []
     none = "not private"
-    rows.append(("(a) all real images, in one place", none, score(train, test)))
-    rows.append(("(b) as many random real images as S has", none, score(_random_images(train, seed), test)))
+    rows.append(("(a) all real images", none, score(train, test)))
+    rows.append(
+        (f"(b) {IPC * train.info.num_classes} random real images", none, score(_random_images(train, seed), test))
+    )
     # Clients of their own, with ledgers of their own: what (c) gives away is not charged to (d), nor hidden by it.
     open_release = method(None, seed).fit(dirichlet_split(train, NUM_CLIENTS, math.inf, seed=seed), progress=True)
     rows.append(("(c) S without privacy", none, score(open_release.dataset, test)))
     release = method(PRIVACY, seed).fit(dirichlet_split(train, NUM_CLIENTS, math.inf, seed=seed), progress=True)
     bills = release.card["clients"].values()
-    spread = " ".join(
-        f"{name.upper()} {max(float(bill['claim'][name]) for bill in bills):.2f}" for name in ("rdp", "prv")
+    spread = ", ".join(
+        f"{max(float(bill['claim'][name]) for bill in bills):.2f} by {name.upper()}" for name in ("rdp", "prv")
     )
-    rows.append(("(d) S with privacy", f"epsilon {spread}", score(release.dataset, test)))
-    table = Table("a network trained on", "cost to each client", "accuracy on real test images")
+    rows.append(("(d) S with privacy", spread, score(release.dataset, test)))
+    table = Table("trained on", "epsilon of each client", "accuracy")
     for name, cost, result in rows:
         table.add_row(name, cost, f"{result.mean:.1%} ± {result.std:.1%}")
     console.print(table)
     console.print(
-        f"delta = {PRIVACY.delta:g}; unit: one labelled example of one client, added or removed; local noise; "
-        "± is the spread over 3 networks"
+        "Accuracy on the real test images, ± the spread over 3 networks. Epsilon for one labelled example of one "
+        f"client, added or removed, at delta = {PRIVACY.delta:g}; local noise."
     )
     folder = release.save(output or _fresh_folder())
     console.print(
-        f"the private release, with its picture and card: {folder}/  (check it: private-distdd verify {folder})"
+        f"The private release, with its picture and card: {folder}/\nCheck it: private-distdd verify {folder}"
     )
     return release
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from private_distdd.privacy.spec import PrivacyPlan
 
@@ -24,8 +25,8 @@ def progress_bar(rounds: int, plan: PrivacyPlan | None, *, shown: bool) -> Itera
         return
     columns = (
         TextColumn("round"),
-        MofNCompleteColumn(),
-        BarColumn(bar_width=20),
+        MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=2 * len(str(rounds)) + 1)),
+        BarColumn(bar_width=10),
         TextColumn("{task.description}"),
         TimeRemainingColumn(),
     )
@@ -44,4 +45,4 @@ def describe(record: RoundRecord, plan: PrivacyPlan | None) -> str:
     if plan is None:
         return f"{loss}  NOT PRIVATE"
     most = max(record.epsilon.values(), default=0.0)
-    return f"{loss}  epsilon so far {most:.2f} (RDP, delta {plan.delta:g})"
+    return f"{loss}  epsilon so far {most:.2f} (RDP)"
