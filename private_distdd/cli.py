@@ -1,4 +1,4 @@
-"""The command line: private-distdd demo | distill | evaluate | plan | verify."""
+"""The command line: private-distdd demo | distill | evaluate | plan | verify | audit."""
 
 from __future__ import annotations
 
@@ -13,23 +13,30 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from private_distdd.errors import CheckpointError, ConfigurationError, NotPrivateWarning, PrivateDistDDError
+from private_distdd.errors import (
+    CheckpointError,
+    ConfigurationError,
+    NotPrivateWarning,
+    PrivateDistDDError,
+    ReleaseError,
+)
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
+    from private_distdd.privacy.spec import Privacy
+    from private_distdd.release import Release
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 for success, 1 where `verify` finds failures, 2 for an error that is said in one line."""
+    """Run one command; 0 for success, 1 where `verify` or `audit` finds failures, 2 for an error, said in one line."""
     options = _parser().parse_args(arguments)
-    if hasattr(options, "threads"):
-        import torch
-
-        torch.set_num_threads(options.threads)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotPrivateWarning)  # the commands say it themselves
+            if hasattr(options, "threads"):
+                _set_threads(options.threads)
             code: int = options.run(options)
             return code
     except PrivateDistDDError as error:
@@ -38,6 +45,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+
+
+class _Help(argparse.HelpFormatter):
+    """Defaults behind those options that have one worth saying."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        said = action.default in (None, False, argparse.SUPPRESS) or action.default == [] or "default" in text
+        return text if said else f"{text} (default: %(default)s)"
+
+
+def _set_threads(count: int) -> None:
+    import torch
+
+    if count < 1:
+        raise ConfigurationError(f"--threads {count}", "a whole number of at least 1", "1 is right on a busy machine.")
+    torch.set_num_threads(count)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -57,10 +81,10 @@ def _parser() -> argparse.ArgumentParser:
     distill = commands.add_parser(
         "distill",
         help="distil a data set that is split over simulated clients into a release folder",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Help,
     )
     distill.add_argument("--method", choices=["distdd"], default="distdd", help="how S is made")
-    _data_options(distill)
+    _data_options(distill, "digits", "the data to split over the clients")
     distill.add_argument("--num-clients", type=int, default=10, metavar="N", help="clients the data are split over")
     distill.add_argument(
         "--dirichlet",
@@ -71,11 +95,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     distill.add_argument("--ipc", type=int, default=10, help="synthetic images per class")
     distill.add_argument("--rounds", type=int, default=100, metavar="T", help="communication rounds")
-    _privacy_options(distill, 'private runs only; give neither "--target-epsilon" nor "--noise-multiplier" for none')
-    distill.add_argument("--max-grad-norm", type=float, default=1.0, metavar="C", help="clipping norm of an example")
-    distill.add_argument("--aggregator", default="mean", help="mean, sum, median or trimmed_mean")
+    group = _privacy_options(
+        distill, 'private runs only; give neither "--target-epsilon" nor "--noise-multiplier" for none'
+    )
+    group.add_argument("--max-grad-norm", type=float, metavar="C", help="clipping norm of an example (default 1)")
+    group.add_argument(
+        "--budget-epsilon", type=float, metavar="E", help="lifetime budget of each client's ledger, at --delta"
+    )
+    distill.add_argument("--aggregator", default="mean", help="mean, sum, median or trimmed_mean of messages")
     distill.add_argument("--participation", type=float, default=1.0, help="share of clients asked each round")
-    distill.add_argument("--model", default="convnet", help="the network whose gradients are matched")
+    distill.add_argument("--model", default="convnet", help="convnet, lenet, mlp or resnet, to be matched")
     distill.add_argument("--device", default="cpu", help="cpu or cuda, for server and clients")
     _threads_option(distill)
     distill.add_argument("--seed", type=int, default=0, help="steers everything public, never the noise")
@@ -102,11 +131,11 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser(
         "evaluate",
         help="train fresh networks on a release and test them on real data",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Help,
     )
     evaluate.add_argument("release", metavar="RELEASE", help="a release folder")
-    _data_options(evaluate)
-    evaluate.add_argument("--model", default="convnet", help="architecture to train")
+    _data_options(evaluate, None, "the data to test on (default: those that the release names)")
+    evaluate.add_argument("--model", default="convnet", help="what is trained: convnet, lenet, mlp or resnet")
     evaluate.add_argument("--model-args", default="{}", metavar="JSON", help="its arguments")
     evaluate.add_argument("--seeds", type=int, default=3, metavar="N", help="networks trained")
     evaluate.add_argument("--epochs", type=int, default=300, help="passes over S")
@@ -118,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     plan = commands.add_parser(
         "plan",
         help="what a schedule costs, before anybody is asked",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Help,
     )
     plan.add_argument("--rounds", type=int, default=100, metavar="T", help="queries to each client")
     _privacy_options(plan, "one of these two is needed")
@@ -127,14 +156,25 @@ def _parser() -> argparse.ArgumentParser:
     verify = commands.add_parser("verify", help="check a release you received: files, ledgers, and every epsilon")
     verify.add_argument("release", metavar="RELEASE", help="a release folder")
     verify.set_defaults(run=_verify)
+
+    audit = commands.add_parser(
+        "audit", help="attack the messages behind a release, and bound epsilon from below: audit.json and audit.html"
+    )
+    audit.add_argument("target", metavar="RELEASE_OR_CONFIG", help="a release folder, or a plan's constants as JSON")
+    audit.add_argument("--output", metavar="FOLDER", help="a new folder (default: RELEASE-audit, beside the release)")
+    audit.add_argument("--quick", action="store_true", help="ten times fewer trials, under a minute")
+    audit.add_argument("--seed", type=int, default=0, help="of noise and coins of the statistical audits (default 0)")
+    _threads_option(audit)
+    audit.set_defaults(run=_audit)
     return parser
 
 
-def _data_options(parser: argparse.ArgumentParser) -> None:
+def _data_options(parser: argparse.ArgumentParser, default: str | None, use: str) -> None:
     parser.add_argument(
-        "--dataset", default="digits", help="digits, mnist, fashionmnist, cifar10, FILE.npz or an image FOLDER"
+        "--dataset", default=default, help=f"{use}: digits, mnist, fashionmnist, cifar10, FILE.npz or an image FOLDER"
     )
-    parser.add_argument("--root", help="where torchvision's files are")
+    parser.add_argument("--root", metavar="FOLDER", help="where torchvision's files are")
+    parser.add_argument("--num-classes", type=int, metavar="N", help="of an .npz: a public constant")
     parser.add_argument("--download", action="store_true", help="let torchvision download what is missing")
 
 
@@ -143,12 +183,35 @@ def _threads_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads of torch (default 1)")
 
 
-def _privacy_options(parser: argparse.ArgumentParser, note: str) -> None:
+def _privacy_options(parser: argparse.ArgumentParser, note: str) -> argparse._ArgumentGroup:
     group = parser.add_argument_group("privacy", note)
     group.add_argument("--target-epsilon", type=float, metavar="E", help="epsilon of the whole run, per client")
     group.add_argument("--noise-multiplier", type=float, metavar="SIGMA", help="noise over clipping norm, instead")
-    group.add_argument("--delta", type=float, default=1e-5, help="well below 1 / examples of a client")
-    group.add_argument("--sample-rate", type=float, default=1.0, metavar="Q", help="probability of each example's coin")
+    group.add_argument("--delta", type=float, help="well below 1 / examples of a client (default 1e-5)")
+    group.add_argument("--sample-rate", type=float, metavar="Q", help="probability of each example's coin (default 1)")
+    return group
+
+
+_PRIVACY = ("delta", "sample_rate", "max_grad_norm")
+
+
+def _privacy(options: argparse.Namespace) -> Privacy | None:
+    """What the options ask for; None without a target or sigma, which then no other privacy option may pretend."""
+    from private_distdd.privacy.spec import Privacy
+
+    asked = {name: getattr(options, name, None) for name in _PRIVACY}
+    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    budget = getattr(options, "budget_epsilon", None)
+    if options.target_epsilon is None and options.noise_multiplier is None:
+        if given or budget is not None:
+            named = [f"--{name.replace('_', '-')}" for name in given] or ["--budget-epsilon"]
+            raise ConfigurationError(
+                f"{', '.join(named)} without --target-epsilon or --noise-multiplier",
+                "privacy options together with one of these two",
+                "Add one of them; without both a run is NOT private.",
+            )
+        return None
+    return Privacy(target_epsilon=options.target_epsilon, noise_multiplier=options.noise_multiplier, **given)
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -163,21 +226,21 @@ def _distill(options: argparse.Namespace) -> int:
     from private_distdd.federation.client import Client
     from private_distdd.federation.partition import dirichlet_split
     from private_distdd.methods.distdd import DistDD
-    from private_distdd.privacy.ledger import Ledger
-    from private_distdd.privacy.spec import Privacy
+    from private_distdd.privacy.ledger import Budget, Ledger
+    from private_distdd.release import manifest_hash
 
-    if Path(options.output).exists():  # before the work, not after it
-        raise ConfigurationError(f"--output {options.output} exists", "a new folder", "Choose another name.")
+    _check_output(Path(options.output))  # before the work, not after it
     if options.resume and options.checkpoint is None:
         raise ConfigurationError("--resume without --checkpoint", "both, or neither", "Name the run's folder.")
-    privacy = None
-    if options.target_epsilon is not None or options.noise_multiplier is not None:
-        privacy = Privacy(
-            target_epsilon=options.target_epsilon,
-            noise_multiplier=options.noise_multiplier,
-            delta=options.delta,
-            sample_rate=options.sample_rate,
-            max_grad_norm=options.max_grad_norm,
+    privacy = _privacy(options)
+    budget = None
+    if privacy is not None and options.budget_epsilon is not None:
+        budget = Budget(options.budget_epsilon, privacy.delta)
+    if privacy is not None and options.dataset.endswith(".npz") and options.num_classes is None:
+        raise ConfigurationError(
+            f"--dataset {options.dataset} with privacy and without --num-classes",
+            "the number of classes as a public constant",
+            "Reading it off private labels would tell something about them: add --num-classes.",
         )
     knobs = _knobs(options.set, DistDD)
     method = DistDD(
@@ -192,15 +255,19 @@ def _distill(options: argparse.Namespace) -> int:
         **knobs,
     )
     if privacy is None:
-        print("NOT PRIVATE: no --target-epsilon was given; messages are exact gradients.", file=sys.stderr)
-    train, _ = load_dataset(options.dataset, root=options.root, download=options.download)
+        print(
+            "NOT PRIVATE: neither --target-epsilon nor --noise-multiplier was given; messages are exact gradients.",
+            file=sys.stderr,
+        )
+    train, _ = load_dataset(
+        options.dataset, root=options.root, download=options.download, num_classes=options.num_classes
+    )
     ledgers = None if options.checkpoint is None else _ledgers(options)
     with contextlib.ExitStack() as opened:
 
         def make_client(client_id: str, dataset: Dataset[Any]) -> Client:
-            ledger = None
-            if ledgers is not None:
-                ledger = opened.enter_context(Ledger(ledgers / f"{client_id}.jsonl", client_id=client_id))
+            path = None if ledgers is None else ledgers / f"{client_id}.jsonl"
+            ledger = opened.enter_context(Ledger(path, budget, client_id=client_id))
             return Client(client_id, dataset, ledger, device=options.device)
 
         clients = dirichlet_split(
@@ -208,16 +275,39 @@ def _distill(options: argparse.Namespace) -> int:
         )
         release = method.fit(clients, progress=True, checkpoint=options.checkpoint, resume=options.resume)
     folder = release.save(options.output)
-    most = max(release.epsilon.values())
-    claim = f"epsilon {most:.4g} at delta {options.delta:g} a client" if release.private else "NOT PRIVATE"
-    print(f"{folder}: {len(release.dataset)} images, {claim}")
+    print(f"{folder}: {len(release.dataset)} images, {_claim(release)}")
     if release.private:
         _print_bills(release.card["clients"])
-    if options.checkpoint is not None and release.card["progress"]["stopped_early"]:
-        print(f"stopped early: {options.checkpoint} can go on, with --resume and another --output")
+    progress = release.card["progress"]
+    if progress["stopped_early"]:
+        print(f"stopped early, after {progress['rounds_done']} of {progress['rounds_planned']} rounds")
+        if options.checkpoint is not None:
+            print(f"{options.checkpoint} can go on, with --resume and another --output")
+    print(f"{manifest_hash(folder)}  manifest.json: give this hash to whoever receives the release")
     root = f" --root {options.root}" if options.root else ""
     print(f"next: private-distdd evaluate {folder} --dataset {options.dataset}{root}")
     return 0
+
+
+def _check_output(folder: Path) -> None:
+    """Refuse, before the work, a folder that is there already or cannot be made."""
+    if folder.exists():
+        raise ConfigurationError(f"--output {folder} exists", "a new folder", "Choose another name.")
+    try:
+        folder.mkdir(parents=True)
+        folder.rmdir()
+    except OSError as error:
+        raise ConfigurationError(
+            f"--output {folder}: {error.strerror}", "a folder that can be made", "Choose another place."
+        ) from error
+
+
+def _claim(release: Release) -> str:
+    if not release.private:
+        return "NOT PRIVATE: no guarantee"
+    most = max(release.epsilon.values())
+    weak = "; above 10 a claim is weak" if most > 10 else ""
+    return f"epsilon {most:.4g} at delta {release.card['plan']['delta']:g} a client{weak}"
 
 
 def _print_bills(clients: Mapping[str, Any]) -> None:
@@ -292,7 +382,18 @@ def _evaluate(options: argparse.Namespace) -> int:
         model_args = json.loads(options.model_args)
     except json.JSONDecodeError as error:
         raise ConfigurationError(f"--model-args {options.model_args}", "a JSON object", str(error)) from error
-    _, test = load_dataset(options.dataset, root=options.root, download=options.download, mean=info.mean, std=info.std)
+    known = ("digits", "mnist", "fashionmnist", "cifar10")
+    name = options.dataset or (info.name if info.name in known else None)
+    if name is None:
+        raise ConfigurationError(
+            f"a release of {info.name!r} without --dataset", "the data to test on", "Add --dataset FILE.npz or FOLDER."
+        )
+    classes = info.num_classes if name.endswith(".npz") else None
+    _, test = load_dataset(
+        name, root=options.root, download=options.download, mean=info.mean, std=info.std, num_classes=classes
+    )
+    if test.info.name != info.name:
+        print(f"note: S stands for {info.name!r}, the test images are of {test.info.name!r}", file=sys.stderr)
     result = evaluate(
         release.dataset,
         test,
@@ -303,35 +404,51 @@ def _evaluate(options: argparse.Namespace) -> int:
         augment=options.augment,
         device=options.device,
     )
-    most = max(release.epsilon.values())
-    bill = f"epsilon {most:.4g}" if release.private else "NOT PRIVATE"
-    print(f"accuracy on {len(test)} real test images: {result}; {bill}")
+    print(f"accuracy on {len(test)} real test images of {test.info.name}: {result}; {_claim(release)}")
     return 0
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from private_distdd.privacy.spec import Privacy
     from private_distdd.reporting.plan import print_plan
 
-    privacy = Privacy(
-        target_epsilon=options.target_epsilon,
-        noise_multiplier=options.noise_multiplier,
-        delta=options.delta,
-        sample_rate=options.sample_rate,
-    )
+    privacy = _privacy(options)
+    if privacy is None:
+        raise ConfigurationError(
+            "neither --target-epsilon nor --noise-multiplier", "one of the two", "Say what to plan for."
+        )
     print_plan(privacy, options.rounds)
     return 0
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from private_distdd.release import verify_folder
+    from private_distdd.release import Release, manifest_hash, verify_folder
 
+    if not Path(options.release).is_dir():
+        raise ReleaseError(f"{options.release}", "a release folder", "There is no such folder: check the path.")
     failures = verify_folder(options.release)
     for failure in failures:
         print(f"FAILED {failure}")
     if not failures:
         print(f"{options.release}: every file, ledger line and epsilon checks out")
+        print(f"the claim: {_claim(Release.load(options.release))}")
+        print(f"{manifest_hash(Path(options.release))}  manifest.json: compare it with what its maker told you")
     return 1 if failures else 0
+
+
+def _audit(options: argparse.Namespace) -> int:
+    from private_distdd.auditing.records import table
+    from private_distdd.auditing.suite import Target, audit, write_report
+
+    target = Target.read(options.target)
+    source = Path(options.target).resolve()
+    folder = Path(options.output or source.with_name(f"{source.stem}-audit"))
+    if folder.exists():  # before the work, not after it
+        raise ConfigurationError(f"{folder} exists", "a new folder", "Choose another --output.")
+    records = audit(target, options.quick, options.seed)
+    print(table(records))
+    print("bounds at delta = 1e-5 and 95 %; a claim is rejected at 1e-4")
+    print(f"next: open {write_report(target, records, folder) / 'audit.html'}")
+    return 1 if any(record.rejected for record in records) else 0
 
 
 if __name__ == "__main__":

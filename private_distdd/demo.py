@@ -70,7 +70,8 @@ def run_demo(output: str | None, seed: int) -> Release:
     )
     folder = release.save(output or _fresh_folder())
     console.print(
-        f"The private release, with its picture and card: {folder}/\nCheck it: private-distdd verify {folder}"
+        f"The private release, with its picture and card: {folder}/\nCheck it: private-distdd verify {folder}",
+        soft_wrap=True,
     )
     return release
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from private_distdd.data.datasets import DatasetInfo, ImageDataset
 from private_distdd.errors import ConfigurationError, DataError
-from private_distdd.models import ModelSpec
+from private_distdd.models import ModelSpec, require_device
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Evaluation:
 
     def __str__(self) -> str:
         spread = f" ± {self.std:.1%}" if len(self.accuracies) > 1 else ""
-        return f"{self.mean:.1%}{spread} ({self.model.name}, {len(self.seeds)} seeds)"
+        return f"{self.mean:.1%}{spread} ({self.model.name}, {len(self.seeds)} seed{'s'[: len(self.seeds) > 1]})"
 
 
 def train_network(
@@ -91,6 +91,7 @@ def train_network(
             raise ConfigurationError(f"{name} = {value!r}", f"a finite number of at least {least}", "Correct it.")
     if not 0 < learning_rate < float("inf"):
         raise ConfigurationError(f"learning_rate = {learning_rate!r}", "a finite number > 0", "The protocol's is 0.01.")
+    require_device(device)
     if not len(dataset):
         raise DataError("an empty training set", "at least one image", "Train on something.")
     info = dataset.info

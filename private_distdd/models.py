@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from opacus import GradSampleModule
 from torch import Tensor, nn
 
-from private_distdd.errors import ModelError
+from private_distdd.errors import ConfigurationError, ModelError
 
 ImageShape: TypeAlias = tuple[int, int, int]
 Scalar: TypeAlias = "str | int | float | bool | tuple[Scalar, ...] | None"
@@ -161,6 +161,20 @@ def _frozen(key: str, value: object) -> Scalar:
     raise ModelError(
         f"model argument {key} = {value!r}", "strings, finite numbers, booleans, None, lists", "Use these."
     )
+
+
+def require_device(device: str | torch.device) -> None:
+    """Refuse a device that torch cannot use here.
+
+    Raises:
+        ConfigurationError: so it is.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ConfigurationError(
+            f"device = {device!r}", "a device that torch can use here, such as 'cpu' or 'cuda'", str(error)
+        ) from error
 
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {  # none of them in place: hooks read what they were given

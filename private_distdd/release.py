@@ -153,6 +153,11 @@ class Release:
         return found
 
 
+def manifest_hash(folder: Path) -> str:
+    """SHA-256 of a release's manifest, in hexadecimal: it fixes every byte of the release."""
+    return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+
+
 def verify_folder(path: str | Path) -> list[str]:
     """All that is wrong with a release folder, a line each, whatever lies there; empty for a sound one.
 

@@ -39,7 +39,7 @@ def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def to_json(record: Any) -> str:
-    """Canonical JSON: sorted keys, no spaces, ASCII, no NaN or infinity (use `finite_or_text` for those)."""
+    """Canonical JSON: sorted keys, no spaces, ASCII, no NaN or infinity."""
     return json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 

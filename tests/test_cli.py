@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -35,10 +36,15 @@ def test_distill_evaluate_verify(here: Path, capsys: pytest.CaptureFixture[str])
     assert "by RDP, 5 by PRV; spent" in said
     assert set(Release.load("run").epsilon) == {"client-00", "client-01", "client-02"}
     assert main(["verify", "run"]) == 0
-    assert "checks out" in capsys.readouterr().out
+    verified = capsys.readouterr().out
+    assert "checks out" in verified
+    assert "the claim: epsilon 5 at delta 1e-05 a client" in verified
+    digest = hashlib.sha256(Path("run/manifest.json").read_bytes()).hexdigest()
+    assert digest in verified
+    assert digest in said
     evaluation = ["evaluate", "run", "--model-args", '{"width":8}', "--seeds", "2", "--epochs", "2"]
     assert main(evaluation) == 0
-    assert "445 real test images" in capsys.readouterr().out
+    assert "445 real test images of digits" in capsys.readouterr().out
     card = Path("run/card.json")
     card.write_text(card.read_text().replace('"ipc": 10', '"ipc": 11'))
     assert main(["verify", "run"]) == 1
@@ -52,6 +58,8 @@ def test_not_private_is_said(here: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "NOT PRIVATE" in captured.err
     assert "NOT PRIVATE" in captured.out
     assert not Release.load("run").private
+    assert main(["verify", "run"]) == 0
+    assert "NOT PRIVATE: no guarantee" in capsys.readouterr().out
 
 
 def test_npz_and_folder(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,7 +73,12 @@ def test_npz_and_folder(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
             Image.fromarray(x[index]).save(folder / f"{index}.png")
     for source in ("data.npz", "images"):
         output = f"run-{source}"
-        assert main(["distill", "--dataset", source, *QUICK, "--target-epsilon", "5", "--output", output]) == 0
+        distill = ["distill", "--dataset", source, *QUICK, "--target-epsilon", "5", "--output", output]
+        if source.endswith(".npz"):
+            assert main(distill) == 2  # the class list of private labels is no public constant
+            assert "--num-classes" in capsys.readouterr().err
+            distill += ["--num-classes", "2"]
+        assert main(distill) == 0
         assert Release.load(output).dataset.info.num_classes == 2
         assert main(["evaluate", output, "--dataset", source, "--epochs", "1", "--seeds", "1"]) == 0
 
@@ -89,6 +102,12 @@ def test_npz_and_folder(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--set", "batch_per_class=5", "--target-epsilon", "1"], "batch_per_class = 5"),
         (["--set", "initialization=real", "--target-epsilon", "1"], "initialization = 'real'"),
         (["--model", "perceptron"], "perceptron"),
+        (["--sample-rate", "0.1", "--max-grad-norm", "3"], "--sample-rate, --max-grad-norm without --target-epsilon"),
+        (["--budget-epsilon", "3"], "--budget-epsilon without --target-epsilon"),
+        (["--target-epsilon", "9", "--budget-epsilon", "3", *QUICK], "no client agrees"),
+        (["--device", "tpu"], "device = 'tpu'"),
+        (["--threads", "0"], "--threads 0"),
+        (["--output", "/proc/nowhere/run"], "--output /proc/nowhere/run"),
     ],
 )
 def test_bad_arguments_are_one_clear_error(
@@ -116,6 +135,17 @@ def test_plan_prints_a_table_and_a_curve(capsys: pytest.CaptureFixture[str]) -> 
     assert "█" in out
 
 
+def test_evaluating_on_other_data_is_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (40, 8, 8), dtype=np.uint8)
+    np.savez("own.npz", x_train=x, y_train=np.arange(40) % 10, x_test=x, y_test=np.arange(40) % 10)
+    assert main(["distill", *QUICK, "--target-epsilon", "5", "--output", "run"]) == 0
+    assert main(["evaluate", "run", "--dataset", "own.npz", "--seeds", "1", "--epochs", "1"]) == 0
+    assert "S stands for 'digits', the test images are of 'own'" in capsys.readouterr().err
+    assert main(["verify", "nowhere"]) == 2
+    assert "no such folder" in capsys.readouterr().err
+
+
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["--help"])
@@ -134,6 +164,7 @@ def test_ctrl_c_leaves_a_usable_release_with_a_true_bill(tmp_path: Path) -> None
     os.kill(process.pid, signal.SIGINT)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 0, out
+    assert "stopped early, after" in out
     card = json.loads((tmp_path / "run" / "card.json").read_text())
     assert card["progress"]["stopped_early"]
     assert 0 < card["progress"]["rounds_done"] < 2000

@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from private_distdd.data.datasets import DatasetInfo, carried_info, check_labels, materialise
-from private_distdd.errors import BudgetExceededError, DataError, QueryRefusedError
+from private_distdd.errors import BudgetExceededError, ConfigurationError, DataError, QueryRefusedError
 from private_distdd.federation.messages import Enrolment, Message, Query, Run, require_identifier
 from private_distdd.federation.statistics import Statistic, build_statistic
 from private_distdd.gradients import MICRO_BATCH
+from private_distdd.models import require_device
 from private_distdd.privacy.events import Event, NotPrivate
 from private_distdd.privacy.ledger import Ledger
 from private_distdd.privacy.mechanism import Rows, SampledGaussianMechanism
@@ -48,6 +49,7 @@ class Client:
 
     Raises:
         QueryRefusedError: client_id is malformed.
+        ConfigurationError: the ledger is another client's, or torch has no such device.
         DataError: labels, shapes or pixels are not what they must be.
 
     Formal guarantee: see docs/theorem.md.  Everything `answer` returns under a plan is the mechanism's release, charged
@@ -67,7 +69,14 @@ class Client:
     ) -> None:
         self.client_id = require_identifier("client_id", client_id)
         self.ledger = Ledger(None) if ledger is None else ledger
+        if self.ledger.client_id not in (None, client_id):
+            raise ConfigurationError(
+                f"the ledger of client {self.ledger.client_id!r} for client {client_id!r}",
+                "the client's own ledger",
+                "A ledger belongs to its data: open the right file.",
+            )
         self.info = info or carried_info(dataset)
+        require_device(device)
         images, labels = materialise(dataset, None if self.info is None else self.info.image_shape)
         self._images, self._labels = images.to(device), labels.to(device)
         if self.info is not None:
@@ -79,7 +88,7 @@ class Client:
         self._outbox = _Outbox(
             None if self.ledger.path is None else self.ledger.path.with_name(f"{self.ledger.path.name}.outbox")
         )
-        self._log = logging.getLogger(f"private_distdd.client.{client_id}")
+        self._log = logging.getLogger(f"private_distdd_client.{client_id}")
 
     def __repr__(self) -> str:
         return f"Client({self.client_id!r})"  # no sizes: they are private
@@ -172,7 +181,8 @@ class Client:
         return message
 
     def _event(self, plan: PrivacyPlan) -> Event:
-        return plan.event if self._randomness.secure else NotPrivate()
+        # The type, not a promise: only the operating system's randomness is charged as private.
+        return plan.event if type(self._randomness) is SystemRandomness else NotPrivate()
 
     def _refuse_if_budgeted(self) -> None:
         if self.ledger.budget is not None:

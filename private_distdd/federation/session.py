@@ -76,7 +76,7 @@ class Session:
             raise QueryRefusedError(
                 "a run that no client agrees to",
                 "at least one client whose budget, plan and data allow it",
-                "Each client's own log (private_distdd.client.<id>) says why it refused.",
+                "Each client's own log (private_distdd_client.<id>) says why it refused.",
             )
         self.answered = dict.fromkeys(self.active, 0) | dict(answered or {})
 

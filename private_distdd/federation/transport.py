@@ -84,7 +84,7 @@ def _sanitised(client_id: str, call: Callable[[], bytes]) -> bytes:
                 code = "refused"
             case _:
                 code = "failed"
-        logging.getLogger(f"private_distdd.client.{client_id}").error("answered %r: %s", code, error, exc_info=error)
+        logging.getLogger(f"private_distdd_client.{client_id}").error("answered %r: %s", code, error, exc_info=error)
         return Refusal(code).to_bytes()
 
 

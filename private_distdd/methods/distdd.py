@@ -29,7 +29,7 @@ from private_distdd.federation.statistics import GRANULARITIES
 from private_distdd.federation.transport import InProcess, Transport
 from private_distdd.gradients import group_gradients, loss_sum
 from private_distdd.matching import DISTANCES, parameter_shapes
-from private_distdd.models import ModelSpec
+from private_distdd.models import ModelSpec, require_device
 from private_distdd.privacy.spec import Privacy, PrivacyPlan, require_count, require_number
 from private_distdd.release import Release, build_release
 from private_distdd.reporting.progress import progress_bar
@@ -237,7 +237,7 @@ class DistDD:
                 NotPrivateWarning,
                 stacklevel=2,
             )
-        self._check_device()
+        require_device(self.device)  # before any client is asked to reserve its budget
         self.spec.validate(info.image_shape, info.num_classes)
         if folder is not None and not resume:
             folder.start(saved)
@@ -245,22 +245,12 @@ class DistDD:
         return _Distillation(self, session, asked, saved, folder).run(progress, on_round_end)
 
     def _settings(self) -> dict[str, Any]:
-        privacy = None if self.privacy is None else asdict(self.privacy)
-        return asdict(self) | {"model_args": dict(self.model_args), "privacy": privacy}
+        return asdict(self) | {"model_args": dict(self.model_args)}
 
     def _identity(self, transport: Transport, info: DatasetInfo) -> dict[str, Any]:
         """What must be the same for a run to go on."""
         clients = list(transport.client_ids)
         return {"method": "DistDD", "clients": clients, "data": info.to_json(), **self._settings()}
-
-    def _check_device(self) -> None:
-        """Before any client is asked to reserve its budget."""
-        try:
-            torch.empty(0, device=self.device)
-        except (RuntimeError, AssertionError, TypeError) as error:
-            raise ConfigurationError(
-                f"device = {self.device!r}", "a device that torch can use here, such as 'cpu' or 'cuda'", str(error)
-            ) from error
 
     def _schedule(self, client_ids: Sequence[str]) -> list[list[str]]:
         """Who is asked in each round: drawn beforehand from the public seed, so that T_max is known."""

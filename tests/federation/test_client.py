@@ -21,6 +21,7 @@ from torch.utils.data import Subset, TensorDataset
 from private_distdd.data.datasets import DatasetInfo, ImageDataset
 from private_distdd.errors import (
     BudgetExceededError,
+    ConfigurationError,
     DataError,
     ModelError,
     PrivateDistDDError,
@@ -31,7 +32,7 @@ from private_distdd.federation import statistics
 from private_distdd.federation.client import Client
 from private_distdd.federation.messages import Message, Query, Run
 from private_distdd.models import ModelSpec, register_model
-from private_distdd.privacy.events import NotPrivate, SampledGaussian
+from private_distdd.privacy.events import Composition, NotPrivate, SampledGaussian
 from private_distdd.privacy.ledger import Budget, Ledger
 from private_distdd.privacy.mechanism import SampledGaussianMechanism
 from private_distdd.privacy.randomness import InsecureRandomness
@@ -472,7 +473,7 @@ def test_a_large_delta_is_said_in_the_client_s_own_log_only(
         with caplog.at_level(logging.DEBUG):
             replies.append(Client("clinic", make_images(n)).enroll(Run("run-1", tiny_info, plan)).to_bytes())
         names = {record.name for record in caplog.records}
-        assert names == (set() if n == 2 else {"private_distdd.client.clinic"})
+        assert names == (set() if n == 2 else {"private_distdd_client.clinic"})
     assert replies[0] == replies[1]
 
 
@@ -658,3 +659,17 @@ def test_a_private_charge_left_by_a_crash_pays_for_nothing_else(
     own.answer(query(run))
     assert charges(own.ledger) == [PLAN.event]
     own.ledger.close()
+
+
+def test_another_client_s_ledger_is_refused(make_images: Any) -> None:
+    with pytest.raises(ConfigurationError, match="the ledger of client 'b' for client 'a'"):
+        Client("a", make_images(3), Ledger(None, client_id="b"))
+
+
+def test_randomness_that_only_says_it_is_secure_is_charged_as_not_private(make_images: Any, tiny_info: Any) -> None:
+    class Pretender(InsecureRandomness):
+        secure = True
+
+    client = Client("a", make_images(3), randomness=Pretender(0))
+    client.enroll(Run("r", tiny_info, PrivacyPlan(1.0, 1.0, 1.0, 1.0, 1, 1e-5)))
+    assert client.ledger.reserved() == (Composition((NotPrivate(),)),)

@@ -97,7 +97,7 @@ def test_no_error_s_text_crosses(
     assert reply == Refusal(code).to_bytes()
     assert b"Meier" not in reply
     assert transport.ask(wire, "c0", query(run)) == Refusal(code)
-    assert {record.name for record in caplog.records} == {"private_distdd.client.c0"}  # the client's own log has it
+    assert {record.name for record in caplog.records} == {"private_distdd_client.c0"}  # the client's own log has it
     assert len(clients[0].ledger.events) == 1
 
 

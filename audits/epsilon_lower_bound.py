@@ -1,0 +1,70 @@
+"""How far epsilon is bounded from below by attacks on the library's own messages, beside the accountant's upper bound.
+
+python audits/epsilon_lower_bound.py            about two minutes on one core
+python audits/epsilon_lower_bound.py --quick    ten times fewer trials, a few seconds
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from private_distdd.auditing.canary import Setting, canary_client, canary_gaussian, canary_single
+from private_distdd.auditing.checks import replay_client, replay_sensitivity
+from private_distdd.auditing.leaks import client_check, coin_check, noise_check, seed_check
+from private_distdd.auditing.one_run import one_run
+from private_distdd.auditing.records import AuditRecord, table
+from private_distdd.auditing.runs import canary_run, components
+from private_distdd.data.datasets import ImageDataset, load_dataset
+from private_distdd.models import ModelSpec
+
+CANARY_CLASS = 3
+
+
+def records(quick: bool, seed: int) -> list[AuditRecord]:
+    """All audits of messages, the deterministic ones first."""
+    less = 10 if quick else 1
+    once, run = Setting(), Setting(sample_rate=0.1, rounds=100)
+    train, _ = load_dataset("digits")
+    others = train.labels != CANARY_CLASS
+    background = ImageDataset(train.images[others][:6], train.labels[others][:6], train.info)
+    canary = train.images[~others][0], CANARY_CLASS
+    spec = ModelSpec("mlp", {"width": 8, "depth": 1})
+    return [
+        replay_sensitivity(run),
+        replay_client(background, canary, spec),
+        seed_check(once),
+        client_check(background, spec),
+        noise_check(once, seed),
+        coin_check(run, seed),
+        canary_gaussian(once, 10_000, seed),
+        canary_single(once, 100_000 // less, seed),
+        canary_client(background, canary, spec, once, 1000, seed),
+        one_run(once, seed=seed),
+        components(run, 1_000_000 // less, seed),
+        canary_run(run, 500_000 // (10 * less), seed),
+    ]
+
+
+def main() -> int:
+    """1 where a claim was rejected."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="ten times fewer trials")
+    parser.add_argument("--seed", type=int, default=0, help="of noise and coins of the statistical audits (default 0)")
+    parser.add_argument("--output", metavar="FILE", help="write the records there, as JSON")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    found = records(options.quick, options.seed)
+    print(table(found))
+    print("bounds at delta = 1e-5 and 95 %; rejection at 1e-4; sigma = 1; runs: q = 0.1, T = 100")
+    if options.output:
+        Path(options.output).write_text(json.dumps([record.to_json() for record in found], indent=2) + "\n")
+    return int(any(record.rejected for record in found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Attacks on the real messages: scores in, lower bounds on epsilon out, and gates that catch a broken mechanism."""

@@ -1,0 +1,362 @@
+"""Canaries: the mechanism's own messages with and without one crafted example, many times over.
+
+The adversary knows everything but whether the canary is held: the other examples, the network, every constant.  The
+canary's statistic has norm 10 C (one of norm C cannot see a missing clip) along a direction u that the background does
+not use, and the score of a message m is s = b <m, u> / C: N(0, sigma^2) without the canary, N(1, sigma^2) with it in
+the batch.
+
+Millions of trials come from `privacy.mechanism` itself, each trial a group of one release: every group has its own
+noise, and every canary its own coin.  `client_scores` runs the same audit end to end through `Client.answer`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+from torch import Tensor
+
+from private_distdd.auditing import bounds
+from private_distdd.auditing.bounds import Scores, TradeoffCurve
+from private_distdd.auditing.records import AIM, CONFIDENCE, DELTAS, GATE_ALPHA, AuditRecord
+from private_distdd.data.datasets import ImageDataset
+from private_distdd.errors import ConfigurationError, DataError
+from private_distdd.federation.client import Client
+from private_distdd.federation.messages import Query, Run
+from private_distdd.gradients import PerExampleGradients
+from private_distdd.models import ModelSpec
+from private_distdd.privacy.events import SampledGaussian
+from private_distdd.privacy.mechanism import Rows, SampledGaussianMechanism, Statistic
+from private_distdd.privacy.randomness import InsecureRandomness, Randomness
+from private_distdd.privacy.spec import PrivacyPlan, require_count
+
+Release: TypeAlias = Callable[[int, Statistic, int, int, Randomness], Tensor]
+"""One client's mechanism over a run: called once a message, as `SampledGaussianMechanism.release`."""
+
+Mechanism: TypeAlias = Callable[[float, float, float, float], Release]
+"""From (noise_multiplier, sample_rate, max_norm, divisor) to a client's mechanism: what the audits attack."""
+
+CANARY_NORM = 10.0  # in units of C
+_DIMENSION = 4  # background along the first coordinate, the canary along the last two
+_CHUNK = 1 << 16
+KNOWS = "knows the background, the network and all constants; chooses a canary of norm 10 C off the background's span"
+
+
+def library(noise_multiplier: float, sample_rate: float, max_norm: float, divisor: float) -> Release:
+    """The library's own mechanism."""
+    return SampledGaussianMechanism(noise_multiplier, sample_rate, max_norm, divisor).release
+
+
+def rows_statistic(rows: Tensor, groups: Tensor) -> Statistic:
+    """A statistic that is known beforehand: example i has `rows`[i], float32 [n, d], in group `groups`[i]."""
+
+    def statistic(batch: NDArray[np.int64]) -> Iterator[Rows]:
+        for part in torch.split(torch.from_numpy(batch), _CHUNK):
+            yield rows[part], groups[part]
+
+    return statistic
+
+
+def canary_scores(
+    release: Release, trials: int, max_norm: float, divisor: float, randomness: Randomness, inside: bool
+) -> Scores:
+    """Scores of `trials` independent trials in one message, float64 [trials].
+
+    Each group holds a background example of norm 3 C along the first axis and, if `inside`, the canary along u, which
+    lies on the diagonal of the last two axes (so that a norm taken part by part is wrong for it).
+    """
+    direction = torch.zeros(_DIMENSION, dtype=torch.float64)
+    direction[-2:] = math.sqrt(0.5)
+    background = torch.zeros(trials, _DIMENSION)
+    background[:, 0] = 3 * max_norm
+    groups = torch.arange(trials)
+    rows = background
+    if inside:
+        canaries = (CANARY_NORM * max_norm * direction).to(torch.float32).expand(trials, -1)
+        # Beside its own background, so that groups come sorted.
+        rows = torch.stack([background, canaries], dim=1).reshape(2 * trials, _DIMENSION)
+        groups = groups.repeat_interleave(2)
+    message = release(len(rows), rows_statistic(rows, groups), trials, _DIMENSION, randomness)
+    return ((message.to(torch.float64) @ direction) * (divisor / max_norm)).numpy()
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One mechanism's public constants, and the audit's own: all that an audit of messages needs.
+
+    Args:
+        noise_multiplier, sample_rate, max_norm, divisor: sigma, q, C and b as claimed.
+        rounds: messages in one run, T.
+        mechanism: what is attacked; the library's own by default.
+
+    Raises:
+        ConfigurationError: a constant is outside its range.
+    """
+
+    noise_multiplier: float = 1.0
+    sample_rate: float = 1.0
+    max_norm: float = 1.0
+    divisor: float = 1.0
+    rounds: int = 1
+    mechanism: Mechanism = library
+
+    def __post_init__(self) -> None:
+        self.plan  # noqa: B018 - its own checks
+
+    @property
+    def plan(self) -> PrivacyPlan:
+        """The same constants as a client would pin them."""
+        return PrivacyPlan(
+            self.noise_multiplier, self.sample_rate, self.max_norm, self.divisor, self.rounds, delta=1e-5
+        )
+
+    @property
+    def event(self) -> SampledGaussian:
+        """What the run costs, as claimed."""
+        return self.plan.schedule
+
+    @property
+    def claim(self) -> str:
+        """The claim in words."""
+        return (
+            f"{self.rounds} release{'s' * (self.rounds > 1)} of the Gaussian mechanism, sigma = "
+            f"{self.noise_multiplier:g}, q = {self.sample_rate:g}"
+        )
+
+    def release(self) -> Release:
+        """A fresh client's mechanism."""
+        return self.mechanism(self.noise_multiplier, self.sample_rate, self.max_norm, self.divisor)
+
+    def curve(self) -> TradeoffCurve:
+        """The accountant's trade-off curve for the claim."""
+        return TradeoffCurve([self.event])
+
+    def runs(self, trials: int, randomness: Randomness, inside: bool) -> NDArray[np.float64]:
+        """Scores of `trials` independent runs of T messages, float64 [trials, T]."""
+        release = self.release()
+        scores = [
+            canary_scores(release, trials, self.max_norm, self.divisor, randomness, inside) for _ in range(self.rounds)
+        ]
+        return np.stack(scores, axis=1)
+
+
+def _single(setting: Setting) -> None:
+    if setting.rounds != 1:
+        raise ConfigurationError(f"rounds = {setting.rounds}", "1", "Several messages: canary_run.")
+
+
+def _tested(
+    name: str,
+    setting: Setting,
+    statistic: str,
+    fit: tuple[Scores, Scores],
+    test: tuple[Scores, Scores],
+    started: float,
+    seed: int | None,
+    assumptions: str,
+    gate_alpha: float,
+) -> AuditRecord:
+    """Thresholds from `fit`, bounds and rejection from `test`."""
+    curve = setting.curve()
+    alpha = 1 - CONFIDENCE
+    inside, outside = bounds.check_scores(*test)
+    (threshold, _), (gate, _) = bounds.best_thresholds(*bounds.check_scores(*fit), curve, AIM, alpha, gate_alpha)
+    bounding = bounds.errors_at(inside, outside, threshold, alpha)
+    errors = bounds.errors_at(inside, outside, gate, gate_alpha)
+    return AuditRecord(
+        audit=name,
+        claim=setting.claim,
+        kind="rigorous",
+        statistic=statistic,
+        trials=len(inside),
+        rejected=curve.rejects(errors),
+        adversary=KNOWS,
+        assumptions=assumptions,
+        seconds=time.perf_counter() - started,
+        seed=seed,
+        lower=tuple((delta, bounding.epsilon(delta)) for delta in DELTAS),
+        upper=tuple((delta, curve.epsilon(delta)) for delta in DELTAS),
+        figures={"FPR upper": errors.false_positive, "FNR upper": errors.false_negative, "gate threshold": gate},
+        gate_alpha=gate_alpha,
+    )
+
+
+BATCHED = "trials are independent groups of one release of privacy.mechanism: own noise, own coin of the canary"
+
+
+def canary_single(
+    setting: Setting, trials: int = 100_000, seed: int = 0, gate_alpha: float = GATE_ALPHA
+) -> AuditRecord:
+    """One message with or without the canary: rejection by the trade-off curve, and a Clopper-Pearson bound.
+
+    Thresholds come from another `trials` trials a side than those that test them.
+
+    Args:
+        setting: of one round.
+        trials: tested trials a side.
+        seed: of all noise and coins (audits of the mechanism are reproducible; real messages are not).
+        gate_alpha: of the rejection.
+
+    Raises:
+        ConfigurationError: several rounds.
+        DataError: scores that no test can use (see `bounds.check_scores`).
+
+    Source: Jagielski, Ullman and Oprea 2020; Nasr et al. 2023 for rejection by f.
+    """
+    _single(setting)
+    require_count("trials", trials, "1e5 a side bounds epsilon to two thirds.", at_least=bounds.FEWEST)
+    started, randomness = time.perf_counter(), InsecureRandomness(seed)
+    worlds = [[setting.runs(trials, randomness, inside)[:, 0] for inside in (True, False)] for _ in range(2)]
+    fit, test = ((inside, outside) for inside, outside in worlds)
+    return _tested(
+        "canary_single", setting, "s = b <m, u> / C > threshold", fit, test, started, seed, BATCHED, gate_alpha
+    )
+
+
+def canary_gaussian(
+    setting: Setting, trials: int = 10_000, seed: int = 0, gate_alpha: float = GATE_ALPHA
+) -> AuditRecord:
+    """One message of every example (q = 1): a lower bound on mu by the noncentral t law, as epsilon by Balle-Wang.
+
+    Rejected where mu's bound at the gate's level is above 1 / sigma, or where the scores fail D'Agostino and Pearson's
+    test of normality at that level: then the bound means nothing, and the noise is not what was claimed.
+
+    Args:
+        setting: of one round, sample_rate 1: under subsampling a Gaussian fit is no lower bound (q = .1 and one
+            release: 2.07 where the truth is 1.68).
+        trials: trials a side.
+        seed, gate_alpha: as for `canary_single`.
+
+    Raises:
+        ConfigurationError: several rounds, or sample_rate below 1.
+        DataError: as `canary_single`.
+    """
+    _single(setting)
+    if setting.sample_rate != 1:
+        raise ConfigurationError(
+            f"sample_rate = {setting.sample_rate}", "1", "Use canary_single, canary_run, components."
+        )
+    require_count("trials", trials, "1e4 a side bounds mu to 2.5 %.", at_least=bounds.FEWEST)
+    started, randomness = time.perf_counter(), InsecureRandomness(seed)
+    inside, outside = bounds.check_scores(*(setting.runs(trials, randomness, world)[:, 0] for world in (True, False)))
+    mu = bounds.gaussian_mu_lower(inside, outside, 1 - CONFIDENCE)
+    gate = bounds.gaussian_mu_lower(inside, outside, gate_alpha / 2)
+    noisy = min(inside.std(), outside.std()) > 1e-3 * setting.noise_multiplier
+    normality = min(2 * float(stats.normaltest(sample).pvalue) for sample in (inside, outside)) if noisy else 0.0
+    normal = normality >= gate_alpha / 2
+    curve = setting.curve()
+    return AuditRecord(
+        audit="canary_gaussian",
+        claim=setting.claim,
+        kind="assumes Gaussian",
+        statistic="pooled t of s = b <m, u> / C",
+        trials=trials,
+        rejected=not normal or gate > 1 / setting.noise_multiplier,
+        adversary=KNOWS,
+        assumptions=f"scores are Gaussian, of one variance; {BATCHED}",
+        seconds=time.perf_counter() - started,
+        seed=seed,
+        lower=tuple((delta, bounds.mu_epsilon(mu, delta) if normal else 0.0) for delta in DELTAS),
+        upper=tuple((delta, curve.epsilon(delta)) for delta in DELTAS),
+        figures={"mu lower": mu, "mu claimed": 1 / setting.noise_multiplier, "normality p": min(1.0, normality)},
+        findings=() if normal else ("the scores are not Gaussian",),
+        gate_alpha=gate_alpha,
+    )
+
+
+def client_scores(
+    background: ImageDataset,
+    canary: tuple[Tensor, int],
+    spec: ModelSpec,
+    setting: Setting,
+    trials: int,
+    seed: int,
+    inside: bool,
+) -> Scores:
+    """Scores of `trials` messages of a real client, each an answer to a query: bytes in, bytes out.
+
+    C of `setting` is replaced by a tenth of the canary's gradient norm, so that the canary has norm 10 C as it is.
+
+    Args:
+        background: what the client holds in both worlds; none of the canary's class.
+        canary: the extra image, float32 [C, H, W], normalised, and its label.
+        spec: the network whose gradients are asked for, at the weights of seed 0.
+        setting: sigma, q and b; of one round.
+        trials: queries, all of one run.
+        seed: of the client's noise and coins; its ledger therefore says "not private".
+        inside: does the client hold the canary?
+
+    Raises:
+        DataError: the background has examples of the canary's class, which would hide part of it.
+    """
+    info = background.info
+    image, label = canary
+    if (background.labels == label).any():
+        raise DataError(f"background of the canary's class {label}", "none", "The canary stands alone in its class.")
+    model = spec.build(info.image_shape, info.num_classes, seed=0)
+    state = dict(model.state_dict())
+    gradients = PerExampleGradients(model)
+
+    (row, _), *_ = gradients.rows(image[None], torch.tensor([label]))
+    target = row[0].to(torch.float64)
+    max_norm = float(target.norm()) / CANARY_NORM
+    plan = PrivacyPlan(setting.noise_multiplier, setting.sample_rate, max_norm, setting.divisor, trials, delta=1e-5)
+    held = background
+    if inside:
+        images = torch.cat([background.images, image[None]])
+        held = ImageDataset(images, torch.cat([background.labels, torch.tensor([label])]), info)
+    client = Client("audited", held, randomness=InsecureRandomness(seed))
+    run = Run("audit", info, plan)
+    client.enroll(run)
+    direction = target / target.norm()
+    scores = np.empty(trials)
+    arguments = {"model": spec.to_json(), "granularity": "class"}
+    for server_round in range(trials):
+        query = Query(run.run_id, server_round, "class_gradients", arguments, state, plan)
+        values = client.answer(Query.from_bytes(query.data)).values
+        scores[server_round] = float(values[label].to(torch.float64) @ direction) * setting.divisor / max_norm
+    return scores
+
+
+def canary_client(
+    background: ImageDataset,
+    canary: tuple[Tensor, int],
+    spec: ModelSpec,
+    setting: Setting,
+    trials: int = 1000,
+    seed: int = 0,
+) -> AuditRecord:
+    """`canary_single` end to end: a real client, network, query, ledger and message for each trial.
+
+    Half of the trials choose the thresholds, the other half tests.
+
+    Args:
+        background, canary, spec, setting: as for `client_scores`.
+        trials: messages a side.
+        seed: of the clients' noise and coins.
+
+    Raises:
+        ConfigurationError: several rounds.
+        DataError: as `client_scores` and `canary_single`.
+    """
+    _single(setting)
+    require_count("trials", trials, "1,000 is usual.", at_least=2 * bounds.FEWEST)
+    started = time.perf_counter()
+    scores = [
+        client_scores(background, canary, spec, setting, trials, 2 * seed + inside, bool(inside)) for inside in (1, 0)
+    ]
+    half = trials // 2
+    fit, test = (scores[0][:half], scores[1][:half]), (scores[0][half:], scores[1][half:])
+    assumptions = (
+        "every trial is one Client.answer, from bytes to bytes; noise and coins from a seed, else the real code"
+    )
+    return _tested(
+        "canary_client", setting, "s = b <m, u> / C > threshold", fit, test, started, seed, assumptions, GATE_ALPHA
+    )

@@ -1,0 +1,253 @@
+"""Deterministic audits: how far one example moves a message, and whether every message was paid for."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from private_distdd.auditing.canary import Setting, rows_statistic
+from private_distdd.auditing.records import AuditRecord
+from private_distdd.data.datasets import ImageDataset
+from private_distdd.federation.client import Client
+from private_distdd.federation.messages import Message, Query, Refusal, Run
+from private_distdd.federation.transport import Transport
+from private_distdd.models import ModelSpec
+from private_distdd.privacy.ledger import Charge, parse
+from private_distdd.privacy.mechanism import LATTICE
+from private_distdd.privacy.randomness import InsecureRandomness
+from private_distdd.privacy.spec import PrivacyPlan
+
+_LITTLE = (
+    2.0**-20
+)  # sigma of replays, one lattice unit: the noise is the same in both worlds, and must not blur float32
+_DIMENSION, _CRAFTED = 64, 300_000
+_TINY = 168  # lattice units of each of the crafted gradient's small coordinates
+_OVER = 1 + 1e-4  # the crafted gradient's true norm, in units of C; float32 norms take it for less than C
+
+
+def _examples(background: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Hostile statistics for C = 1, by name; `background` is one group's rows."""
+    generator = torch.Generator().manual_seed(0)
+    natural = torch.randn(_DIMENSION, generator=generator) / 20
+    yield "natural", natural
+    yield "scaled by 50", 50 * natural
+    yield "huge", 1e30 * natural
+    yield "against its group", -100 * background.sum(dim=0)
+    for name, value in (("NaN", math.nan), ("infinite", math.inf)):
+        row = natural.clone()
+        row[3] = value
+        yield name, row
+
+
+def _crafted() -> Tensor:
+    """One large and 300,000 tiny coordinates on the lattice, of norm 1.0001: float32 sums lose the tiny squares."""
+    row = torch.full((_CRAFTED + 1,), _TINY / LATTICE)
+    row[0] = math.sqrt(_OVER**2 - _CRAFTED * (_TINY / LATTICE) ** 2)
+    return row
+
+
+def replay_sensitivity(setting: Setting, seed: int = 0) -> AuditRecord:
+    """The same noise and coins with and without one example: one group moves by at most C / b, the others not at all.
+
+    The claimed C and b are replaced by 1 and sigma by 2^-20, so that float32 holds the lattice integers exactly and the
+    comparison has no tolerance.  The examples: natural, scaled by 50, huge, against its group's sum, with NaN, with
+    infinity, and one of 300,001 lattice coordinates whose norm float32 underestimates.
+
+    Args:
+        setting: what is attacked.
+        seed: of the noise and coins that both worlds share.
+    """
+    started = time.perf_counter()
+    findings, worst, compared = [], 0.0, 0
+    generator = torch.Generator().manual_seed(1)
+    background = torch.randn(6, _DIMENSION, generator=generator) / 20
+    groups = torch.tensor([0, 0, 1, 1, 2, 2])
+    cases = [(name, background, row) for name, row in _examples(background[2:4])]
+    cases.append(("crafted against float32 norms", torch.zeros(6, _CRAFTED + 1), _crafted()))
+    for rate in {setting.sample_rate, 1.0}:
+        for name, held, row in cases:
+            dimension = held.shape[1]
+            # The group of the example comes last in the batch; the sums are by slice, so order is free.
+            worlds = [
+                setting.mechanism(_LITTLE, rate, 1.0, 1.0)(
+                    len(rows), rows_statistic(rows, own), 3, dimension, InsecureRandomness(seed)
+                ).to(torch.float64)
+                for rows, own in (
+                    (held, groups),
+                    (torch.cat([held, row[None]]), torch.cat([groups, torch.tensor([1])])),
+                )
+            ]
+            moved = worlds[1] - worlds[0]
+            compared += 1
+            if not bool(torch.isfinite(moved).all()):
+                findings.append(f"{name}: the message is not finite")
+                continue
+            distance = math.sqrt(float(moved.square().sum()))
+            worst = max(worst, distance)
+            if float(moved.square().sum()) > 1.0:
+                findings.append(f"{name}: one example moves the message by {distance:.6g} C / b")
+            if bool(moved[[0, 2]].any()):
+                findings.append(f"{name}: the message moves in groups that the example is not in")
+    return AuditRecord(
+        audit="replay_sensitivity",
+        claim="one example moves one group of a message by at most C / b",
+        kind="deterministic",
+        statistic="norm of the difference of two messages with equal noise and coins",
+        trials=compared,
+        rejected=bool(findings),
+        adversary="adds one example of their choice",
+        assumptions="the examples tried; nothing is said about others",
+        seconds=time.perf_counter() - started,
+        seed=seed,
+        figures={"largest move in C / b": worst},
+        findings=tuple(findings),
+    )
+
+
+def replay_client(background: ImageDataset, example: tuple[Tensor, int], spec: ModelSpec, seed: int = 0) -> AuditRecord:
+    """`replay_sensitivity` end to end: two real clients, one with the example; honest, huge and NaN weights.
+
+    The example comes as it is and scaled by 50.  C = b = q = 1 and sigma = 2^-20.
+
+    Args:
+        background: what both clients hold; at most 10 examples of a class, so that float32 stays exact.
+        example: image float32 [C, H, W], and label.
+        spec: the network.
+        seed: of the noise that both share; the clients' ledgers therefore say "not private".
+    """
+    started = time.perf_counter()
+    info, (image, label) = background.info, example
+    state = spec.build(info.image_shape, info.num_classes, seed=0).state_dict()
+    weights: Mapping[str, Mapping[str, Tensor]] = {
+        "honest": state,
+        "huge": {name: 1e15 * tensor for name, tensor in state.items()},
+        "NaN": {name: torch.full_like(tensor, math.nan) for name, tensor in state.items()},
+    }
+    plan = PrivacyPlan(_LITTLE, 1.0, 1.0, 1.0, len(weights), delta=1e-5)
+    run = Run("replay", info, plan)
+    findings, worst = [], 0.0
+
+    def messages(dataset: ImageDataset) -> list[Tensor]:
+        client = Client("audited", dataset, randomness=InsecureRandomness(seed))
+        client.enroll(run)
+        arguments = {"model": spec.to_json(), "granularity": "class"}
+        queries = (
+            Query(run.run_id, i, "class_gradients", arguments, dict(tensors), plan)
+            for i, tensors in enumerate(weights.values())
+        )
+        return [client.answer(query).values.to(torch.float64) for query in queries]
+
+    without = messages(background)
+    for scale in (1.0, 50.0):
+        images = torch.cat([background.images, scale * image[None]])
+        held = ImageDataset(images, torch.cat([background.labels, torch.tensor([label])]), info)
+        for name, one, other in zip(weights, messages(held), without, strict=True):
+            moved = one - other
+            squared = float(moved.square().sum())
+            worst = max(worst, math.sqrt(squared))
+            if not squared <= 1.0:
+                findings.append(f"{name} weights, image times {scale:g}: moved by {math.sqrt(squared):.6g} C / b")
+            if bool(moved[torch.arange(info.num_classes) != label].any()):
+                findings.append(f"{name} weights, image times {scale:g}: other classes moved")
+    return AuditRecord(
+        audit="replay_client",
+        claim="one example moves one class of a message by at most C / b",
+        kind="deterministic",
+        statistic="norm of the difference of two clients' messages with equal noise",
+        trials=2 * len(weights),
+        rejected=bool(findings),
+        adversary="chooses one example and the weights",
+        assumptions="the examples and weights tried; nothing is said about others",
+        seconds=time.perf_counter() - started,
+        seed=seed,
+        figures={"largest move in C / b": worst},
+        findings=tuple(findings),
+    )
+
+
+class Tap:
+    """A transport that notes what passes: wrap the run's own, hand this to `fit`, then ask `bill_check`.
+
+    Args:
+        transport: the one that is listened to.
+    """
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self.messages: dict[str, dict[str, set[str]]] = {name: {} for name in transport.client_ids}
+        """By client and message id: the SHA-256 of each different message seen."""
+        self.plans: dict[str, PrivacyPlan | None] = {}
+
+    @property
+    def client_ids(self) -> tuple[str, ...]:
+        """See Transport."""
+        return self._transport.client_ids
+
+    def enroll(self, client_id: str, run: bytes) -> bytes:
+        """See Transport."""
+        offered = Run.from_bytes(run)
+        self.plans[offered.run_id] = offered.plan
+        return self._transport.enroll(client_id, run)
+
+    def ask(self, client_id: str, query: bytes) -> bytes:
+        """See Transport."""
+        reply = self._transport.ask(client_id, query)
+        if Refusal.from_bytes(reply) is None:
+            message = Message.from_bytes(reply)
+            seen = self.messages[client_id].setdefault(message.message_id, set())
+            seen.add(hashlib.sha256(reply).hexdigest())
+        return reply
+
+    def ledger(self, client_id: str) -> bytes:
+        """See Transport."""
+        return self._transport.ledger(client_id)
+
+
+def bill_check(tap: Tap) -> AuditRecord:
+    """Every different message that passed has one charge in its client's ledger, with the run's own event.
+
+    A reply repeated after a loss has the same bytes and counts once.  A charge without a message (a crash between
+    them) is a finding too: the bill is then too high, not too low.
+
+    Args:
+        tap: what was listened to, after the run.
+    """
+    started = time.perf_counter()
+    findings, seen = [], 0
+    for client_id, messages in tap.messages.items():
+        charges = [entry for entry in parse(tap.ledger(client_id)) if isinstance(entry, Charge)]
+        charges = [entry for entry in charges if entry.message_id.partition(":")[0] in tap.plans]
+        counted = Counter(entry.message_id for entry in charges)
+        for message_id in sorted(messages.keys() | counted.keys()):
+            passed = len(messages.get(message_id, ()))
+            seen += passed
+            if passed != counted[message_id]:
+                findings.append(
+                    f"{client_id}: {message_id}: {passed} messages passed, {counted[message_id]} were charged"
+                )
+        for entry in charges:
+            plan = tap.plans[entry.message_id.partition(":")[0]]
+            if plan is not None and entry.event != plan.event:
+                findings.append(f"{client_id}: {entry.message_id}: charged {entry.event}, not {plan.event}")
+        for run_id, plan in tap.plans.items():
+            of_run = sum(len(digests) for name, digests in messages.items() if name.startswith(f"{run_id}:"))
+            if plan is not None and of_run > plan.max_queries:
+                findings.append(f"{client_id}: {run_id}: {of_run} messages, more than T_max = {plan.max_queries}")
+    return AuditRecord(
+        audit="bill_check",
+        claim="every message that left is charged to its client's ledger, with the run's sigma and q",
+        kind="deterministic",
+        statistic="messages at the transport against charges in the ledgers",
+        trials=seen,
+        rejected=bool(findings),
+        adversary="none: the auditor listens to the transport",
+        assumptions="all messages pass this transport",
+        seconds=time.perf_counter() - started,
+        findings=tuple(findings),
+    )

@@ -1,0 +1,108 @@
+"""What `private-distdd audit` writes: a report that parses, a page that shows it, and an exit code that says it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from private_distdd import DistDD, Privacy, cli
+from private_distdd.auditing import suite
+from private_distdd.auditing.canary import Setting, canary_client, canary_single
+from private_distdd.auditing.checks import replay_sensitivity
+from private_distdd.auditing.suite import Target
+from private_distdd.data.datasets import ImageDataset
+from private_distdd.errors import ConfigurationError, ReleaseError
+from private_distdd.federation.client import Client
+from private_distdd.privacy.spec import PrivacyPlan
+from private_distdd.release import MANIFEST, Release
+
+PLAN = PrivacyPlan(1.5, 1.0, 2.0, 3.0, 3, 1e-5)  # q = 1: closed forms, so the test is quick
+
+
+@pytest.fixture
+def plan_file(tmp_path: Path) -> Path:
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(PLAN.to_json()))
+    return path
+
+
+@pytest.fixture
+def few_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer messages end to end: a thousand take ten seconds."""
+
+    def shorter(*arguments: Any) -> Any:
+        return canary_client(*arguments[:4], 60, arguments[5])
+
+    monkeypatch.setattr(suite, "canary_client", shorter)
+
+
+def small_release(digits: ImageDataset, privacy: Privacy | None) -> Release:
+    method = DistDD(ipc=1, rounds=2, matching_steps=1, model="mlp", model_args={"width": 4}, privacy=privacy, seed=0)
+    return method.fit([Client("clinic", ImageDataset(digits.images[:30], digits.labels[:30], digits.info))])
+
+
+@pytest.mark.usefixtures("few_answers")
+def test_the_command_writes_both_files(plan_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["audit", str(plan_file), "--quick"]) == 0
+    folder = plan_file.with_name("plan-audit")
+    content = json.loads((folder / "audit.json").read_text())
+    assert content["plan"] == PLAN.to_json()
+    assert not content["rejected"]
+    names = {record["audit"] for record in content["records"]}
+    assert {
+        "replay_sensitivity",
+        "canary_gaussian",
+        "canary_single",
+        "canary_client",
+        "components",
+        "canary_run",
+        "one_run",
+    } <= names
+    page = (folder / "audit.html").read_text()
+    assert "Not refuted" in page
+    assert all(name in page for name in names)
+    assert "http://" not in page
+    assert "https://" not in page
+    assert "not rejected" in capsys.readouterr().out
+    assert cli.main(["audit", str(plan_file), "--quick"]) == 2  # never overwritten
+
+
+def test_a_release_is_named_by_its_manifest(digits: ImageDataset, tmp_path: Path) -> None:
+    folder = small_release(digits, Privacy(noise_multiplier=1.0)).save(tmp_path / "run")
+    target = Target.read(folder)
+    assert target.plan.max_queries == 2
+    assert target.info == digits.info
+    content = suite.report(target, [])
+    assert len(content["manifest"]) == 64
+    (folder / MANIFEST).write_text("{}")
+    with pytest.raises(ReleaseError):
+        Target.read(folder)
+
+
+@pytest.mark.filterwarnings("ignore::private_distdd.errors.NotPrivateWarning")
+def test_what_claims_nothing_cannot_be_audited(digits: ImageDataset, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError):
+        Target.read(small_release(digits, None).save(tmp_path / "open"))
+    with pytest.raises(ReleaseError):
+        Target.read(tmp_path / "absent.json")
+    (tmp_path / "bad.json").write_text("[1]")
+    with pytest.raises(ConfigurationError):
+        Target.read(tmp_path / "bad.json")
+
+
+def test_a_refuted_claim_is_said_on_the_page_and_escaped(plan_file: Path, tmp_path: Path) -> None:
+    record = replay_sensitivity(Setting())
+    bad = dataclasses.replace(record, rejected=True, findings=("<script>",))
+    target = dataclasses.replace(Target.read(plan_file), name="<b>")
+    folder = suite.write_report(target, [bad, canary_single(Setting(), 100)], tmp_path / "out")
+    page = (folder / "audit.html").read_text()
+    assert "REFUTED by replay_sensitivity" in page
+    assert "<script>" not in page
+    assert "<b>" not in page.split("<h1>")[1].split("</h1>")[0]
+    assert json.loads((folder / "audit.json").read_text())["rejected"]
+    with pytest.raises(ConfigurationError):
+        suite.write_report(target, [bad], folder)
