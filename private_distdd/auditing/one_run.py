@@ -16,7 +16,6 @@ from private_distdd.errors import ConfigurationError
 from private_distdd.privacy.randomness import InsecureRandomness
 from private_distdd.privacy.spec import require_count
 
-
 _GATE_DELTA = DELTAS[0]  # p-values grow by up to 2 m delta: a small delta leaves room below the level of a gate
 
 

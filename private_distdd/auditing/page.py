@@ -68,8 +68,8 @@ def _row(record: Mapping[str, Any]) -> str:
     return (
         f"<section><h3>{_safe(record['audit'])} <span class={tone}>{verdict}</span></h3>"
         f"<p><b>Claim:</b> {_safe(record['claim'])}.</p>"
-        f"<p><b>Computed:</b> {_safe(record['statistic'])}; {record['trials']:,} trials, {_safe(record['kind'])}{chance}, "
-        f"{seed}, {record['seconds']:.1f} s.</p>"
+        f"<p><b>Computed:</b> {_safe(record['statistic'])}; {record['trials']:,} trials, "
+        f"{_safe(record['kind'])}{chance}, {seed}, {record['seconds']:.1f} s.</p>"
         f"<p><b>Adversary:</b> {_safe(record['adversary'])}. <b>Assumes:</b> {_safe(record['assumptions'])}.</p>"
         + (f"<p><b>Figures:</b> {_safe(figures)}.</p>" if figures else "")
         + (f"<ul class=bad>{findings}</ul>" if findings else "")
@@ -102,8 +102,8 @@ code,.plan{overflow-wrap:anywhere}
 truth in up to 5 % of runs on a sound mechanism; whether a claim is refuted is decided at 1e-4 instead.</p>
 <h2>What was and what was not shown</h2>
 <ul>
-<li>The attacks ran on this library's own code here, with these constants, on canaries and noise images. They did not see
-the clients' data, nor the messages of that run: those are gone.</li>
+<li>The attacks ran on this library's own code here, with these constants, on canaries and noise images. They did not
+see the clients' data, nor the messages of that run: those are gone.</li>
 <li>An attack that fails proves nothing about a better attack. Only the theorem gives the upper bound.</li>
 <li>Clipping alone protects nothing: the bound rests on the noise.</li>
 <li>That the clients ran this code, and drew their noise, is trusted.</li>
