@@ -25,7 +25,6 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "  40 rounds": {"reinit_every": 1, "network_steps": 0, "memory": 40, "rounds": 40},
     "  layer-wise cosine": {"reinit_every": 1, "network_steps": 0, "memory": 20, "distance": "layer_cosine"},
     "networks trained 10 steps a round, new every 5": {"reinit_every": 5, "network_steps": 10, "memory": 20},
-    "networks trained 20 steps a round, new every 10": {"reinit_every": 10, "network_steps": 20, "memory": 20},
 }
 COMMON: dict[str, Any] = {
     "ipc": 10,
