@@ -4,8 +4,8 @@
     python benchmarks/choose_mnist.py ROOT '{"rounds": 50, "matching_steps": 20, "memory": 50,
         "model_args": {"width": 8, "depth": 2}}' --epsilon 1 --sample-rate 0.1
 
-ROOT holds torchvision's MNIST.  10 clients, IID, IPC 10, seed 0; prints CPU seconds of the distillation and the accuracy
-of ConvNet-3, without and with shifted images while it trains.
+ROOT holds torchvision's MNIST.  10 clients, IID, IPC 10, seed 0; prints CPU seconds of the distillation and the
+accuracy of ConvNet-3, without and with shifted images while it trains.
 """
 
 from __future__ import annotations
