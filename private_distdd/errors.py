@@ -41,7 +41,7 @@ class BudgetExceededError(QueryRefusedError):
 
 
 class LedgerError(PrivateDistDDError):
-    """A ledger cannot be read, is damaged, or is in use by another process."""
+    """A ledger cannot be read or written, is damaged, or is in use by another process."""
 
 
 class ReleaseError(PrivateDistDDError):
@@ -49,7 +49,7 @@ class ReleaseError(PrivateDistDDError):
 
 
 class CheckpointError(PrivateDistDDError):
-    """A checkpoint is corrupt, or belongs to another run."""
+    """A checkpoint is corrupt, belongs to another run, is there already, or cannot be written."""
 
 
 class NotPrivateWarning(UserWarning):

@@ -78,6 +78,7 @@ class DistDD:
 
     Raises:
         ConfigurationError: a value is outside its range, or contradicts `privacy`.
+        ModelError: `model_args` are not JSON-able.
 
     Formal guarantee: with `privacy`, everything the clients send, and so the release, is (epsilon, delta)-DP for adding
     or removing one labelled example of one client, epsilon = `release.epsilon[client_id]`, under the assumptions of
@@ -186,7 +187,8 @@ class DistDD:
             clients: the data owners, or a transport that reaches them.
             info: public class list, image shape and normalisation; needed where the clients' data sets carry none.
             progress: show a bar with round, matching loss, epsilon so far and time left.
-            on_round_end: called after each round with public values only.
+            on_round_end: called after each round with public values only.  An exception from it ends the run without a
+                release, and what was paid stays paid; with a checkpoint the run can go on.
             checkpoint: a folder that keeps the state after every round; the clients' ledgers, which must outlive the
                 process too (`Ledger(path)`), are their own.
             resume: go on with the run whose checkpoint lies there, with the same settings and clients; a run that had
@@ -199,6 +201,8 @@ class DistDD:
             ConfigurationError: too few clients for the participation or the aggregator, no info, or an epsilon that
                 cannot be reached.
             QueryRefusedError: no client agrees to the run.
+            ModelError: the network is not registered, or breaks an assumption of the theorem.
+            DataError: a client's data does not fit the `info` given.
             CheckpointError: the folder holds a checkpoint already, or, to resume, none, a damaged one, one of another
                 run, or one whose messages the clients' ledgers do not know.  Nothing is spent.  Or it cannot be
                 written; the round before is then still whole.
