@@ -182,7 +182,7 @@ class Client:
 
     def _event(self, plan: PrivacyPlan) -> Event:
         # The type, not a promise: only the operating system's randomness is charged as private.
-        return plan.event if type(self._randomness) is SystemRandomness else NotPrivate()
+        return _mechanism(plan).event if type(self._randomness) is SystemRandomness else NotPrivate()
 
     def _refuse_if_budgeted(self) -> None:
         if self.ledger.budget is not None:
@@ -204,7 +204,7 @@ class Client:
         return message
 
     def _private(self, query: Query, statistic: Statistic, plan: PrivacyPlan) -> Message:
-        mechanism = SampledGaussianMechanism(plan.noise_multiplier, plan.sample_rate, plan.max_grad_norm, plan.divisor)
+        mechanism = _mechanism(plan)
 
         def rows(batch: NDArray[np.int64]) -> Iterator[Rows]:
             index = torch.from_numpy(batch).to(self._device)
@@ -229,6 +229,11 @@ class Client:
         labels = self._labels.cpu().numpy()
         drawn = [rng.permutation(np.flatnonzero(labels == c))[:count] for c, count in enumerate(counts)]
         return torch.from_numpy(np.concatenate([*drawn, np.empty(0, np.int64)])).to(self._device)
+
+
+def _mechanism(plan: PrivacyPlan) -> SampledGaussianMechanism:
+    """What the plan stands for; its event is what is charged."""
+    return SampledGaussianMechanism(plan.noise_multiplier, plan.sample_rate, plan.max_grad_norm, plan.divisor)
 
 
 class _Outbox:
