@@ -32,7 +32,7 @@ def seconds(work: Callable[[], object]) -> float:
 def running_bill() -> None:
     """Epsilon of each client after each round that it takes part in, with nothing cached at the start."""
     renyi_divergences.cache_clear()
-    coins = random.Random(0)  # public: who takes part  # noqa: S311
+    coins = random.Random(0)  # noqa: S311 - public: who takes part
     done = [0] * CLIENTS
     for _ in range(ROUNDS):
         for client in range(CLIENTS):

@@ -201,7 +201,7 @@ def fresh() -> tempfile.TemporaryDirectory[str]:
 
 def random_kills(kills: int, seed: int) -> Counter[str]:
     """Runs that are killed at random moments until `kills` kills have hit, the last run brought to its end."""
-    chance, seen = random.Random(seed), Counter[str]()  # noqa: S311
+    chance, seen = random.Random(seed), Counter[str]()  # noqa: S311 - when to kill is public
     with fresh() as name:
         start = time.monotonic()
         assert not killed(life(Path(name)))

@@ -108,7 +108,7 @@ def train_network(
             batch = _shifted(images[chosen], info, generator) if augment else images[chosen]
             optimizer.zero_grad()
             loss = F.cross_entropy(network(batch), labels[chosen])
-            loss.backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(loss)
             optimizer.step()
     return network.eval()
 

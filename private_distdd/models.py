@@ -481,7 +481,7 @@ def _wrong_gradients(probe: nn.Module, images: Tensor) -> str | None:
     scale = max(float(gradient.abs().max()) for gradients in oracle for gradient in gradients)
     hooked = GradSampleModule(probe, loss_reduction="sum")
     # Images that ask for a gradient let the first layer's full backward hook fire as PyTorch means it to.
-    F.cross_entropy(hooked(images.requires_grad_()), targets, reduction="sum").backward()  # type: ignore[no-untyped-call]
+    torch.autograd.backward(F.cross_entropy(hooked(images.requires_grad_()), targets, reduction="sum"))
     for index, (name, parameter) in enumerate(parameters.items()):
         expected = torch.stack([gradients[index] for gradients in oracle])
         found = getattr(parameter, "grad_sample", None)  # None where the forward pass never used it
