@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from private_distdd.data.datasets import DatasetInfo, ImageDataset
+from private_distdd.data.synthetic import SyntheticDataset
 from private_distdd.errors import ConfigurationError, DataError
 from private_distdd.models import ModelSpec, require_device
 
@@ -73,7 +74,7 @@ def train_network(
 
     Args:
         spec: the architecture.
-        dataset: synthetic or real images, at least one.
+        dataset: synthetic images (their parts enlarged, see `SyntheticDataset`) or real ones, at least one.
         epochs: at least 1; the learning rate falls to a tenth after epochs // 2 + 1 of them.  (DC's code also
             forgets the momentum there, and runs one epoch more.)
         augment: shift every image, each time it is seen, by whole pixels drawn uniformly from -H/8 ... H/8 and
@@ -94,6 +95,8 @@ def train_network(
     require_device(device)
     if not len(dataset):
         raise DataError("an empty training set", "at least one image", "Train on something.")
+    if isinstance(dataset, SyntheticDataset):
+        dataset = dataset.expanded()
     info = dataset.info
     network = spec.build(info.image_shape, info.num_classes, seed).to(device).train()
     images, labels = dataset.images.to(device), dataset.labels.to(device)
@@ -123,6 +126,8 @@ def accuracy(
     """
     if not len(dataset):
         raise DataError("an empty test set", "at least one image", "Test on something.")
+    if isinstance(dataset, SyntheticDataset):
+        dataset = dataset.expanded()
     right = 0
     with torch.inference_mode():
         for images, labels in zip(

@@ -381,6 +381,8 @@ def _statement_failures(release: Release, plan: PrivacyPlan | None) -> Iterator[
     private = bool(clients) and all(math.isfinite(_number(bill["claim"]["epsilon"])) for bill in clients.values())
     if card["private"] is not (private and plan is not None):
         yield f"card: private is {card['private']!r}, which does not follow from its plan and claims"
+    if settings.get("partition", 1) != dataset.partition:
+        yield f"card: partition is {settings.get('partition', 1)!r} in the settings, S has {dataset.partition}"
     if settings["ipc"] != card["ipc"]:
         yield f"card: ipc is {settings['ipc']!r} in the settings, {card['ipc']!r} beside them"
     asked = settings["privacy"]

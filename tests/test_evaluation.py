@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -140,3 +141,19 @@ def test_bad_arguments_are_refused_before_training() -> None:
         evaluate(TRAIN, TEST, seeds=())
     with pytest.raises(ModelError, match="registered name"):
         evaluate(TRAIN, TEST, model="vgg")
+
+
+def test_mosaics_are_trained_on_and_counted_part_by_part() -> None:
+    data = first_per_class(2)
+    mosaic = SyntheticDataset(data.images, data.labels, data.info, 2)
+    options: dict[str, Any] = {"epochs": 3, "batch_size": 16, "augment": True, "seed": 1}
+    trained = [train_network(SMALL, own, **options) for own in (mosaic, mosaic.expanded(), data)]
+    parts, by_hand, whole = (network.state_dict() for network in trained)
+    assert all(torch.equal(parts[name], by_hand[name]) for name in parts)
+    assert not torch.equal(parts["0.weight"], whole["0.weight"])
+    result = evaluate(mosaic, TEST, model_args=SMALL.arguments, seeds=[1], epochs=3, batch_size=16, augment=True)
+    assert result.accuracies == (accuracy(trained[0], TEST),)
+    network = train_network(SMALL, mosaic, epochs=60, batch_size=16, seed=0)
+    on_parts = accuracy(network, mosaic, batch_size=7)
+    assert on_parts == accuracy(network, mosaic.expanded()) > 0.5
+    assert on_parts == sum(int(network(x[None]).argmax()) == y for x, y in mosaic) / 80

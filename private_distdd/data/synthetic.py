@@ -8,45 +8,112 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from private_distdd.data.datasets import DatasetInfo, ImageDataset, image_shape_of
-from private_distdd.errors import DataError
+from private_distdd.errors import ConfigurationError, DataError
 
 FORMAT = "private_distdd.synthetic/1"
+_MOSAICS = "private_distdd.synthetic/2"  # a reader of 1 would take mosaics for whole images
 _DTYPES = {"images": torch.float32, "labels": torch.int64, "mean": torch.float64, "std": torch.float64}
 _GAP = 2  # pixels between the pictures of the preview
 _SHOWN = 48  # a picture of the preview is at least this wide and high, in pixels
 
 
+def require_partition(partition: int, image_shape: tuple[int, ...]) -> int:
+    """`partition`, if images of this shape can be cut into partition x partition equal parts.
+
+    Raises:
+        ConfigurationError: it is no whole number of at least 1, or does not divide height and width.
+    """
+    whole = isinstance(partition, int) and not isinstance(partition, bool) and partition >= 1
+    if not whole or any(side % partition for side in image_shape[1:]):
+        raise ConfigurationError(
+            f"partition = {partition!r} for images of {' x '.join(map(str, image_shape[1:]))}",
+            "a whole number of at least 1 that divides height and width",
+            "1 leaves images whole; 2 makes four of each.",
+        )
+    return partition
+
+
+def expand(images: Tensor, partition: int) -> Tensor:
+    """Cut every image into partition x partition parts and enlarge each to the whole's size; differentiable.
+
+    Args:
+        images: float [n, C, H, W].
+        partition: divides H and W; 1 leaves the images as they are.
+
+    Returns:
+        float [n * partition^2, C, H, W]: the parts of one image beside each other, row by row; bilinear.
+
+    Source: Zhao, Li, Wang and Yu 2023 (IDM), "partitioning and expansion augmentation".
+    """
+    if partition == 1:
+        return images
+    count, channels, height, width = images.shape
+    parts = images.reshape(count, channels, partition, height // partition, partition, width // partition)
+    parts = parts.permute(0, 2, 4, 1, 3, 5).reshape(-1, channels, height // partition, width // partition)
+    return F.interpolate(parts, size=(height, width), mode="bilinear")
+
+
+def mosaic(images: Tensor, partition: int) -> Tensor:
+    """The other way: every partition^2 images, each averaged down, side by side as one; float [n, C, H, W]."""
+    count, channels, height, width = images.shape
+    parts = F.avg_pool2d(images, partition).reshape(
+        count // partition**2, partition, partition, channels, height // partition, width // partition
+    )
+    return parts.permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, height, width)
+
+
 class SyntheticDataset(ImageDataset):
     """`ipc` synthetic images of every class, in class order; a torch Dataset of (float32 [C, H, W], int).
+
+    With a partition l above 1 every stored image is a mosaic of l x l smaller ones.  The data set then yields, and
+    `len` counts, what is trained on: each part enlarged, classes * ipc * l^2 examples.
 
     Args:
         images: floating point [classes * ipc, C, H, W], on the normalised scale, finite.
         labels: integers [classes * ipc]: 0 `ipc` times, then 1, and so on.
         info: of the data set that S stands for, with the public normalisation constants.
+        partition: l, parts of an image in each direction; divides height and width.
 
     Attributes:
-        images: float32 [classes * ipc, C, H, W], detached, on the CPU.
+        images: float32 [classes * ipc, C, H, W] as stored, detached, on the CPU.
         labels: int64 [classes * ipc].
-        ipc: images per class, at least 1.
+        ipc: stored images per class, at least 1.
 
     Raises:
         DataError: as `ImageDataset`, or classes that are not all there in equal number and in order.
+        ConfigurationError: see `require_partition`.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, info: DatasetInfo) -> None:
+    def __init__(self, images: Tensor, labels: Tensor, info: DatasetInfo, partition: int = 1) -> None:
         super().__init__(images, labels, info)
-        self.ipc = len(self) // info.num_classes
+        self.partition = require_partition(partition, info.image_shape)
+        self.ipc = len(self.labels) // info.num_classes
         if self.ipc < 1 or not torch.equal(self.labels, torch.arange(info.num_classes).repeat_interleave(self.ipc)):
             raise DataError(
-                f"{len(self)} synthetic labels that are not in class order, equally many a class",
+                f"{len(self.labels)} synthetic labels that are not in class order, equally many a class",
                 f"each of the {info.num_classes} classes ipc >= 1 times, class 0 first",
                 "Build labels with torch.arange(num_classes).repeat_interleave(ipc).",
             )
+
+    def __len__(self) -> int:
+        return len(self.labels) * self.partition**2
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        image, part = divmod(index % len(self), self.partition**2)
+        return expand(self.images[image : image + 1], self.partition)[part], int(self.labels[image])
+
+    def expanded(self) -> ImageDataset:
+        """Everything that iteration yields, in memory: what networks are trained on."""
+        labels = self.labels.repeat_interleave(self.partition**2)
+        return ImageDataset(expand(self.images, self.partition).contiguous(), labels, self.info)
 
     def save(self, path: str | Path) -> None:
         """Write everything to one safetensors file at `path`; nothing is pickled, nothing is lost in rounding."""
@@ -58,7 +125,9 @@ class SyntheticDataset(ImageDataset):
             "std": torch.tensor(info.std, dtype=torch.float64),
         }
         # One key: safetensors writes several in random order, and equal sets shall have equal hashes.
-        header = {"format": FORMAT, "name": info.name, "num_classes": info.num_classes}
+        header: dict[str, Any] = {"format": FORMAT, "name": info.name, "num_classes": info.num_classes}
+        if self.partition > 1:
+            header |= {"format": _MOSAICS, "partition": self.partition}
         save_file(tensors, path, {"json": json.dumps(header, sort_keys=True)})
 
     @classmethod
@@ -76,7 +145,7 @@ class SyntheticDataset(ImageDataset):
         except (OSError, SafetensorError, json.JSONDecodeError) as error:
             raise DataError(f"{str(path)!r}: {error}", "a readable safetensors file", remedy) from error
         types = {key: tensor.dtype for key, tensor in tensors.items()}
-        if not isinstance(header, dict) or header.get("format") != FORMAT or types != _DTYPES:
+        if not isinstance(header, dict) or header.get("format") not in (FORMAT, _MOSAICS) or types != _DTYPES:
             raise DataError(
                 f"{str(path)!r} with header {header!r} and tensors {types}",
                 f"format {FORMAT!r} and tensors {_DTYPES}",
@@ -96,7 +165,10 @@ class SyntheticDataset(ImageDataset):
             mean=tuple(mean.tolist()),
             std=tuple(std.tolist()),
         )
-        return cls(images, labels, info)
+        try:
+            return cls(images, labels, info, header.get("partition", 1))
+        except ConfigurationError as error:
+            raise DataError(f"{str(path)!r}: {error}", "a partition of its images", remedy) from error
 
     def grid(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """A picture of S, uint8 [height, width, 3]: one row a class, de-normalised, clamped to [0, 1].
