@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from private_distdd.federation.client import Client
     from private_distdd.federation.partition import dirichlet_split, mislabel, shard_split
     from private_distdd.federation.session import RoundRecord
+    from private_distdd.methods.collabdm import CollabDM
     from private_distdd.methods.distdd import DistDD
     from private_distdd.models import ModelSpec, register_model
     from private_distdd.privacy.ledger import Budget, Ledger
@@ -27,6 +28,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Budget": "privacy.ledger",
     "Client": "federation.client",
+    "CollabDM": "methods.collabdm",
     "DatasetInfo": "data.datasets",
     "DistDD": "methods.distdd",
     "Evaluation": "evaluation",
@@ -52,6 +54,7 @@ _HOMES = {
 __all__ = [
     "Budget",
     "Client",
+    "CollabDM",
     "DatasetInfo",
     "DistDD",
     "Evaluation",

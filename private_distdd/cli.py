@@ -83,7 +83,12 @@ def _parser() -> argparse.ArgumentParser:
         help="distil a data set that is split over simulated clients into a release folder",
         formatter_class=_Help,
     )
-    distill.add_argument("--method", choices=["distdd"], default="distdd", help="how S is made")
+    distill.add_argument(
+        "--method",
+        choices=["distdd", "collabdm"],
+        default="distdd",
+        help="how S is made: many rounds of gradients, or one message of embeddings",
+    )
     _data_options(distill, "digits", "the data to split over the clients")
     distill.add_argument("--num-clients", type=int, default=10, metavar="N", help="clients the data are split over")
     distill.add_argument(
@@ -94,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         help="skew of the split: 0.1 is strong, inf is IID",
     )
     distill.add_argument("--ipc", type=int, default=10, help="synthetic images per class")
-    distill.add_argument("--rounds", type=int, default=100, metavar="T", help="communication rounds")
+    distill.add_argument("--rounds", type=int, metavar="T", help="communication rounds of distdd (default 100)")
     group = _privacy_options(
         distill, 'private runs only; give neither "--target-epsilon" nor "--noise-multiplier" for none'
     )
@@ -103,7 +108,9 @@ def _parser() -> argparse.ArgumentParser:
         "--budget-epsilon", type=float, metavar="E", help="lifetime budget of each client's ledger, at --delta"
     )
     distill.add_argument("--aggregator", default="mean", help="mean, sum, median or trimmed_mean of messages")
-    distill.add_argument("--participation", type=float, default=1.0, help="share of clients asked each round")
+    distill.add_argument(
+        "--participation", type=float, metavar="SHARE", help="of clients asked each round, by distdd (default 1)"
+    )
     distill.add_argument("--model", default="convnet", help="convnet, lenet, mlp or resnet, to be matched")
     distill.add_argument("--device", default="cpu", help="cpu or cuda, for server and clients")
     _threads_option(distill)
@@ -225,6 +232,7 @@ def _distill(options: argparse.Namespace) -> int:
     from private_distdd.data.datasets import load_dataset
     from private_distdd.federation.client import Client
     from private_distdd.federation.partition import dirichlet_split
+    from private_distdd.methods.collabdm import CollabDM
     from private_distdd.methods.distdd import DistDD
     from private_distdd.privacy.ledger import Budget, Ledger
     from private_distdd.release import manifest_hash
@@ -242,21 +250,20 @@ def _distill(options: argparse.Namespace) -> int:
             "the number of classes as a public constant",
             "Reading it off private labels would tell something about them: add --num-classes.",
         )
-    knobs = _knobs(options.set, DistDD)
-    method = DistDD(
+    make_method: type[DistDD] | type[CollabDM] = CollabDM if options.method == "collabdm" else DistDD
+    method = make_method(
         ipc=options.ipc,
-        rounds=options.rounds,
         model=options.model,
         aggregator=options.aggregator,
-        participation=options.participation,
         privacy=privacy,
         device=options.device,
         seed=options.seed,
-        **knobs,
+        **_rounds(options, make_method),
+        **_knobs(options.set, make_method),
     )
     if privacy is None:
         print(
-            "NOT PRIVATE: neither --target-epsilon nor --noise-multiplier was given; messages are exact gradients.",
+            "NOT PRIVATE: neither --target-epsilon nor --noise-multiplier was given; messages are exact statistics.",
             file=sys.stderr,
         )
     train, _ = load_dataset(
@@ -275,7 +282,7 @@ def _distill(options: argparse.Namespace) -> int:
         )
         release = method.fit(clients, progress=True, checkpoint=options.checkpoint, resume=options.resume)
     folder = release.save(options.output)
-    print(f"{folder}: {len(release.dataset)} images, {_claim(release)}")
+    print(f"{folder}: {len(release.dataset.labels)} images, {_claim(release)}")
     if release.private:
         _print_bills(release.card["clients"])
     progress = release.card["progress"]
@@ -349,6 +356,17 @@ def _ledgers(options: argparse.Namespace) -> Path:
             "Give the same arguments, or another folder.",
         )
     return folder / "ledgers"
+
+
+def _rounds(options: argparse.Namespace, method: type) -> dict[str, Any]:
+    """The options on rounds that were given; methods of one message have none."""
+    given = {name: getattr(options, name) for name in ("rounds", "participation")}
+    given = {name: value for name, value in given.items() if value is not None}
+    for name in given.keys() - method.__dataclass_fields__.keys():  # type: ignore[attr-defined]  # as in _knobs
+        raise ConfigurationError(
+            f"--{name} {given[name]} with --method {options.method}", "no such option", "It asks every client once."
+        )
+    return given
 
 
 _OWN_OPTIONS = {"ipc", "rounds", "model", "aggregator", "participation", "privacy", "device", "seed"}
@@ -437,18 +455,19 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _audit(options: argparse.Namespace) -> int:
     from private_distdd.auditing.records import table
-    from private_distdd.auditing.suite import Target, audit, write_report
+    from private_distdd.auditing.suite import Target, audit, invert, refuted, write_report
 
     target = Target.read(options.target)
     source = Path(options.target).resolve()
     folder = Path(options.output or source.with_name(f"{source.stem}-audit"))
     if folder.exists():  # before the work, not after it
         raise ConfigurationError(f"{folder} exists", "a new folder", "Choose another --output.")
-    records = audit(target, options.quick, options.seed)
-    print(table(records))
+    records, inversions = audit(target, options.quick, options.seed), invert(target, options.quick, options.seed)
+    every = [*records, *(inversion.record for inversion in inversions)]
+    print(table(every))
     print("bounds at delta = 1e-5 and 95 %; a claim is rejected at 1e-4")
-    print(f"next: open {write_report(target, records, folder) / 'audit.html'}")
-    return 1 if any(record.rejected for record in records) else 0
+    print(f"next: open {write_report(target, records, folder, inversions) / 'audit.html'}")
+    return 1 if refuted(every) else 0
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ class PerExampleGradients:
         targets[: len(labels)] = labels
         # Full backward hooks want an input that requires a gradient.
         batch.requires_grad_(True)
-        with _deterministic(), torch.enable_grad():
+        with deterministic(), torch.enable_grad():
             torch.autograd.backward(loss_sum(self._hooked, batch, targets))
         rows = torch.cat([vars(p)["grad_sample"].reshape(MICRO_BATCH, -1) for p in self._parameters], dim=1)
         self._hooked.zero_grad(set_to_none=True)
@@ -64,7 +64,8 @@ class PerExampleGradients:
 
 
 @contextlib.contextmanager
-def _deterministic() -> Iterator[None]:
+def deterministic() -> Iterator[None]:
+    """Kernels whose bits do not depend on what else runs: what A2 asks of a client's computations."""
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
         yield
 

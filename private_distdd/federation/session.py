@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -122,6 +123,13 @@ class Session:
             messages.append(reply)
         return messages
 
+    def class_counts(self, server_round: int) -> dict[str, list[int]]:
+        """Without privacy, one query: how many examples of each class the clients hold, by client."""
+        query = Query(self.run.run_id, server_round, "class_counts", {}, {}, None)
+        shape = (self.run.info.num_classes, 0)
+        messages = self.ask(list(self.active), lambda client_id: query, lambda client_id: shape)
+        return {m.client_id: m.counts.tolist() for m in messages if m.counts is not None}
+
     def epsilon(self) -> dict[str, float]:
         """This run's epsilon so far by client, by RDP: what has been spent, for the progress line."""
         return {client_id: self._spent(count) for client_id, count in self.answered.items()}
@@ -143,3 +151,21 @@ def stack(messages: Sequence[Message]) -> tuple[Tensor, Tensor | None]:
     """Messages as one tensor, float32 [clients, groups, dimension], and counts int64 [clients, groups], if any."""
     counts = [message.counts for message in messages if message.counts is not None]
     return torch.stack([message.values for message in messages]), torch.stack(counts) if counts else None
+
+
+def allocate(
+    counts: Mapping[str, Sequence[int]], client_ids: Sequence[str], per_class: int, rng: np.random.Generator
+) -> dict[str, tuple[int, ...]]:
+    """How many examples of each class each client draws, as if all their data were in one place.
+
+    Args:
+        counts: examples held of each class, by client.
+        client_ids: who draws.
+        per_class: how many in all; fewer where they hold fewer.
+        rng: public.
+    """
+    if not client_ids:
+        return {}
+    held = np.array([counts[client_id] for client_id in client_ids])
+    drawn = [rng.multivariate_hypergeometric(column, min(per_class, column.sum())) for column in held.T]
+    return {client_id: tuple(map(int, row)) for client_id, row in zip(client_ids, np.array(drawn).T, strict=True)}

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from private_distdd.data.datasets import DatasetInfo
+from private_distdd.data.synthetic import mosaic
+from private_distdd.embeddings import ClassEmbeddings, EmbeddingSpec, class_means, match_means
 from private_distdd.errors import ModelError, QueryRefusedError
 from private_distdd.gradients import MICRO_BATCH, PerExampleGradients, sum_gradient
 from private_distdd.models import ModelSpec
 from private_distdd.privacy.mechanism import Rows
+from private_distdd.storage import to_json
 
 GRANULARITIES = ("class", "joint")
 
@@ -91,6 +95,42 @@ class ClassGradients:
         return sums.to("cpu", torch.float32), torch.bincount(groups, minlength=self.num_groups).cpu()
 
 
+class EmbeddingSums:
+    """The registered statistic "class_embeddings": embeddings of random networks under public seeds, summed by class.
+
+    An example's row holds its embeddings by all networks and has norm 1, so C = 1 clips nothing.
+
+    Args:
+        arguments: an `EmbeddingSpec` as JSON.
+        tensors: none: seeds define the networks.
+        info: public class list, image shape and normalisation.
+        device: where the embeddings are computed.
+
+    Raises:
+        ModelError, ConfigurationError: the arguments are malformed, or the network breaks an assumption of the theorem.
+    """
+
+    def __init__(
+        self, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], info: DatasetInfo, device: str
+    ) -> None:
+        if tensors:
+            raise ModelError(f"tensors {sorted(tensors)}", "none: seeds define the networks", "Send seeds alone.")
+        spec = EmbeddingSpec.from_json(arguments)
+        spec.validate(info)
+        self._embeddings = ClassEmbeddings(spec, info, device)
+        self.num_groups = info.num_classes
+        self.dimension = spec.dimension
+
+    def rows(self, images: Tensor, labels: Tensor) -> Iterator[Rows]:
+        """Per-example embeddings with their classes: what the mechanism clips, sums and covers with noise."""
+        return self._embeddings.padded_rows(images, labels)
+
+    def plain(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Plain sums by class, added up in float64, and their counts."""
+        sums = self._embeddings.class_sums(images, labels, self.num_groups)
+        return sums.to("cpu", torch.float32), torch.bincount(labels, minlength=self.num_groups).cpu()
+
+
 class ClassExamples:
     """The registered statistic "class_examples": the images themselves, for a start of S from real ones.
 
@@ -118,6 +158,60 @@ class ClassExamples:
         return images.flatten(1).cpu(), torch.ones(len(images), dtype=torch.int64)
 
 
+class LocalDistillations:
+    """The registered statistic "class_distillations": images that a client distilled from its own data by itself.
+
+    They start as mosaics of its real images, and match its own mean embeddings: the local step of Holland et al. 2024.
+    Only without privacy: the mechanism never saw what they are made of.
+
+    Args:
+        arguments: {"embedding": an `EmbeddingSpec` as JSON, "counts": how many images of each class, "partition",
+            "steps", "rate", "smoothness": as for `match_means`, "seed": public, of start and order}.
+        tensors: none.
+        info: public class list, image shape and normalisation.
+        device: where it is computed.
+    """
+
+    def __init__(
+        self, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], info: DatasetInfo, device: str
+    ) -> None:
+        self._spec = EmbeddingSpec.from_json(arguments["embedding"])
+        self._arguments, self._info, self._device = arguments, info, device
+        self.num_groups = int(sum(arguments["counts"]))
+        self.dimension = int(torch.Size(info.image_shape).numel())
+
+    def rows(self, images: Tensor, labels: Tensor) -> Iterator[Rows]:
+        """Never: a distilled image is no sum that noise could cover."""
+        raise QueryRefusedError("local distillation under a privacy plan", "runs without privacy", "Leave it out.")
+
+    def plain(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The distilled images, one a group, in the order of their classes."""
+        asked, classes = self._arguments, self._info.num_classes
+        rng, parts = np.random.default_rng([asked["seed"], len(asked["counts"])]), asked["partition"] ** 2
+        chosen = [
+            rng.choice((labels == c).nonzero().squeeze(1).cpu().numpy(), count * parts, replace=True)
+            for c, count in enumerate(asked["counts"])
+            if count
+        ]
+        start = mosaic(images[torch.from_numpy(np.concatenate([*chosen, np.empty(0, np.int64)]))], asked["partition"])
+        targets = torch.arange(classes).repeat_interleave(torch.tensor(asked["counts"]))
+        embeddings = ClassEmbeddings(self._spec, self._info, self._device)
+        sums = embeddings.class_sums(images, labels, classes).to(torch.float32)
+        match_means(
+            start,
+            targets.to(start.device),
+            embeddings.networks,
+            class_means(*embeddings.read(sums)),
+            self._info,
+            partition=asked["partition"],
+            steps=asked["steps"],
+            rate=asked["rate"],
+            smoothness=asked["smoothness"],
+            rng=rng,
+        )
+        return start.flatten(1).cpu(), torch.ones(len(start), dtype=torch.int64)
+
+
 class ClassCounts:
     """The registered statistic "class_counts": how many examples of each class; only without privacy.
 
@@ -140,12 +234,46 @@ class ClassCounts:
         return torch.zeros(self.num_groups, 0), torch.bincount(labels, minlength=self.num_groups).cpu()
 
 
-STATISTICS: dict[str, type[ClassGradients] | type[ClassExamples] | type[ClassCounts]] = {
+_Registered: TypeAlias = Callable[[Mapping[str, Any], Mapping[str, Tensor], DatasetInfo, str], Statistic]
+
+STATISTICS: dict[str, _Registered] = {
     "class_gradients": ClassGradients,
+    "class_embeddings": EmbeddingSums,
     "class_examples": ClassExamples,
+    "class_distillations": LocalDistillations,
     "class_counts": ClassCounts,
 }
-_WITHOUT_PRIVACY_ONLY = ("class_examples", "class_counts")
+_WITHOUT_PRIVACY_ONLY = ("class_examples", "class_distillations", "class_counts")
+
+
+_places_alike: set[str] = set()  # what this process has found to give an example the same bits in every place
+
+
+def _require_places_alike(
+    name: str, arguments: Mapping[str, Any], info: DatasetInfo, device: str, own: Statistic
+) -> None:
+    """Refuse a statistic whose row of one image depends, in its last bits, on the image's place in its micro-batch.
+
+    Adding an example moves those behind it, so A2 would fail (docs/theorem.md, 4.3).  Some sizes of matrix products do
+    that on some machines.  One image, the same for everybody, is tried in all places, once a process.
+
+    Raises:
+        ModelError: so it is.
+    """
+    key = to_json({"name": name, "arguments": dict(arguments), "info": info.to_json(), "device": device})
+    if key in _places_alike:
+        return
+    image = torch.randn(info.image_shape, generator=torch.Generator().manual_seed(0)).to(device)
+    for label in (0, info.num_classes - 1):
+        labels = torch.full((MICRO_BATCH,), label, device=device)
+        for rows, _ in own.rows(image.expand(MICRO_BATCH, *info.image_shape), labels):
+            if not torch.equal(rows, rows[:1].expand_as(rows)):
+                raise ModelError(
+                    f"{name} of this network on this machine: one image's bits depend on its place in the batch",
+                    "a network whose rows do not",
+                    "Change its width: powers of two were right wherever we looked.",
+                )
+    _places_alike.add(key)
 
 
 def build_statistic(
@@ -160,7 +288,7 @@ def build_statistic(
 
     Raises:
         QueryRefusedError: unknown name, or one that exists without privacy only.
-        ModelError: as the statistic's own.
+        ModelError: as the statistic's own; with privacy, also `_require_places_alike`.
     """
     if name not in STATISTICS or (private and name in _WITHOUT_PRIVACY_ONLY):
         raise QueryRefusedError(
@@ -168,4 +296,7 @@ def build_statistic(
             f"one of {sorted(STATISTICS)}; {_WITHOUT_PRIVACY_ONLY} without privacy only",
             "Ask for a statistic that the client knows.",
         )
-    return STATISTICS[name](arguments, tensors, info, device)
+    statistic = STATISTICS[name](arguments, tensors, info, device)
+    if private:
+        _require_places_alike(name, arguments, info, device, statistic)
+    return statistic

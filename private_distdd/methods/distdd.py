@@ -7,8 +7,6 @@ import copy
 import logging
 import math
 import os
-import secrets
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
@@ -17,19 +15,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from private_distdd.checkpoint import Checkpoint, CheckpointFolder
+from private_distdd.checkpoint import Checkpoint
 from private_distdd.data.datasets import DatasetInfo
 from private_distdd.data.synthetic import SyntheticDataset
-from private_distdd.errors import ConfigurationError, NotPrivateWarning
+from private_distdd.errors import ConfigurationError
 from private_distdd.federation.aggregators import require_aggregator
 from private_distdd.federation.client import Client
-from private_distdd.federation.messages import Message, Query, Run
-from private_distdd.federation.session import RoundRecord, Session, stack
+from private_distdd.federation.messages import Message, Query
+from private_distdd.federation.session import RoundRecord, allocate, stack
 from private_distdd.federation.statistics import GRANULARITIES
-from private_distdd.federation.transport import InProcess, Transport
+from private_distdd.federation.transport import Transport
 from private_distdd.gradients import group_gradients, loss_sum
 from private_distdd.matching import DISTANCES, parameter_shapes
-from private_distdd.models import ModelSpec, require_device
+from private_distdd.methods.opening import Opened, open_run, public_rng
+from private_distdd.models import ModelSpec
 from private_distdd.privacy.spec import Privacy, PrivacyPlan, require_count, require_number
 from private_distdd.release import Release, build_release
 from private_distdd.reporting.progress import progress_bar
@@ -221,40 +220,22 @@ class DistDD:
         Two damages cost a charge more, never a release less on the bill: a torn ledger line, and a lost store of a
         sealed message.  Charges past T_max are refused in any case; clients trust their ledgers, not the checkpoint.
         """
-        if resume and checkpoint is None:
-            raise ConfigurationError("resume = True without a checkpoint", "both, or neither", "Give the run's folder.")
-        if not isinstance(clients, Transport) and info is not None:
-            for client in clients:  # in one process the caller speaks for the owners
-                if client.info is None:
-                    client.describe(info)
-        transport = clients if isinstance(clients, Transport) else InProcess(clients)
-        info = info or _info_of(clients)
-        asked = self._schedule(transport.client_ids)
-        folder = None if checkpoint is None else CheckpointFolder(checkpoint, self._identity(transport, info))
-        if folder is not None and resume:
-            saved = folder.read()
-        else:
-            saved = Checkpoint(Run(secrets.token_hex(8), info, self._plan(asked)))
-        if saved.run.plan is None:
-            warnings.warn(
-                "privacy=None: this run is NOT private; messages are exact gradients of the clients' data.",
-                NotPrivateWarning,
-                stacklevel=2,
-            )
-        require_device(self.device)  # before any client is asked to reserve its budget
-        self.spec.validate(info.image_shape, info.num_classes)
-        if folder is not None and not resume:
-            folder.start(saved)
-        session = Session(transport, saved.run, saved.progress.get("answered"), saved.progress.get("active"))
-        return _Distillation(self, session, asked, saved, folder).run(progress, on_round_end)
+        opened = open_run(
+            clients,
+            info,
+            method="DistDD",
+            settings=self._settings(),
+            plan=lambda client_ids: self._plan(self._schedule(client_ids)),
+            check=lambda public: self.spec.validate(public.image_shape, public.num_classes),
+            device=self.device,
+            checkpoint=checkpoint,
+            resume=resume,
+        )
+        asked = self._schedule(opened.client_ids)
+        return _Distillation(self, opened, asked).run(progress, on_round_end)
 
     def _settings(self) -> dict[str, Any]:
         return asdict(self) | {"model_args": dict(self.model_args)}
-
-    def _identity(self, transport: Transport, info: DatasetInfo) -> dict[str, Any]:
-        """What must be the same for a run to go on."""
-        clients = list(transport.client_ids)
-        return {"method": "DistDD", "clients": clients, "data": info.to_json(), **self._settings()}
 
     def _schedule(self, client_ids: Sequence[str]) -> list[list[str]]:
         """Who is asked in each round: drawn beforehand from the public seed, so that T_max is known."""
@@ -276,8 +257,7 @@ class DistDD:
         return self.privacy.plan(max(sum(client_id in round_ for round_ in asked) for client_id in everyone))
 
     def _rng(self, *purpose: str | int) -> np.random.Generator:
-        """A public generator for one purpose: no state is carried from round to round."""
-        return np.random.default_rng([self.seed, *"/".join(map(str, purpose)).encode()])
+        return public_rng(self.seed, *purpose)
 
     def _seed(self, *purpose: str | int) -> int:
         return int(self._rng(*purpose).integers(2**62))
@@ -292,18 +272,11 @@ class _Remembered(NamedTuple):
 
 
 class _Distillation:
-    """One run's state and its rounds; `saved` is where it stands, `folder` where that is kept."""
+    """One run's state and its rounds."""
 
-    def __init__(
-        self,
-        method: DistDD,
-        session: Session,
-        asked: Sequence[Sequence[str]],
-        saved: Checkpoint,
-        folder: CheckpointFolder | None,
-    ) -> None:
-        self.method, self.session, self.asked, self.folder = method, session, asked, folder
-        self.info = session.run.info
+    def __init__(self, method: DistDD, opened: Opened, asked: Sequence[Sequence[str]]) -> None:
+        self.method, self.session, self.asked, self.folder = method, opened.session, asked, opened.folder
+        self.info = self.session.run.info
         self.class_counts: dict[str, list[int]] | None = None
         self.labels = torch.arange(self.info.num_classes).repeat_interleave(method.ipc)
         self.images = torch.zeros(len(self.labels), *self.info.image_shape, device=method.device, requires_grad=True)
@@ -312,16 +285,16 @@ class _Distillation:
         self.network = self._fresh_network(0)
         self.memory: list[_Remembered] = []
         self.rounds_done = self.rounds_finished = self.steps_done = 0
-        if saved.progress:
-            self._restore(saved)
+        if opened.saved.progress:
+            self._restore(opened.saved)
         self._prepare()
 
     def run(self, progress: bool, on_round_end: Callable[[RoundRecord], None] | None) -> Release:
-        shown = progress_bar(self.method.rounds, self.session.run.plan, shown=progress)
+        shown = progress_bar(self.method.rounds, self.session.run.plan, unit="round", shown=progress)
         with shown as bar, contextlib.suppress(KeyboardInterrupt):
             while self.rounds_done < self.method.rounds and self.session.active:
                 record = self._round(self.rounds_done)
-                bar(record)
+                bar(record.server_round, record)
                 if on_round_end is not None:
                     on_round_end(record)
             if not self.session.active:
@@ -331,7 +304,7 @@ class _Distillation:
     def _prepare(self) -> None:
         """What the first round needs: each is asked for once, and kept before the next is asked for."""
         if self.session.run.plan is None and self.class_counts is None:
-            self.class_counts = self._class_counts()
+            self.class_counts = self.session.class_counts(self.method.rounds)
             self._keep()
         if not self.started:
             with torch.no_grad():
@@ -413,12 +386,7 @@ class _Distillation:
         if counts is None:
             return None
         holders = [client_id for client_id in client_ids if client_id in self.session.active]
-        if not holders:
-            return {}
-        held = np.array([counts[client_id] for client_id in holders])
-        rng = self.method._rng("allocation", t)
-        drawn = [rng.multivariate_hypergeometric(column, min(per_class, column.sum())) for column in held.T]
-        return {client_id: tuple(map(int, row)) for client_id, row in zip(holders, np.array(drawn).T, strict=True)}
+        return allocate(counts, holders, per_class, self.method._rng("allocation", t))
 
     def _aggregate(self, messages: Sequence[Message]) -> Tensor:
         method = self.method
@@ -477,13 +445,6 @@ class _Distillation:
     def _fresh_network(self, t: int) -> nn.Module:
         shape, classes = self.info.image_shape, self.info.num_classes
         return self.method.spec.build(shape, classes, self.method._seed("network", t)).to(self.method.device)
-
-    def _class_counts(self) -> dict[str, list[int]]:
-        """Without privacy, one query more: who holds how much of what."""
-        query = Query(self.session.run.run_id, self.method.rounds, "class_counts", {}, {}, None)
-        shape = (self.info.num_classes, 0)
-        messages = self.session.ask(list(self.session.active), lambda client_id: query, lambda client_id: shape)
-        return {m.client_id: m.counts.tolist() for m in messages if m.counts is not None}
 
     def _start(self) -> Tensor:
         method = self.method
@@ -550,14 +511,3 @@ def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _unnamed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}/")}
-
-
-def _info_of(clients: Sequence[Client] | Transport) -> DatasetInfo:
-    infos = [] if isinstance(clients, Transport) else [c.info for c in clients if c.info is not None]
-    if not infos or any(other != infos[0] for other in infos):
-        raise ConfigurationError(
-            f"{len(set(infos))} different data set infos among the clients",
-            "one, carried by every data set or given as info=",
-            "Pass fit(clients, info=DatasetInfo(name, num_classes, image_shape, mean, std)): public constants.",
-        )
-    return infos[0]

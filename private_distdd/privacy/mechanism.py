@@ -60,19 +60,13 @@ def clip_to_lattice(rows: Tensor, max_norm: float) -> Tensor:
 
 
 def lattice_sums(batches: Iterable[Rows], num_groups: int, dimension: int, max_norm: float) -> Tensor:
-    """Exact int64 sums of clipped rows by group, shape [num_groups, dimension], in lattice units, on the rows' device.
-
-    Rows are summed as contiguous slices of their group, so groups should come sorted within a micro-batch (they need
-    not: a group may appear in several slices).
-    """
+    """Exact int64 sums of clipped rows by group, [num_groups, dimension], in lattice units, on the rows' device."""
     sums: Tensor | None = None
     for rows, groups in batches:
         if sums is None:
             sums = torch.zeros(num_groups, dimension, dtype=torch.int64, device=rows.device)
-        points = clip_to_lattice(rows, max_norm)[: len(groups)]
-        values, lengths = torch.unique_consecutive(groups.cpu(), return_counts=True)
-        for group, part in zip(values.tolist(), torch.split(points, lengths.tolist()), strict=True):
-            sums[group] += part.sum(dim=0)
+        # Integers, so the order of addition does not matter, on a GPU either.
+        sums.index_add_(0, groups.to(rows.device), clip_to_lattice(rows, max_norm)[: len(groups)])
     return torch.zeros(num_groups, dimension, dtype=torch.int64) if sums is None else sums
 
 

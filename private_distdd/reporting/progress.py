@@ -1,4 +1,4 @@
-"""The progress line: round, matching loss, epsilon so far, time left."""
+"""The progress line: rounds or steps, matching loss, epsilon so far, time left."""
 
 from __future__ import annotations
 
@@ -18,23 +18,33 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def progress_bar(rounds: int, plan: PrivacyPlan | None, *, shown: bool) -> Iterator[Callable[[RoundRecord], None]]:
-    """A function to call with each round's record; it draws a bar on standard error, or does nothing if not `shown`."""
+def progress_bar(
+    total: int, plan: PrivacyPlan | None, *, unit: str, shown: bool
+) -> Iterator[Callable[[int, RoundRecord], None]]:
+    """A function to call with how much is done and the newest record.
+
+    It draws a bar on standard error, or does nothing if not `shown`.
+
+    Args:
+        total: of units.
+        plan: the mechanism's constants, None without privacy.
+        unit: what is counted: "round" or "step".
+    """
     if not shown:
-        yield lambda record: None
+        yield lambda done, record: None
         return
     columns = (
-        TextColumn("round"),
-        MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=2 * len(str(rounds)) + 1)),
+        TextColumn(unit),
+        MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=2 * len(str(total)) + 1)),
         BarColumn(bar_width=10),
         TextColumn("{task.description}"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("waiting for the first messages", total=rounds)
+        task = progress.add_task("waiting for the first messages", total=total)
 
-        def update(record: RoundRecord) -> None:
-            progress.update(task, completed=record.server_round, description=describe(record, plan))
+        def update(done: int, record: RoundRecord) -> None:
+            progress.update(task, completed=done, description=describe(record, plan))
 
         yield update
 
