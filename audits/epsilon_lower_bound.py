@@ -1,7 +1,7 @@
 """How far epsilon is bounded from below by attacks on the library's own messages, beside the accountant's upper bound.
 
 python audits/epsilon_lower_bound.py            about two minutes on one core
-python audits/epsilon_lower_bound.py --quick    ten times fewer trials, a few seconds
+python audits/epsilon_lower_bound.py --quick    ten times fewer trials, about a minute
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ from pathlib import Path
 
 import torch
 
-from private_distdd.auditing.canary import Setting, canary_client, canary_gaussian, canary_single
+from private_distdd.auditing.canary import Setting, canary_client, canary_gaussian, canary_single, clients
 from private_distdd.auditing.checks import replay_client, replay_sensitivity
-from private_distdd.auditing.leaks import client_check, coin_check, noise_check, seed_check
-from private_distdd.auditing.one_run import one_run
+from private_distdd.auditing.leaks import client_check, coin_check, guess_check, noise_check, seed_check
+from private_distdd.auditing.one_run import one_run, one_run_tradeoff
+from private_distdd.auditing.question import about_embeddings, about_gradients
 from private_distdd.auditing.records import AuditRecord, table
 from private_distdd.auditing.runs import canary_run, components
 from private_distdd.data.datasets import ImageDataset, load_dataset
+from private_distdd.embeddings import EmbeddingSpec
 from private_distdd.models import ModelSpec
+from private_distdd.privacy.spec import Privacy
 
 CANARY_CLASS = 3
 
@@ -34,19 +37,35 @@ def records(quick: bool, seed: int) -> list[AuditRecord]:
     background = ImageDataset(train.images[others][:6], train.labels[others][:6], train.info)
     canary = train.images[~others][0], CANARY_CLASS
     spec = ModelSpec("mlp", {"width": 8, "depth": 1})
+    question, embeddings = (
+        about_gradients(spec, train.info),
+        about_embeddings(EmbeddingSpec(spec, (0, 1), 1, 0.5, 32, True)),
+    )
+    small = Setting(noise_multiplier=Privacy(target_epsilon=1.0, delta=1e-5, sample_rate=1.0).plan(1).noise_multiplier)
+    source, short = clients(background, canary, question), Setting(sample_rate=0.5, rounds=10)
     return [
         replay_sensitivity(run),
-        replay_client(background, canary, spec),
+        replay_client(background, canary, question),
         seed_check(once),
-        client_check(background, spec),
+        guess_check(once),
+        client_check(background, question),
         noise_check(once, seed),
         coin_check(run, seed),
         canary_gaussian(once, 10_000, seed),
         canary_single(once, 100_000 // less, seed),
-        canary_client(background, canary, spec, once, 1000, seed),
+        canary_client(background, canary, question, once, 1000, seed),
+        components(short, 1000, seed, source=source),
+        canary_run(short, 100, seed, source=source),  # 1,000 answers a side
+        # CollabDM's message: the same audits, another question, and one release at epsilon 1.
+        replay_client(background, canary, embeddings),
+        client_check(background, embeddings),
+        canary_client(background, canary, embeddings, once, 1000, seed),
+        canary_gaussian(small, 100_000, seed),
         one_run(once, seed=seed),
+        one_run_tradeoff(once, seed=seed),
+        one_run_tradeoff(run, seed=seed),
         components(run, 1_000_000 // less, seed),
-        canary_run(run, 500_000 // (10 * less), seed),
+        canary_run(run, 1_000_000 // less, seed),
     ]
 
 
@@ -60,7 +79,7 @@ def main() -> int:
     torch.set_num_threads(1)
     found = records(options.quick, options.seed)
     print(table(found))
-    print("bounds at delta = 1e-5 and 95 %; rejection at 1e-4; sigma = 1; runs: q = 0.1, T = 100")
+    print("bounds at delta = 1e-5 and 95 %; rejection at 1e-4; sigma = 1; runs: q = 0.1, T = 100 (of clients: 0.5, 10)")
     if options.output:
         Path(options.output).write_text(json.dumps([record.to_json() for record in found], indent=2) + "\n")
     return int(any(record.rejected for record in found))

@@ -240,30 +240,37 @@ def convnet(
 
 
 @register_model("lenet")
-def lenet(image_shape: ImageShape, num_classes: int) -> nn.Module:
+def lenet(image_shape: ImageShape, num_classes: int, *, activation: str = "relu", pooling: str = "max") -> nn.Module:
     """LeNet-5 with ReLU and max pooling, as in DC (here padding 2 for colour too); images of at least 12 x 12.
 
+    Args:
+        activation: a key of `ACTIVATIONS`.
+        pooling: "max" or "average"; a smooth network, as LeCun's own, takes "average" with activation "tanh".
+
     Raises:
-        ModelError: the images are smaller.
+        ModelError: the images are smaller, or an argument is outside its range.
 
     Source: LeCun et al. 1998; Zhao, Mopuri and Bilen 2021 (DC), networks.py.
     """
     channels, height, width = image_shape
     if min(height, width) < 12:
         raise ModelError(f"lenet for images of {height} x {width}", "at least 12 x 12", "Use 'convnet' or 'mlp'.")
+    make_activation = _choice("activation", activation, ACTIVATIONS)
+    pools: dict[str, type[nn.Module]] = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
+    make_pool = _choice("pooling", pooling, pools)
     features = 16 * ((height // 2 - 4) // 2) * ((width // 2 - 4) // 2)
     return nn.Sequential(
         nn.Conv2d(channels, 6, kernel_size=5, padding=2),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
+        make_activation(),
+        make_pool(2),
         nn.Conv2d(6, 16, kernel_size=5),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
+        make_activation(),
+        make_pool(2),
         nn.Flatten(),
         nn.Linear(features, 120),
-        nn.ReLU(),
+        make_activation(),
         nn.Linear(120, 84),
-        nn.ReLU(),
+        make_activation(),
         nn.Linear(84, num_classes),
     )
 

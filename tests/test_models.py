@@ -21,6 +21,7 @@ SMALL = [
     *(ModelSpec("convnet", {"width": 8, "depth": 2, "norm": name}) for name in ("group", "none")),
     ModelSpec("convnet", {"width": 4, "depth": 3}),
     ModelSpec("lenet"),
+    ModelSpec("lenet", {"activation": "tanh", "pooling": "average"}),
     ModelSpec("mlp", {"width": 16, "depth": 3}),
     ModelSpec("resnet", {"width": 8, "blocks": 2}),
 ]
@@ -72,6 +73,16 @@ def test_sizes_are_those_of_the_literature() -> None:
             assert ModelSpec(name).build(GREY, 7, 0)(torch.zeros(2, *GREY)).shape == (2, 7)
 
 
+def test_lenet_of_choice_is_smooth_and_the_default_is_as_it_was() -> None:
+    def kinds(**arguments: str) -> list[str]:
+        return [type(layer).__name__ for layer in ModelSpec("lenet", arguments).build(GREY, 10, 0).children()]
+
+    rectified = kinds()
+    assert (rectified.count("ReLU"), rectified.count("MaxPool2d")) == (4, 2)
+    smooth = kinds(activation="tanh", pooling="average")
+    assert (smooth.count("Tanh"), smooth.count("AvgPool2d")) == (4, 2)
+
+
 def test_default_convnet_passes_on_every_data_set() -> None:
     for shape in ((1, 8, 8), GREY):
         validate_model(ModelSpec("convnet").build(shape, 10, 0), shape)
@@ -115,6 +126,8 @@ def test_spec_is_a_frozen_hashable_json_value() -> None:
         (lambda: ModelSpec("convnet", {"norm": "group", "width": 6}).build(GREY, 10), "a multiple of 4"),
         (lambda: ModelSpec("resnet", {"width": 12}).build(GREY, 10), "a multiple of 8"),
         (lambda: ModelSpec("lenet").build((1, 8, 8), 10), "at least 12 x 12"),
+        (lambda: ModelSpec("lenet", {"activation": "swish"}).build(GREY, 10), "leaky_relu"),
+        (lambda: ModelSpec("lenet", {"pooling": "mean"}).build(GREY, 10), "'average', 'max'"),
         (lambda: ModelSpec("mlp", {"rate": float("nan")}), "finite numbers"),
         (lambda: ModelSpec("mlp", {"width": {"a": 1}}), "finite numbers"),
         (lambda: ModelSpec("mlp", {1: 2}), "string keys"),  # type: ignore[dict-item]

@@ -23,6 +23,7 @@ from private_distdd.privacy.spec import require_number
 Scores = NDArray[np.float64]
 
 FEWEST = 20  # scores a side, below which no audit is attempted
+RARE = 0.9  # of alpha, for the error that a bound divides by: it is the one counted least often
 _CURVE_POINTS = 300
 
 
@@ -94,11 +95,11 @@ class Errors:
         return max([0.0, *(math.log(top / bottom) for top, bottom in pairs if top > 0)])
 
 
-def errors_at(inside: Scores, outside: Scores, threshold: float, alpha: float) -> Errors:
-    """Clopper-Pearson bounds at alpha / 2 each on the errors of "inside if score > threshold"."""
+def errors_at(inside: Scores, outside: Scores, threshold: float, alpha: float, share: float = 0.5) -> Errors:
+    """Clopper-Pearson bounds on the errors of "inside if score > threshold": FPR's takes `share` of alpha."""
     return Errors(
-        clopper_pearson_upper(int((outside > threshold).sum()), len(outside), alpha / 2),
-        clopper_pearson_upper(int((inside <= threshold).sum()), len(inside), alpha / 2),
+        clopper_pearson_upper(int((outside > threshold).sum()), len(outside), alpha * share),
+        clopper_pearson_upper(int((inside <= threshold).sum()), len(inside), alpha * (1 - share)),
     )
 
 
@@ -163,7 +164,7 @@ def thresholds(inside: Scores, outside: Scores, most: int = 400) -> NDArray[np.f
     return np.unique(np.concatenate([np.quantile(inside, levels), np.quantile(outside, levels)]))
 
 
-def _upper(errors: NDArray[np.int64], trials: int, alpha: float) -> NDArray[np.float64]:
+def _upper(errors: NDArray[np.int64] | NDArray[np.float64], trials: int, alpha: float) -> NDArray[np.float64]:
     bound = special.betaincinv(errors + 1.0, np.maximum(trials - errors, 1e-300), 1 - alpha)
     return np.where(errors >= trials, 1.0, bound)
 
@@ -187,6 +188,45 @@ def best_thresholds(
     margin = np.maximum(curve(fpr) - fnr, curve(fnr) - fpr)
     first, second = int(np.argmax(bound)), int(np.argmax(margin))
     return (float(candidates[first]), float(bound[first])), (float(candidates[second]), float(margin[second]))
+
+
+def best_bound(
+    inside: Scores, outside: Scores, tested: tuple[int, int], delta: float, alpha: float, ratios: bool = False
+) -> tuple[float, float]:
+    """On data that will test nothing: the threshold to expect most of, for ln((1 - FNR_U - delta) / FPR_U).
+
+    Few scores outside reach the best threshold, so the highest bound that was seen there is mostly luck.  Of
+    log-likelihood ratios L the tail outside is known from inside, where it is not rare: P_out(L > t) =
+    E_in[exp(-L); L > t].  It is believed unless the scores outside refute it.  Of other scores, the counts seen are
+    taken, and their standard deviation added.
+
+    Args:
+        inside, outside: scores.
+        tested: how many scores inside and outside will test the threshold.
+        delta, alpha: of the bound; FPR_U takes 9/10 of alpha.
+        ratios: are the scores log-likelihood ratios of inside to outside, at least of a model?  A wrong model costs
+            tightness, never validity.
+
+    Returns:
+        The threshold, and the bound at the expected counts.
+    """
+    candidates = thresholds(inside, outside)
+    ordered = np.sort(inside)
+    place = np.searchsorted(ordered, candidates, side="right")
+    positive = len(outside) - np.searchsorted(np.sort(outside), candidates, side="right")
+    if ratios:
+        weights = np.exp(np.minimum(-ordered, 600.0)) / len(inside)
+        tail = np.append(np.cumsum(weights[::-1])[::-1], 0.0)[place]
+        least = special.betaincinv(np.maximum(positive, 1e-300), len(outside) - positive + 1.0, 0.01)
+        expected = np.clip(np.maximum(tail, least), 0.0, 1.0) * tested[1]
+    else:
+        expected = (positive + 1.0 + np.sqrt(positive + 1.0)) / len(outside) * tested[1]
+    fpr = _upper(expected, tested[1], alpha * RARE)
+    fnr = _upper(place / len(inside) * tested[0], tested[0], alpha * (1 - RARE))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        bound = np.nan_to_num(np.log((1 - fnr - delta) / fpr), nan=-np.inf, neginf=-np.inf)
+    best = int(np.argmax(bound))
+    return float(candidates[best]), float(bound[best])
 
 
 def gaussian_mu_lower(inside: Scores, outside: Scores, alpha: float) -> float:

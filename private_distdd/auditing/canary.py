@@ -6,11 +6,12 @@ not use, and the score of a message m is s = b <m, u> / C: N(0, sigma^2) without
 the batch.
 
 Millions of trials come from `privacy.mechanism` itself, each trial a group of one release: every group has its own
-noise, and every canary its own coin.  `client_scores` runs the same audit end to end through `Client.answer`.
+noise, and every canary its own coin.  `clients` gives the same scores end to end, through `Client.answer`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -24,14 +25,14 @@ from scipy import stats
 from torch import Tensor
 
 from private_distdd.auditing import bounds
+from private_distdd.auditing.attack import KNOWS, Runs, Source, attack
 from private_distdd.auditing.bounds import Scores, TradeoffCurve
-from private_distdd.auditing.records import AIM, CONFIDENCE, DELTAS, GATE_ALPHA, AuditRecord
+from private_distdd.auditing.question import Question
+from private_distdd.auditing.records import CONFIDENCE, DELTAS, GATE_ALPHA, AuditRecord
 from private_distdd.data.datasets import ImageDataset
 from private_distdd.errors import ConfigurationError, DataError
 from private_distdd.federation.client import Client
 from private_distdd.federation.messages import Query, Run
-from private_distdd.gradients import PerExampleGradients
-from private_distdd.models import ModelSpec
 from private_distdd.privacy.events import SampledGaussian
 from private_distdd.privacy.mechanism import Rows, SampledGaussianMechanism, Statistic
 from private_distdd.privacy.randomness import InsecureRandomness, Randomness
@@ -46,7 +47,6 @@ Mechanism: TypeAlias = Callable[[float, float, float, float], Release]
 CANARY_NORM = 10.0  # in units of C
 _DIMENSION = 4  # background along the first coordinate, the canary along the last two
 _CHUNK = 1 << 16
-KNOWS = "knows the background, the network and all constants; chooses a canary of norm 10 C off the background's span"
 
 
 def library(noise_multiplier: float, sample_rate: float, max_norm: float, divisor: float) -> Release:
@@ -80,9 +80,7 @@ def canary_scores(
     rows = background
     if inside:
         canaries = (CANARY_NORM * max_norm * direction).to(torch.float32).expand(trials, -1)
-        # Beside its own background, so that groups come sorted.
-        rows = torch.stack([background, canaries], dim=1).reshape(2 * trials, _DIMENSION)
-        groups = groups.repeat_interleave(2)
+        rows, groups = torch.cat([background, canaries]), groups.repeat(2)
     message = release(len(rows), rows_statistic(rows, groups), trials, _DIMENSION, randomness)
     return ((message.to(torch.float64) @ direction) * (divisor / max_norm)).numpy()
 
@@ -138,7 +136,7 @@ class Setting:
         """The accountant's trade-off curve for the claim."""
         return TradeoffCurve([self.event])
 
-    def runs(self, trials: int, randomness: Randomness, inside: bool) -> NDArray[np.float64]:
+    def runs(self, trials: int, randomness: Randomness, inside: bool) -> Runs:
         """Scores of `trials` independent runs of T messages, float64 [trials, T]."""
         release = self.release()
         scores = [
@@ -152,43 +150,8 @@ def _single(setting: Setting) -> None:
         raise ConfigurationError(f"rounds = {setting.rounds}", "1", "Several messages: canary_run.")
 
 
-def _tested(
-    name: str,
-    setting: Setting,
-    statistic: str,
-    fit: tuple[Scores, Scores],
-    test: tuple[Scores, Scores],
-    started: float,
-    seed: int | None,
-    assumptions: str,
-    gate_alpha: float,
-) -> AuditRecord:
-    """Thresholds from `fit`, bounds and rejection from `test`."""
-    curve = setting.curve()
-    alpha = 1 - CONFIDENCE
-    inside, outside = bounds.check_scores(*test)
-    (threshold, _), (gate, _) = bounds.best_thresholds(*bounds.check_scores(*fit), curve, AIM, alpha, gate_alpha)
-    bounding = bounds.errors_at(inside, outside, threshold, alpha)
-    errors = bounds.errors_at(inside, outside, gate, gate_alpha)
-    return AuditRecord(
-        audit=name,
-        claim=setting.claim,
-        kind="rigorous",
-        statistic=statistic,
-        trials=len(inside),
-        rejected=curve.rejects(errors),
-        adversary=KNOWS,
-        assumptions=assumptions,
-        seconds=time.perf_counter() - started,
-        seed=seed,
-        lower=tuple((delta, bounding.epsilon(delta)) for delta in DELTAS),
-        upper=tuple((delta, curve.epsilon(delta)) for delta in DELTAS),
-        figures={"FPR upper": errors.false_positive, "FNR upper": errors.false_negative, "gate threshold": gate},
-        gate_alpha=gate_alpha,
-    )
-
-
 BATCHED = "trials are independent groups of one release of privacy.mechanism: own noise, own coin of the canary"
+MECHANISM = Source(Setting.runs, BATCHED)
 
 
 def canary_single(
@@ -196,11 +159,9 @@ def canary_single(
 ) -> AuditRecord:
     """One message with or without the canary: rejection by the trade-off curve, and a Clopper-Pearson bound.
 
-    Thresholds come from another `trials` trials a side than those that test them.
-
     Args:
         setting: of one round.
-        trials: tested trials a side.
+        trials: N; 4 N are made, shared out as `attack` says.
         seed: of all noise and coins (audits of the mechanism are reproducible; real messages are not).
         gate_alpha: of the rejection.
 
@@ -211,13 +172,8 @@ def canary_single(
     Source: Jagielski, Ullman and Oprea 2020; Nasr et al. 2023 for rejection by f.
     """
     _single(setting)
-    require_count("trials", trials, "1e5 a side bounds epsilon to two thirds.", at_least=bounds.FEWEST)
-    started, randomness = time.perf_counter(), InsecureRandomness(seed)
-    worlds = [[setting.runs(trials, randomness, inside)[:, 0] for inside in (True, False)] for _ in range(2)]
-    fit, test = ((inside, outside) for inside, outside in worlds)
-    return _tested(
-        "canary_single", setting, "s = b <m, u> / C > threshold", fit, test, started, seed, BATCHED, gate_alpha
-    )
+    require_count("trials", trials, "1e5 bounds epsilon to two thirds.", at_least=bounds.FEWEST)
+    return attack("canary_single", setting, MECHANISM, 4 * trials, seed, gate_alpha)
 
 
 def canary_gaussian(
@@ -274,23 +230,23 @@ def canary_gaussian(
 def client_scores(
     background: ImageDataset,
     canary: tuple[Tensor, int],
-    spec: ModelSpec,
+    question: Question,
     setting: Setting,
-    trials: int,
-    seed: int,
+    runs: int,
+    randomness: Randomness,
     inside: bool,
-) -> Scores:
-    """Scores of `trials` messages of a real client, each an answer to a query: bytes in, bytes out.
+) -> Runs:
+    """Scores of `runs` runs of T messages of a real client, float64 [runs, T]: answers to queries, from bytes to bytes.
 
-    C of `setting` is replaced by a tenth of the canary's gradient norm, so that the canary has norm 10 C as it is.
+    C of `setting` is replaced by a tenth of the norm of the canary's row, so that the canary has norm 10 C as it is.
 
     Args:
         background: what the client holds in both worlds; none of the canary's class.
         canary: the extra image, float32 [C, H, W], normalised, and its label.
-        spec: the network whose gradients are asked for, at the weights of seed 0.
-        setting: sigma, q and b; of one round.
-        trials: queries, all of one run.
-        seed: of the client's noise and coins; its ledger therefore says "not private".
+        question: what the client is asked.
+        setting: sigma, q, b and T.
+        runs: which the client is enrolled in, one after the other.
+        randomness: the client's noise and coins; where it is reproducible, its ledger says "not private".
         inside: does the client hold the canary?
 
     Raises:
@@ -300,46 +256,48 @@ def client_scores(
     image, label = canary
     if (background.labels == label).any():
         raise DataError(f"background of the canary's class {label}", "none", "The canary stands alone in its class.")
-    model = spec.build(info.image_shape, info.num_classes, seed=0)
-    state = dict(model.state_dict())
-    gradients = PerExampleGradients(model)
-
-    (row, _), *_ = gradients.rows(image[None], torch.tensor([label]))
-    target = row[0].to(torch.float64)
+    target = question.row(image, label, info)
     max_norm = float(target.norm()) / CANARY_NORM
-    plan = PrivacyPlan(setting.noise_multiplier, setting.sample_rate, max_norm, setting.divisor, trials, delta=1e-5)
+    plan = dataclasses.replace(setting.plan, max_grad_norm=max_norm)
     held = background
     if inside:
         images = torch.cat([background.images, image[None]])
         held = ImageDataset(images, torch.cat([background.labels, torch.tensor([label])]), info)
-    client = Client("audited", held, randomness=InsecureRandomness(seed))
-    run = Run("audit", info, plan)
-    client.enroll(run)
+    client = Client("audited", held, randomness=randomness)
     direction = target / target.norm()
-    scores = np.empty(trials)
-    arguments = {"model": spec.to_json(), "granularity": "class"}
-    for server_round in range(trials):
-        query = Query(run.run_id, server_round, "class_gradients", arguments, state, plan)
-        values = client.answer(Query.from_bytes(query.data)).values
-        scores[server_round] = float(values[label].to(torch.float64) @ direction) * setting.divisor / max_norm
-    return scores
+    scores = np.empty((runs, setting.rounds))
+    for number in range(runs):
+        run = Run(f"audit-{number}", info, plan)
+        client.enroll(run)
+        for server_round in range(setting.rounds):
+            query = question.query(run, server_round)
+            values = client.answer(Query.from_bytes(query.data)).values
+            scores[number, server_round] = float(values[label].to(torch.float64) @ direction)
+    return scores * (setting.divisor / max_norm)
+
+
+def clients(background: ImageDataset, canary: tuple[Tensor, int], question: Question) -> Source:
+    """Scores end to end: `client_scores` of this background, canary and question."""
+    return Source(
+        lambda *arguments: client_scores(background, canary, question, *arguments),
+        "every message is one Client.answer, from bytes to bytes; noise and coins from a seed, else the real code",
+        "_client",
+    )
 
 
 def canary_client(
     background: ImageDataset,
     canary: tuple[Tensor, int],
-    spec: ModelSpec,
+    question: Question,
     setting: Setting,
     trials: int = 1000,
     seed: int = 0,
 ) -> AuditRecord:
-    """`canary_single` end to end: a real client, network, query, ledger and message for each trial.
-
-    Half of the trials choose the thresholds, the other half tests.
+    """`canary_single` end to end: a real client, query, ledger and message for each trial.
 
     Args:
-        background, canary, spec, setting: as for `client_scores`.
-        trials: messages a side.
+        background, canary, question, setting: as for `client_scores`.
+        trials: messages a side; half of them choose the thresholds, the other half tests.
         seed: of the clients' noise and coins.
 
     Raises:
@@ -348,15 +306,4 @@ def canary_client(
     """
     _single(setting)
     require_count("trials", trials, "1,000 is usual.", at_least=2 * bounds.FEWEST)
-    started = time.perf_counter()
-    scores = [
-        client_scores(background, canary, spec, setting, trials, 2 * seed + inside, bool(inside)) for inside in (1, 0)
-    ]
-    half = trials // 2
-    fit, test = (scores[0][:half], scores[1][:half]), (scores[0][half:], scores[1][half:])
-    assumptions = (
-        "every trial is one Client.answer, from bytes to bytes; noise and coins from a seed, else the real code"
-    )
-    return _tested(
-        "canary_client", setting, "s = b <m, u> / C > threshold", fit, test, started, seed, assumptions, GATE_ALPHA
-    )
+    return attack("canary", setting, clients(background, canary, question), 2 * trials, seed, GATE_ALPHA)

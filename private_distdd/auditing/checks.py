@@ -6,18 +6,18 @@ import hashlib
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from private_distdd.auditing.canary import Setting, rows_statistic
+from private_distdd.auditing.question import Question
 from private_distdd.auditing.records import AuditRecord
 from private_distdd.data.datasets import ImageDataset
 from private_distdd.federation.client import Client
-from private_distdd.federation.messages import Message, Query, Refusal, Run
+from private_distdd.federation.messages import Message, Refusal, Run
 from private_distdd.federation.transport import Transport
-from private_distdd.models import ModelSpec
 from private_distdd.privacy.ledger import Charge, parse
 from private_distdd.privacy.mechanism import LATTICE
 from private_distdd.privacy.randomness import InsecureRandomness
@@ -110,60 +110,53 @@ def replay_sensitivity(setting: Setting, seed: int = 0) -> AuditRecord:
     )
 
 
-def replay_client(background: ImageDataset, example: tuple[Tensor, int], spec: ModelSpec, seed: int = 0) -> AuditRecord:
-    """`replay_sensitivity` end to end: two real clients, one with the example; honest, huge and NaN weights.
+def replay_client(
+    background: ImageDataset, example: tuple[Tensor, int], question: Question, seed: int = 0
+) -> AuditRecord:
+    """`replay_sensitivity` end to end: two real clients, one with the example; honest, huge and NaN tensors.
 
     The example comes as it is and scaled by 50.  C = b = q = 1 and sigma = 2^-20.
 
     Args:
         background: what both clients hold; at most 10 examples of a class, so that float32 stays exact.
         example: image float32 [C, H, W], and label.
-        spec: the network.
+        question: what both are asked.
         seed: of the noise that both share; the clients' ledgers therefore say "not private".
     """
     started = time.perf_counter()
     info, (image, label) = background.info, example
-    state = spec.build(info.image_shape, info.num_classes, seed=0).state_dict()
-    weights: Mapping[str, Mapping[str, Tensor]] = {
-        "honest": state,
-        "huge": {name: 1e15 * tensor for name, tensor in state.items()},
-        "NaN": {name: torch.full_like(tensor, math.nan) for name, tensor in state.items()},
-    }
-    plan = PrivacyPlan(_LITTLE, 1.0, 1.0, 1.0, len(weights), delta=1e-5)
+    questions = question.hostile()
+    plan = PrivacyPlan(_LITTLE, 1.0, 1.0, 1.0, len(questions), delta=1e-5)
     run = Run("replay", info, plan)
     findings, worst = [], 0.0
 
     def messages(dataset: ImageDataset) -> list[Tensor]:
         client = Client("audited", dataset, randomness=InsecureRandomness(seed))
         client.enroll(run)
-        arguments = {"model": spec.to_json(), "granularity": "class"}
-        queries = (
-            Query(run.run_id, i, "class_gradients", arguments, dict(tensors), plan)
-            for i, tensors in enumerate(weights.values())
-        )
+        queries = (asked.query(run, i) for i, asked in enumerate(questions.values()))
         return [client.answer(query).values.to(torch.float64) for query in queries]
 
     without = messages(background)
     for scale in (1.0, 50.0):
         images = torch.cat([background.images, scale * image[None]])
         held = ImageDataset(images, torch.cat([background.labels, torch.tensor([label])]), info)
-        for name, one, other in zip(weights, messages(held), without, strict=True):
+        for name, one, other in zip(questions, messages(held), without, strict=True):
             moved = one - other
             squared = float(moved.square().sum())
             worst = max(worst, math.sqrt(squared))
             if not squared <= 1.0:
-                findings.append(f"{name} weights, image times {scale:g}: moved by {math.sqrt(squared):.6g} C / b")
+                findings.append(f"{name} tensors, image times {scale:g}: moved by {math.sqrt(squared):.6g} C / b")
             if bool(moved[torch.arange(info.num_classes) != label].any()):
-                findings.append(f"{name} weights, image times {scale:g}: other classes moved")
+                findings.append(f"{name} tensors, image times {scale:g}: other classes moved")
     return AuditRecord(
         audit="replay_client",
         claim="one example moves one class of a message by at most C / b",
         kind="deterministic",
         statistic="norm of the difference of two clients' messages with equal noise",
-        trials=2 * len(weights),
+        trials=2 * len(questions),
         rejected=bool(findings),
-        adversary="chooses one example and the weights",
-        assumptions="the examples and weights tried; nothing is said about others",
+        adversary="chooses one example and the query's tensors",
+        assumptions="the examples and tensors tried; nothing is said about others",
         seconds=time.perf_counter() - started,
         seed=seed,
         figures={"largest move in C / b": worst},

@@ -5,9 +5,13 @@ All read the real messages: noise where every example's statistic is zero, coins
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 import time
+from collections.abc import Iterator, Sequence
+from hashlib import sha256
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,17 +20,22 @@ from scipy import stats
 from torch import Tensor
 
 from private_distdd.auditing.canary import Release, Setting, rows_statistic
+from private_distdd.auditing.question import Question
 from private_distdd.auditing.records import GATE_ALPHA, AuditRecord
 from private_distdd.data.datasets import ImageDataset
+from private_distdd.errors import DataError
 from private_distdd.federation.client import Client
-from private_distdd.federation.messages import Query, Run
-from private_distdd.models import ModelSpec
-from private_distdd.privacy.randomness import InsecureRandomness, Randomness, SystemRandomness
+from private_distdd.federation.messages import Run
+from private_distdd.privacy.randomness import InsecureRandomness, Randomness, Stream, SystemRandomness
 from private_distdd.privacy.spec import PrivacyPlan
 
 _LITTLE = 2.0**-20  # sigma at which coins are seen: one lattice unit
 _SIZES = (0, 8, 9)  # data sets of the noise check: an empty one, and two that a realised divisor tells apart
 _ROUNDS, _GROUPS, _DIMENSION = 3, 4, 4096
+_WINDOW, _REACH = 64, 256  # values of a message, laid beside so many of a guessed stream
+_SEEDS = (*range(1000), 1234, 1337, 12345, 31337, 123456, 1234567, 123456789, 2**31 - 1, 2**32 - 1)
+_COINCIDENCE, _NORMALS = 1e-9, 1 << 22
+_NOBODY = torch.zeros(0, dtype=torch.int64)
 _COIN_ROUNDS, _COIN_EXAMPLES = 40, 500
 
 
@@ -201,23 +210,115 @@ def seed_check(setting: Setting) -> AuditRecord:
     )
 
 
-def client_check(dataset: ImageDataset, spec: ModelSpec) -> AuditRecord:
+def _common(seed: int) -> Iterator[tuple[str, NDArray[Any]]]:
+    """What common generators start with under one seed, [256] each, by name."""
+    for dtype in (torch.float32, torch.float64):
+        normals = torch.randn(_REACH, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+        yield f"torch.Generator, {dtype}", normals.numpy()
+    yield "numpy.random.default_rng", np.random.default_rng(seed).standard_normal(_REACH)
+    yield "numpy.random.default_rng, float32", np.random.default_rng(seed).standard_normal(_REACH, np.float32)
+    yield "numpy.random.seed", np.random.RandomState(seed % 2**32).standard_normal(_REACH)
+    python = random.Random(seed)  # noqa: S311 - it is the suspect
+    yield "random", np.array([python.gauss(0, 1) for _ in range(_REACH)])
+
+
+def _own(seed: int, count: int) -> Iterator[tuple[str, NDArray[Any]]]:
+    """The same of the library's generator, whose start depends on how many values are drawn at once."""
+    insecure = InsecureRandomness(seed)
+    for number in (1, 2):
+        yield f"InsecureRandomness, stream {number}", insecure.stream().rounded_normals((count,), 2.0**20)[:_REACH]
+    stream = Stream(sha256(str(seed).encode()).digest())
+    yield "a key hashed from it", stream.rounded_normals((count,), 2.0**20)[:_REACH]
+
+
+@functools.lru_cache(maxsize=2)
+def _guesses(seeds: tuple[int, ...], count: int) -> tuple[list[str], NDArray[np.float32]]:
+    """Names, and the streams' normals float32 [streams, 256]."""
+    found = [(f"{name}, seed {seed}", values) for seed in seeds for name, values in _common(seed)]
+    few = seeds[: max(1, _NORMALS // count)]
+    found += [(f"{name}, seed {seed}", values) for seed in few for name, values in _own(seed, count)]
+    return [name for name, _ in found], np.stack([values for _, values in found]).astype(np.float32)
+
+
+def reproduced(noise: Tensor, public: Sequence[int] = ()) -> list[tuple[int, str]]:
+    """Which rows of `noise` a common generator gives under a guessed seed: (row, generator and seed).
+
+    A row's first 64 values are laid beside the first 256 of every generator, at every offset, and at `public` seeds, 0
+    ... 999, and some that programmers like (the library's generator: at as many as 4 million normals of its own allow).
+    Pearson's r finds noise of any scale; by its exact law for independent Gaussians a coincidence has probability 1e-9.
+
+    Args:
+        noise: one message, float [rows, dimension], dimension >= 64, of 256 values or more.
+        public: further numbers to try, each in 0 ... 2^63 - 1.
+
+    Raises:
+        DataError: the message is smaller.
+    """
+    if noise.shape[1] < _WINDOW or noise.numel() < _REACH:
+        raise DataError(f"noise {list(noise.shape)}", "64 columns or more, 256 values or more", "Ask a wider question.")
+    names, streams = _guesses((*public, *_SEEDS), noise.numel())
+    rows = noise[:, :_WINDOW].to(torch.float64).numpy()
+    rows = rows - rows.mean(axis=1, keepdims=True)
+    rows = (rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-300)).astype(np.float32)
+    offsets = range(_REACH - _WINDOW + 1)
+    level = _COINCIDENCE / (len(rows) * len(streams) * len(offsets))
+    bound = float(np.sqrt(stats.beta.isf(level, 0.5, _WINDOW / 2 - 1)))  # r^2 of independent vectors
+    largest = np.zeros((len(streams), len(rows)), dtype=np.float32)
+    for offset in offsets:
+        part = streams[:, offset : offset + _WINDOW]
+        np.maximum(largest, np.abs(part @ rows.T) / (part.std(axis=1) * _WINDOW**0.5)[:, None], out=largest)
+    return [(int(row), names[stream]) for stream, row in np.argwhere(largest > bound)]
+
+
+def guess_check(setting: Setting) -> AuditRecord:
+    """No guessed public seed reproduces the noise of two clients' first two messages (see `reproduced`).
+
+    It sees what equality of messages does not: noise that is new each time, but under seeds that can be listed.
+    """
+    started = time.perf_counter()
+    findings = []
+    for client in range(2):
+        release = setting.release()
+        for number in range(2):
+            noise = release(0, rows_statistic(torch.zeros(0, _WINDOW), _NOBODY), _GROUPS, _WINDOW, SystemRandomness())
+            findings += [
+                f"client {client}, message {number}, group {row}: noise of {name}" for row, name in reproduced(noise)
+            ]
+    return AuditRecord(
+        audit="guess_check",
+        claim="no seed that can be guessed reproduces the noise",
+        kind="deterministic",
+        statistic="correlation with the streams of common generators",
+        trials=len(_guesses(_SEEDS, _GROUPS * _WINDOW)[0]),
+        rejected=bool(findings),
+        adversary="tries seeds",
+        assumptions="the generators and seeds tried; a coincidence has probability 1e-9",
+        seconds=time.perf_counter() - started,
+        findings=tuple(findings[:10]),
+    )
+
+
+def _digests(*names: str) -> list[int]:
+    """Numbers that a program could make of a public name."""
+    return [int.from_bytes(sha256(name.encode()).digest()[:size], "big") >> 1 for name in names for size in (4, 8)]
+
+
+def client_check(dataset: ImageDataset, question: Question) -> AuditRecord:
     """End to end: the form of a message tells nothing about the data, and seeds of the program do not repeat it.
 
     Clients with no example, one, one class and the whole of `dataset` answer one query: as many bytes from each, finite
     values in every class, no counts.  Then every global generator is seeded and the same clients are made again: all
-    messages differ.
+    messages differ, and no guessed seed reproduces the noise, those made of the names of client and run included.
 
     Args:
         dataset: what the largest client holds, at least one example.
-        spec: the network.
+        question: what they are asked.
     """
     started = time.perf_counter()
     info = dataset.info
-    state = dict(spec.build(info.image_shape, info.num_classes, seed=0).state_dict())
     plan = PrivacyPlan(1.0, 0.5, 1.0, 1.0, 1, delta=1e-5)
     run = Run("leaks", info, plan)
-    query = Query(run.run_id, 0, "class_gradients", {"model": spec.to_json(), "granularity": "class"}, state, plan)
+    query = question.query(run, 0)
     one_class = dataset.labels == dataset.labels[0]
     parts = [(dataset.images[:n], dataset.labels[:n]) for n in (0, 1, len(dataset))]
     parts.append((dataset.images[one_class], dataset.labels[one_class]))
@@ -243,11 +344,14 @@ def client_check(dataset: ImageDataset, spec: ModelSpec) -> AuditRecord:
         findings.append("a class of a message is without noise")
     if any(_same(a.values, b.values) for a, b in itertools.combinations(replies, 2)):
         findings.append("two messages carry the same noise")
+    # The first client is empty: its messages are noise alone.
+    names = _digests("audited", run.run_id, run.terms, query.message_id)
+    findings += [f"class {row}: noise of {name}" for row, name in reproduced(replies[0].values, names)]
     return AuditRecord(
         audit="client_check",
         claim="a message's form is public, and its noise new each time",
         kind="deterministic",
-        statistic="bytes, counts, classes and equality of messages",
+        statistic="bytes, counts, classes, equality of messages, guessed seeds",
         trials=len(replies),
         rejected=bool(findings),
         adversary="the server, which knows every public seed",

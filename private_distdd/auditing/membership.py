@@ -23,7 +23,7 @@ from torch import Tensor
 from private_distdd.auditing import bounds
 from private_distdd.auditing.bounds import Scores, TradeoffCurve
 from private_distdd.auditing.canary import Setting, library
-from private_distdd.auditing.records import AIM, CONFIDENCE, DELTAS, GATE_ALPHA, AuditRecord
+from private_distdd.auditing.records import AIM, CONFIDENCE, DELTAS, GATE_ALPHA, AuditRecord, Curve
 from private_distdd.data.datasets import ImageDataset, check_labels
 from private_distdd.errors import ConfigurationError, DataError
 from private_distdd.federation.client import Client
@@ -44,6 +44,7 @@ Features: TypeAlias = NDArray[np.float64]
 LOW_RATES = {"1 %": 0.01, ".1 %": 0.001}
 FEATURES = ("largest cosine", "smallest distance", "mean projection")
 _MEMBER_RATE = 0.5
+_ROC_POINTS = 100
 _NO_CLAIM = TradeoffCurve([SampledGaussian(1e-3, 1.0)])  # mu = 1000: f = 0 wherever a bound can be
 
 
@@ -81,6 +82,28 @@ def true_positive_rate(inside: ArrayLike, outside: ArrayLike, false_positive: fl
 def ceiling(curve: TradeoffCurve | None, false_positive: float) -> float:
     """The largest TPR at this FPR that the claim allows: 1 - f(FPR); 1 where nothing is claimed."""
     return 1.0 if curve is None else 1.0 - float(curve(false_positive))
+
+
+def roc(inside: ArrayLike, outside: ArrayLike, curve: TradeoffCurve | None) -> dict[str, Curve]:
+    """ "attack", the TPR of the scores, and "ceiling", what the claim allows, at 100 FPRs spaced evenly on a log axis.
+
+    Args:
+        inside, outside: scores, as for `bounds.check_scores`; the first FPR is 1 / (number outside).
+        curve: the claim's trade-off curve; None where nothing is claimed.
+
+    Raises:
+        DataError: scores that no test can use.
+    """
+    members, others = (np.sort(scores) for scores in bounds.check_scores(inside, outside))
+    rates = np.logspace(-math.log10(len(others)), 0, _ROC_POINTS)
+    allowed = np.minimum(np.floor(rates * len(others) + 1e-9).astype(int), len(others) - 1)
+    found = 1 - np.searchsorted(members, others[len(others) - 1 - allowed], side="right") / len(members)
+    found[-1] = 1.0  # everything is called a member
+    limits = [ceiling(curve, float(rate)) for rate in rates]
+    return {
+        name: tuple((float(rate), float(value)) for rate, value in zip(rates, values, strict=True))
+        for name, values in (("attack", found), ("ceiling", limits))
+    }
 
 
 def membership_gradient(
@@ -130,7 +153,9 @@ def membership_gradient(
     require_count("trials", trials, "500 or more.", at_least=2 * bounds.FEWEST)
     if setting is not None and setting.mechanism is not library:
         raise ConfigurationError("another mechanism", "the library's own", "Broken ones: audits/mutants.py.")
-    _check_pool(pool, public)
+    check_public(pool, public)
+    if len(pool) < 2:
+        raise DataError(f"a pool of {len(pool)} examples", "2 or more", "Members and others are compared.")
     started, rounds = time.perf_counter(), 1 if setting is None else setting.rounds
     rng, randomness = np.random.default_rng(seed), InsecureRandomness(seed)
     networks = [_Network(spec, t, pool, public, setting, centred) for t in range(rounds)]
@@ -265,21 +290,24 @@ def _judged(
     for rate_name, rate in LOW_RATES.items():
         figures[f"TPR at {rate_name} FPR"] = true_positive_rate(*described, rate)
         figures[f"ceiling at {rate_name} FPR"] = ceiling(curve, rate)
-    figures |= {"FPR upper": bounding.false_positive, "FNR upper": bounding.false_negative}
+    errors = bounds.errors_at(*test, gate, gate_alpha)
+    figures |= {"FPR upper": errors.false_positive, "FNR upper": errors.false_negative}
     return AuditRecord(
         audit=name,
         claim=claim,
         kind="rigorous",
         statistic=statistic,
         trials=trials,
-        rejected=curve is not None and curve.rejects(bounds.errors_at(*test, gate, gate_alpha)),
+        rejected=curve is not None and curve.rejects(errors),
         adversary=adversary,
         assumptions=assumptions,
         seconds=time.perf_counter() - started,
         seed=seed,
         lower=tuple((delta, bounding.epsilon(delta)) for delta in DELTAS),
         upper=tuple((delta, math.inf if curve is None else curve.epsilon(delta)) for delta in DELTAS),
+        gate_lower=tuple((delta, errors.epsilon(delta)) for delta in DELTAS),
         figures=figures,
+        curves=roc(*described, curve),
         gate_alpha=gate_alpha,
     )
 
@@ -291,15 +319,18 @@ def _in_words(curve: TradeoffCurve) -> str:
     )
 
 
-def _check_pool(pool: ImageDataset, public: ImageDataset) -> None:
-    if pool.info != public.info:
-        raise DataError(f"a public set of {public.info}", f"{pool.info}", "Take both from one data set.")
-    if len(pool) < 2:
-        raise DataError(f"a pool of {len(pool)} examples", "2 or more", "Members and others are compared.")
-    missing = set(pool.labels.tolist()) - set(public.labels.tolist())
+def check_public(attacked: ImageDataset, public: ImageDataset) -> None:
+    """Refuse a public set that tells nothing about what is attacked.
+
+    Raises:
+        DataError: it is of another form, or lacks a class.
+    """
+    if attacked.info != public.info:
+        raise DataError(f"a public set of {public.info}", f"{attacked.info}", "Take both from one data set.")
+    missing = set(attacked.labels.tolist()) - set(public.labels.tolist())
     if missing:
         raise DataError(
-            f"no public examples of classes {sorted(missing)}", "every class of the pool", "Their mean centres scores."
+            f"no public examples of classes {sorted(missing)}", "every class attacked", "Their means are needed."
         )
 
 
@@ -392,6 +423,7 @@ def _chosen(
     fitted = [_gaussian(features) for features in (inside, outside)]
     statistics: dict[str, Callable[[Features], Scores]] = {
         "likelihood ratio": lambda x: fitted[0](x) - fitted[1](x),
+        # Ignored: mypy infers no type of a lambda with a default.
         **{name: lambda x, k=k: np.asarray(x[:, k]) for k, name in enumerate(FEATURES)},  # type: ignore[misc]
     }
 

@@ -7,7 +7,8 @@ more than once, and so breaks one thing only.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from private_distdd.auditing.canary import Mechanism, Release, Setting, canary_gaussian, canary_single, library
 from private_distdd.auditing.checks import Tap, bill_check, replay_sensitivity
-from private_distdd.auditing.leaks import coin_check, noise_check, seed_check
+from private_distdd.auditing.leaks import coin_check, guess_check, noise_check, seed_check
 from private_distdd.auditing.records import GATE_ALPHA, AuditRecord
 from private_distdd.auditing.runs import canary_run
 from private_distdd.data.datasets import DatasetInfo, ImageDataset
@@ -55,6 +56,7 @@ def deterministic_gates(mutant: Mutant) -> list[AuditRecord]:
         replay_sensitivity(Setting(sample_rate=0.3, mechanism=mutant.mechanism)),
         _paid(mutant.client),
         seed_check(Setting(mechanism=mutant.mechanism)),
+        guess_check(Setting(mechanism=mutant.mechanism)),
     ]
 
 
@@ -115,11 +117,6 @@ def _gathered(statistic: Statistic, batch: NDArray[np.int64], dimension: int) ->
     return torch.cat([rows for rows, _ in parts]), torch.cat([groups for _, groups in parts])
 
 
-def _sorted(rows: Tensor, groups: Tensor) -> Iterator[Rows]:
-    order = groups.argsort(stable=True)
-    yield rows[order], groups[order]
-
-
 def _with_rows(
     change: Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]], loosened: float = 1.0, batch_rate: float = 0.0
 ) -> Mechanism:
@@ -136,7 +133,7 @@ def _with_rows(
 
         def release(size: int, statistic: Statistic, groups: int, dimension: int, randomness: Randomness) -> Tensor:
             def changed(batch: NDArray[np.int64]) -> Iterator[Rows]:
-                return _sorted(*change(*_gathered(statistic, batch, dimension), max_norm))
+                yield change(*_gathered(statistic, batch, dimension), max_norm)
 
             return own(size, changed, groups, dimension, randomness)
 
@@ -161,6 +158,32 @@ class _Streams:
     def stream(self) -> Stream:
         key = self._keys.pop(0)
         return self._inner.stream() if key is None else Stream(key)
+
+
+def _with_generator(noise: Callable[[int], Callable[[tuple[int, int]], Tensor]], seeds: Iterable[int]) -> Mechanism:
+    """Noise of a generator that is none of secrecy's, each client's under the next of `seeds`."""
+    clients = iter(seeds)
+
+    def mechanism(sigma: float, q: float, max_norm: float, divisor: float) -> Release:
+        clean, draw = library(_NONE, q, max_norm, divisor), noise(next(clients))
+
+        def release(size: int, statistic: Statistic, groups: int, dimension: int, randomness: Randomness) -> Tensor:
+            drawn = draw((groups, dimension)) * (sigma * max_norm / divisor)
+            return clean(size, statistic, groups, dimension, randomness) + drawn
+
+        return release
+
+    return mechanism
+
+
+def _torch_noise(seed: int) -> Callable[[tuple[int, int]], Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return lambda shape: torch.randn(shape, generator=generator)
+
+
+def _numpy_noise(seed: int) -> Callable[[tuple[int, int]], Tensor]:
+    generator = np.random.default_rng(seed)
+    return lambda shape: torch.from_numpy(generator.standard_normal(shape).astype(np.float32))
 
 
 def _key(number: int) -> bytes:
@@ -366,6 +389,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("noise reused between rounds", _with_streams(lambda server_round, own: (own, None))),
     Mutant("noise from the round's number", _with_streams(lambda server_round, own: (_key(server_round), None))),
     Mutant("noise from a global generator", _with_streams(_global_key)),
+    Mutant("noise of torch, public seeds", _with_generator(_torch_noise, itertools.cycle(range(100, 1000)))),
+    Mutant("noise of numpy, public seeds", _with_generator(_numpy_noise, itertools.cycle(range(100, 1000)))),
     Mutant("noise on present classes only", _present_only),
     Mutant("one noise vector for all classes", _one_vector),
     Mutant("fresh noise on a stored sum", _remembering(0.0, keep_first=True)),

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-Kind: TypeAlias = Literal["deterministic", "rigorous", "assumes Gaussian", "assumes the form"]
+Kind: TypeAlias = Literal["deterministic", "rigorous", "assumes Gaussian", "assumes the form", "descriptive"]
+Curve: TypeAlias = tuple[tuple[float, float], ...]
 
 CONFIDENCE = 0.95  # of reports
 GATE_ALPHA = 1e-4  # of gates: a 5 % test fires on a correct mechanism in one run of twenty
@@ -32,7 +33,9 @@ class AuditRecord:
         seed: of everything random in the audit; None where the operating system drew it.
         lower: (delta, lower bound on epsilon) at `confidence`; empty where the audit bounds no epsilon.
         upper: (delta, the accountant's epsilon) of the claim, at the same deltas.
+        gate_lower: the lower bounds again, at `gate_alpha`, where they are rigorous: those must not pass `upper`.
         figures: further numbers, by name.
+        curves: further curves, by name: points (FPR, TPR).
         findings: what was found wrong, a line each; empty where nothing was.
         confidence, gate_alpha: levels of `lower` and of `rejected`.
     """
@@ -49,7 +52,9 @@ class AuditRecord:
     seed: int | None = None
     lower: tuple[tuple[float, float], ...] = ()
     upper: tuple[tuple[float, float], ...] = ()
+    gate_lower: tuple[tuple[float, float], ...] = ()
     figures: Mapping[str, float] = field(default_factory=dict)
+    curves: Mapping[str, Curve] = field(default_factory=dict)
     findings: tuple[str, ...] = ()
     confidence: float = CONFIDENCE
     gate_alpha: float = GATE_ALPHA
@@ -66,10 +71,11 @@ class AuditRecord:
             "gate_alpha": self.gate_alpha,
             "rejected": self.rejected,
             "epsilon": [
-                {"delta": delta, "lower": _text(low), "upper": _text(high)}
+                {"delta": delta, "lower": as_json(low), "upper": as_json(high)}
                 for (delta, low), (_, high) in zip(self.lower, self.upper, strict=True)
             ],
-            "figures": {name: _text(value) for name, value in self.figures.items()},
+            "figures": {name: as_json(value) for name, value in self.figures.items()},
+            "curves": {name: [list(point) for point in curve] for name, curve in self.curves.items()},
             "findings": list(self.findings),
             "adversary": self.adversary,
             "assumptions": self.assumptions,
@@ -78,7 +84,8 @@ class AuditRecord:
         }
 
 
-def _text(value: float) -> float | str:
+def as_json(value: float) -> float | str:
+    """A number as JSON can hold it: infinity is the text "infinity"."""
     return value if math.isfinite(value) else str(value).replace("inf", "infinity")
 
 
@@ -88,7 +95,7 @@ def table(records: Iterable[AuditRecord]) -> str:
     for record in records:
         low, high = dict(record.lower).get(AIM), dict(record.upper).get(AIM)
         bound = "" if low is None or high is None else f"{low:.3f} <= {high:.3f}"
-        verdict = "REJECTED" if record.rejected else "not rejected"
+        verdict = "REJECTED" if record.rejected else "" if record.kind == "descriptive" else "not rejected"
         rows.append((record.audit, record.kind, f"{record.trials:,}", bound, verdict, f"{record.seconds:.1f}"))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(

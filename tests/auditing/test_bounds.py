@@ -143,3 +143,34 @@ def test_best_thresholds_agree_with_a_naive_search() -> None:
     errors = bounds.errors_at(inside, outside, gate, 1e-4)
     assert curve.rejects(errors) == (margin > 0)
     assert margin > 0  # mu = 2 against a claim of 1
+
+
+def test_the_expected_best_threshold_is_where_theory_has_it() -> None:
+    # N(1, 1) against N(0, 1), 1e5 trials each: 3.59 by integration over the binomials, at a bound of 2.85.
+    rng, found = np.random.default_rng(4), []
+    for _ in range(10):
+        inside, outside = rng.normal(1, 1, 20_000), rng.normal(0, 1, 20_000)
+        threshold, bound = bounds.best_bound(inside - 0.5, outside - 0.5, (100_000, 100_000), 1e-5, 0.05, ratios=True)
+        found.append(threshold + 0.5)
+        assert bound == pytest.approx(2.85, abs=0.3)
+    assert np.mean(found) == pytest.approx(3.59, abs=0.15)
+    assert np.std(found) < 0.25
+
+
+def test_a_model_that_the_scores_refute_is_not_believed() -> None:
+    # Outside, half of the runs score as high as those inside: a ratio that promises none of them is wrong.
+    rng = np.random.default_rng(5)
+    inside, outside = rng.normal(20, 1, 2000), rng.normal(20, 1, 2000) * (rng.random(2000) < 0.5)
+    _, bound = bounds.best_bound(inside, outside, (2000, 2000), 1e-5, 0.05, ratios=True)
+    assert bound < 1.0
+    assert bounds.best_bound(inside, np.zeros(2000), (2000, 2000), 1e-5, 0.05, ratios=True)[1] > 5.0
+    assert bounds.best_bound(inside, outside, (2000, 2000), 1e-5, 0.05)[1] < 1.0
+
+
+def test_levels_are_shared_out_as_asked() -> None:
+    inside, outside = np.linspace(0, 3, 500), np.linspace(-2, 1, 500)
+    errors = bounds.errors_at(inside, outside, 0.5, 0.05, share=0.9)
+    assert errors.false_positive == bounds.clopper_pearson_upper(int((outside > 0.5).sum()), 500, 0.045)
+    assert errors.false_negative == pytest.approx(
+        bounds.clopper_pearson_upper(int((inside <= 0.5).sum()), 500, 0.005), rel=1e-9
+    )

@@ -10,6 +10,7 @@ import torch
 from private_distdd import DistDD, Privacy
 from private_distdd.auditing.canary import Release, Setting, library
 from private_distdd.auditing.checks import Tap, bill_check, replay_client, replay_sensitivity
+from private_distdd.auditing.question import about_gradients
 from private_distdd.data.datasets import ImageDataset
 from private_distdd.federation.client import Client
 from private_distdd.federation.messages import Message, Query
@@ -37,7 +38,8 @@ def test_replay_sees_a_clip_at_twice_the_norm() -> None:
 
 def test_replay_end_to_end(digits: ImageDataset) -> None:
     background = ImageDataset(digits.images[:8], digits.labels[:8], digits.info)
-    record = replay_client(background, (digits.images[9], int(digits.labels[9])), ModelSpec("mlp", {"width": 8}))
+    question = about_gradients(ModelSpec("mlp", {"width": 8}), digits.info)
+    record = replay_client(background, (digits.images[9], int(digits.labels[9])), question)
     assert not record.findings
     assert record.figures["largest move in C / b"] == pytest.approx(1, abs=1e-3)
 

@@ -72,6 +72,20 @@ def test_true_positive_rate_allows_so_many_false_ones() -> None:
     assert membership.true_positive_rate(inside, outside, 0.5) == np.mean(inside > 49)
 
 
+def test_roc_reads_as_the_rates_do() -> None:
+    rng = np.random.default_rng(0)
+    inside, outside = rng.normal(1, 1, 500), rng.normal(0, 1, 400)
+    curve = TradeoffCurve([SampledGaussian(1.0, 1.0)])
+    found = membership.roc(inside, outside, curve)
+    assert found["attack"][0][0] == pytest.approx(1 / 400)
+    assert found["attack"][-1] == found["ceiling"][-1] == (1, 1)
+    for (rate, seen), (same, allowed) in zip(found["attack"][:-1], found["ceiling"][:-1], strict=True):
+        assert rate == same
+        assert seen == pytest.approx(membership.true_positive_rate(inside, outside, rate))
+        assert allowed == membership.ceiling(curve, rate)
+    assert {value for _, value in membership.roc(inside, outside, None)["ceiling"]} == {1}
+
+
 def test_ceiling_is_that_of_the_gaussian() -> None:
     curve = TradeoffCurve([SampledGaussian(1.0, 1.0)])
     assert membership.ceiling(curve, 0.01) == pytest.approx(0.0924, abs=1e-4)  # Phi(Phi^-1(.01) + 1)

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
-from private_distdd.auditing.canary import Release, Setting, library
-from private_distdd.auditing.runs import canary_run, components, log_ratio, run_scores
+from private_distdd.auditing import attack
+from private_distdd.auditing.attack import Runs, Source, log_ratio
+from private_distdd.auditing.canary import Release, Setting, clients, library
+from private_distdd.auditing.question import about_gradients
+from private_distdd.auditing.runs import canary_run, components, run_scores
+from private_distdd.data.datasets import ImageDataset
 from private_distdd.errors import ConfigurationError, DataError
-from private_distdd.privacy.randomness import InsecureRandomness
+from private_distdd.models import ModelSpec
+from private_distdd.privacy.accountants import bracket
+from private_distdd.privacy.events import SampledGaussian
+from private_distdd.privacy.randomness import InsecureRandomness, Randomness
 
 SETTING = Setting(sample_rate=0.1, rounds=20)
 
@@ -36,7 +46,39 @@ def test_a_run_is_bounded_from_below_and_not_rejected() -> None:
     record = canary_run(Setting(sample_rate=0.1, rounds=100), 20_000)
     low, high = dict(record.lower)[1e-5], dict(record.upper)[1e-5]
     assert not record.rejected
-    assert 0.35 * high < low < high
+    assert 0.38 * high < low < high
+
+
+@pytest.mark.slow  # a quarter of a minute
+def test_a_million_runs_bound_epsilon_to_three_fifths() -> None:
+    record = canary_run(Setting(sample_rate=0.1, rounds=100), 500_000)  # 8 seeds: .63 to .71
+    low, high = dict(record.lower)[1e-5], dict(record.upper)[1e-5]
+    assert not record.rejected
+    assert 0.6 * high < low < high
+
+
+def test_many_runs_are_scored_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[int] = []
+
+    def counted(setting: Setting, runs: int, randomness: Randomness, inside: bool) -> Runs:
+        held.append(runs)
+        return run_scores(setting, runs, randomness, inside)
+
+    monkeypatch.setattr(attack, "_CELLS", 10_000)
+    record = canary_run(SETTING, 3210, source=Source(counted, "counted"))
+    assert sum(held) == 6420
+    assert max(held) * SETTING.rounds <= 10_000
+    assert not record.rejected
+
+
+def test_the_claims_likelihood_ratio_is_not_believed_where_the_mechanism_is_another() -> None:
+    def leaky(sigma: float, q: float, max_norm: float, divisor: float) -> Release:
+        return library(sigma / 3, q, max_norm, divisor)
+
+    truth = bracket([SampledGaussian(1 / 3, 0.3, 4)], 1e-5).upper
+    for seed in range(5):
+        record = canary_run(Setting(sample_rate=0.3, rounds=4, mechanism=leaky), 10_000, seed)
+        assert dict(record.upper)[1e-5] < dict(record.lower)[1e-5] < truth
 
 
 def test_a_wrong_claim_is_rejected() -> None:
@@ -73,3 +115,33 @@ def test_nan_messages_are_said_to_be_bad() -> None:
 
     with pytest.raises(DataError):
         canary_run(Setting(mechanism=broken, rounds=2), 100)
+
+
+def test_runs_and_components_go_through_a_real_client(digits: ImageDataset) -> None:
+    held = digits.labels != 3
+    background = ImageDataset(digits.images[held][:4], digits.labels[held][:4], digits.info)
+    question = about_gradients(ModelSpec("mlp", {"width": 4, "depth": 1}), digits.info)
+    source = clients(background, (digits.images[~held][0], 3), question)
+    setting = Setting(sample_rate=0.5, rounds=2, divisor=2.0)
+
+    record = canary_run(setting, 80, source=source)
+    assert record.audit == "canary_run_client"
+    assert "Client.answer" in record.assumptions
+    assert not record.rejected
+    record = components(setting, 100, source=source)
+    assert record.audit == "components_client"
+    assert not record.rejected
+    assert record.figures["sensitivity"] == pytest.approx(1, abs=1e-4)
+    assert 1.0 < record.figures["sigma upper"] < 1.4
+    assert 0.3 < record.figures["q lower"] < 0.5
+    assert components(setting, 60, source=quieter(source)).rejected
+
+
+def quieter(source: Source) -> Source:
+    """Clients with half of the claimed noise."""
+
+    def scores(setting: Setting, *others: Any) -> Runs:
+        sigma = setting.noise_multiplier / 2
+        return source.scores(dataclasses.replace(setting, noise_multiplier=sigma), *others)
+
+    return Source(scores, "quieter")

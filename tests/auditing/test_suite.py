@@ -13,8 +13,9 @@ from private_distdd import DistDD, Privacy, cli
 from private_distdd.auditing import suite
 from private_distdd.auditing.canary import Setting, canary_client, canary_single
 from private_distdd.auditing.checks import replay_sensitivity
+from private_distdd.auditing.one_run import one_run
 from private_distdd.auditing.suite import Target
-from private_distdd.data.datasets import ImageDataset
+from private_distdd.data.datasets import DatasetInfo, ImageDataset
 from private_distdd.errors import ConfigurationError, ReleaseError
 from private_distdd.federation.client import Client
 from private_distdd.privacy.spec import PrivacyPlan
@@ -61,12 +62,23 @@ def test_the_command_writes_both_files(plan_file: Path, capsys: pytest.CaptureFi
         "components",
         "canary_run",
         "one_run",
+        "membership_gradient",
+        "gradient_inversion",
     } <= names
+    assert content["gate"]["alpha"] == 1e-4
+    checked = {bound["audit"] for bound in content["gate"]["bounds"]}
+    assert checked == {"canary_single", "canary_client", "canary_run", "one_run", "membership_gradient"}
+    assert all(bound["holds"] and bound["lower"] <= bound["upper"] for bound in content["gate"]["bounds"])
     page = (folder / "audit.html").read_text()
     assert "Not refuted" in page
     assert all(name in page for name in names)
     assert "http://" not in page
     assert "https://" not in page
+    assert "data:image/png;base64," in page
+    assert page.count("<svg") == 2  # membership without privacy, and under the claim
+    assert "a lower bound of this kind passes the truth in up to 5 %" in " ".join(page.lower().split())
+    assert "all do" in page
+    assert "costs epsilon = 92 for one release" in page
     assert "not rejected" in capsys.readouterr().out
     assert cli.main(["audit", str(plan_file), "--quick"]) == 2  # never overwritten
 
@@ -92,6 +104,49 @@ def test_what_claims_nothing_cannot_be_audited(digits: ImageDataset, tmp_path: P
     (tmp_path / "bad.json").write_text("[1]")
     with pytest.raises(ConfigurationError):
         Target.read(tmp_path / "bad.json")
+
+
+def test_a_bound_at_the_gate_above_the_claim_refutes_it_and_one_at_95_percent_does_not(plan_file: Path) -> None:
+    record = canary_single(Setting(), 1000)
+    by_chance = dataclasses.replace(record, lower=tuple((delta, 99.0) for delta, _ in record.lower))
+    assert not suite.refuted([by_chance])
+    crossed = dataclasses.replace(record, gate_lower=tuple((delta, 99.0) for delta, _ in record.upper))
+    assert not crossed.rejected
+    assert suite.refuted([record, crossed])
+    target = Target.read(plan_file)
+    assert suite.report(target, [crossed])["rejected"]
+    assert "REFUTED by canary_single (bound at delta" in suite.render_audit(suite.report(target, [crossed]))
+    guessed = one_run(Setting(rounds=3))
+    lucky = dataclasses.replace(guessed, gate_lower=((1e-6, 1.1),), upper=((1e-6, 1.0),))
+    assert suite.refuted([lucky])
+    assert not suite.refuted([guessed])
+
+
+@pytest.mark.parametrize(
+    ("info", "shape"),
+    [
+        (DatasetInfo("photos", 2, (3, 200, 100), (0.4, 0.5, 0.6), (0.2, 0.2, 0.2)), (3, 8, 8)),
+        (DatasetInfo("dots", 100, (1, 3, 9)), (1, 8, 8)),
+    ],
+)
+def test_public_digits_stand_for_any_images(info: DatasetInfo, shape: tuple[int, int, int]) -> None:
+    digits = suite.digits_like(info)
+    assert digits.info.image_shape == shape
+    assert set(digits.labels.tolist()) == set(range(min(10, info.num_classes)))
+    pixels = digits.info.denormalise(digits.images)
+    assert -1e-6 <= float(pixels.min()) < 0.1
+    assert 0.9 < float(pixels.max()) <= 1 + 1e-6
+    target = Target("photos", None, PLAN, info)
+    found = suite.invert(target, quick=True)
+    assert [item.protection for item in found] == [
+        "no privacy",
+        "clipping only",
+        "sigma = 0.1",
+        "sigma = 1",
+        "sigma = 1.5",
+    ]
+    assert found[0].record.figures["gain"] > 10
+    assert found[-1].record.figures["gain"] < 0
 
 
 def test_a_refuted_claim_is_said_on_the_page_and_escaped(plan_file: Path, tmp_path: Path) -> None:
