@@ -79,7 +79,9 @@ def main() -> int:
     torch.set_num_threads(1)
     found = records(options.quick, options.seed)
     print(table(found))
-    print("bounds at delta = 1e-5 and 95 %; rejection at 1e-4; sigma = 1; runs: q = 0.1, T = 100 (of clients: 0.5, 10)")
+    print(
+        "bounds at delta = 1e-5 and 95 %; rejected at 1e-4; sigma or epsilon 1; runs: q = .1, T = 100 (clients: .5, 10)"
+    )
     if options.output:
         Path(options.output).write_text(json.dumps([record.to_json() for record in found], indent=2) + "\n")
     return int(any(record.rejected for record in found))

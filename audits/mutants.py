@@ -2,7 +2,7 @@
 
 python audits/mutants.py             the table: 1,000 trials a side
 python audits/mutants.py --quick     the same with 300 trials a side
-python audits/mutants.py --alarms 1000     1,000 runs of the statistical gates on the library (about ten minutes)
+python audits/mutants.py --alarms 1000     1,000 runs of the statistical gates on the library (about three minutes)
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ALPHA",
         help="skew of the split: 0.1 is strong, inf is IID",
     )
-    distill.add_argument("--ipc", type=int, default=10, help="synthetic images per class")
+    distill.add_argument("--ipc", type=int, default=10, help="stored synthetic images per class")
     distill.add_argument("--rounds", type=int, metavar="T", help="communication rounds of distdd (default 100)")
     group = _privacy_options(
         distill, 'private runs only; give neither "--target-epsilon" nor "--noise-multiplier" for none'

@@ -43,7 +43,7 @@ class PerExampleGradients:
 
         Args:
             images: float32 [n, C, H, W], n >= 0.
-            labels: int64 [n]; sorted labels make the sums by class contiguous.
+            labels: int64 [n].
         """
         for start in range(0, len(labels), MICRO_BATCH):
             part, targets = images[start : start + MICRO_BATCH], labels[start : start + MICRO_BATCH]

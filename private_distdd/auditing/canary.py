@@ -297,7 +297,7 @@ def canary_client(
 
     Args:
         background, canary, question, setting: as for `client_scores`.
-        trials: messages a side; half of them choose the thresholds, the other half tests.
+        trials: half of all messages; `attack` says how many of them choose, and how many test.
         seed: of the clients' noise and coins.
 
     Raises:

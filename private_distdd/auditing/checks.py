@@ -73,7 +73,7 @@ def replay_sensitivity(setting: Setting, seed: int = 0) -> AuditRecord:
     for rate in {setting.sample_rate, 1.0}:
         for name, held, row in cases:
             dimension = held.shape[1]
-            # The group of the example comes last in the batch; the sums are by slice, so order is free.
+            # The example comes last in the batch; sums of integers do not see the order.
             worlds = [
                 setting.mechanism(_LITTLE, rate, 1.0, 1.0)(
                     len(rows), rows_statistic(rows, own), 3, dimension, InsecureRandomness(seed)

@@ -104,14 +104,14 @@ def _moral(inversions: Sequence[Inversion]) -> str:
     noisy = [figures for figures in (inversion.record.figures for inversion in inversions) if figures["gain"] <= 0]
     weakest = max(noisy, key=lambda figures: figures["epsilon"], default=None)
     lesson = "An attack that fails proves nothing"
-    if weakest is not None and math.isfinite(weakest["epsilon"]):
+    bare = [figures["gain"] > 0 for figures in (i.record.figures for i in inversions) if math.isinf(figures["epsilon"])]
+    if any(bare) and weakest is not None and math.isfinite(weakest["epsilon"]):
         lesson += (
             f": sigma = {weakest['sigma']:g} already stops this one, yet costs epsilon = {weakest['epsilon']:.0f} for "
             "one release, at delta = 1e-5"
         )
-    return (
-        f"<p><b>Clipping alone protects nothing</b>: it takes the scale of a gradient, not its direction. {lesson}.</p>"
-    )
+    clipped = "<b>Clipping alone protects nothing</b>: it takes the scale of a gradient, not its direction. "
+    return f"<p>{clipped if bare and all(bare) else ''}{lesson}.</p>"
 
 
 def _gate(bounds: Sequence[Mapping[str, Any]]) -> str:

@@ -25,7 +25,7 @@ class AuditRecord:
         claim: what was attacked, in words: the events charged, or the property that must hold.
         kind: what the outcome rests on.
         statistic: what was computed from the messages.
-        trials: trials a side, or comparisons made.
+        trials: trials a side (half of all where the sides differ), or comparisons made.
         rejected: was the claim refuted, at `gate_alpha` where chance plays a part?
         adversary: what the attacker knew and chose.
         assumptions: what the outcome rests on beyond the messages.

@@ -145,10 +145,11 @@ class SyntheticDataset(ImageDataset):
         except (OSError, SafetensorError, json.JSONDecodeError) as error:
             raise DataError(f"{str(path)!r}: {error}", "a readable safetensors file", remedy) from error
         types = {key: tensor.dtype for key, tensor in tensors.items()}
-        if not isinstance(header, dict) or header.get("format") not in (FORMAT, _MOSAICS) or types != _DTYPES:
+        form = (header.get("format"), "partition" in header) if isinstance(header, dict) else None
+        if form not in ((FORMAT, False), (_MOSAICS, True)) or types != _DTYPES:
             raise DataError(
                 f"{str(path)!r} with header {header!r} and tensors {types}",
-                f"format {FORMAT!r} and tensors {_DTYPES}",
+                f"format {FORMAT!r}, or {_MOSAICS!r} with a partition, and tensors {_DTYPES}",
                 remedy,
             )
         images, labels, mean, std = (tensors[key] for key in _DTYPES)

@@ -208,7 +208,6 @@ class Client:
 
         def rows(batch: NDArray[np.int64]) -> Iterator[Rows]:
             index = torch.from_numpy(batch).to(self._device)
-            index = index[self._labels[index].argsort(stable=True)]  # contiguous slices by class
             for part in torch.split(index, MICRO_BATCH):
                 yield from statistic.rows(self._images[part], self._labels[part])
 

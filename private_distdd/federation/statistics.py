@@ -36,6 +36,10 @@ class Statistic(Protocol):
         """Per example: a row float32 [dimension] that depends on this example alone (A2), and its group."""
         ...
 
+    def probe(self) -> Statistic:
+        """The same, but for tensors of the query: public ones instead."""
+        ...
+
     def plain(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Without privacy: sums by group, float32 [num_groups, dimension], and counts int64 [num_groups]."""
         ...
@@ -60,6 +64,7 @@ class ClassGradients:
         if set(arguments) != {"model", "granularity"} or arguments["granularity"] not in GRANULARITIES:
             raise ModelError(f"arguments {arguments!r}", f"model, and granularity in {GRANULARITIES}", "Correct them.")
         self._joint = arguments["granularity"] == "joint"
+        self._given = arguments, info, device
         spec = ModelSpec.from_json(arguments["model"])
         spec.validate(info.image_shape, info.num_classes)
         self._model = spec.build(info.image_shape, info.num_classes)
@@ -70,6 +75,12 @@ class ClassGradients:
         self._model.to(device)
         self.num_groups = 1 if self._joint else info.num_classes
         self.dimension = sum(p.numel() for p in self._model.parameters() if p.requires_grad)
+
+    def probe(self) -> ClassGradients:
+        """The same at the weights of seed 0."""
+        arguments, info, device = self._given
+        public = ModelSpec.from_json(arguments["model"]).build(info.image_shape, info.num_classes, seed=0)
+        return ClassGradients(arguments, public.state_dict(), info, device)
 
     def groups(self, labels: Tensor) -> Tensor:
         """The group each example is summed into, int64 [n]."""
@@ -121,6 +132,10 @@ class EmbeddingSums:
         self.num_groups = info.num_classes
         self.dimension = spec.dimension
 
+    def probe(self) -> EmbeddingSums:
+        """Itself: seeds are all there is."""
+        return self
+
     def rows(self, images: Tensor, labels: Tensor) -> Iterator[Rows]:
         """Per-example embeddings with their classes: what the mechanism clips, sums and covers with noise."""
         return self._embeddings.padded_rows(images, labels)
@@ -148,6 +163,10 @@ class ClassExamples:
     ) -> None:
         self.num_groups = int(sum(arguments["counts"]))
         self.dimension = int(torch.Size(info.image_shape).numel())
+
+    def probe(self) -> Statistic:
+        """Itself; never asked for with privacy."""
+        return self
 
     def rows(self, images: Tensor, labels: Tensor) -> Iterator[Rows]:
         """Never: an image is no sum that noise could cover."""
@@ -179,6 +198,10 @@ class LocalDistillations:
         self._arguments, self._info, self._device = arguments, info, device
         self.num_groups = int(sum(arguments["counts"]))
         self.dimension = int(torch.Size(info.image_shape).numel())
+
+    def probe(self) -> Statistic:
+        """Itself; never asked for with privacy."""
+        return self
 
     def rows(self, images: Tensor, labels: Tensor) -> Iterator[Rows]:
         """Never: a distilled image is no sum that noise could cover."""
@@ -225,6 +248,10 @@ class ClassCounts:
     ) -> None:
         self.num_groups = info.num_classes
 
+    def probe(self) -> Statistic:
+        """Itself; never asked for with privacy."""
+        return self
+
     def rows(self, images: Tensor, labels: Tensor) -> Iterator[Rows]:
         """Never: exact counts cannot leave under a plan."""
         raise QueryRefusedError("class counts under a privacy plan", "runs without privacy", "Do not ask for them.")
@@ -255,24 +282,34 @@ def _require_places_alike(
     """Refuse a statistic whose row of one image depends, in its last bits, on the image's place in its micro-batch.
 
     Adding an example moves those behind it, so A2 would fail (docs/theorem.md, 4.3).  Some sizes of matrix products do
-    that on some machines.  One image, the same for everybody, is tried in all places, once a process.
+    that on some machines.  A micro-batch of one public image, and one of 64, are moved by 1, 3 and 17 places; with
+    public weights, so that the answer is about the machine and not about the query; once a process.
 
     Raises:
         ModelError: so it is.
     """
-    key = to_json({"name": name, "arguments": dict(arguments), "info": info.to_json(), "device": device})
+    settings = {"name": name, "arguments": dict(arguments), "info": info.to_json(), "device": device}
+    key = to_json({**settings, "threads": torch.get_num_threads(), "precision": torch.get_float32_matmul_precision()})
     if key in _places_alike:
         return
-    image = torch.randn(info.image_shape, generator=torch.Generator().manual_seed(0)).to(device)
-    for label in (0, info.num_classes - 1):
-        labels = torch.full((MICRO_BATCH,), label, device=device)
-        for rows, _ in own.rows(image.expand(MICRO_BATCH, *info.image_shape), labels):
-            if not torch.equal(rows, rows[:1].expand_as(rows)):
-                raise ModelError(
-                    f"{name} of this network on this machine: one image's bits depend on its place in the batch",
-                    "a network whose rows do not",
-                    "Change its width: powers of two were right wherever we looked.",
-                )
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn((MICRO_BATCH, *info.image_shape), generator=generator)
+    labels = torch.randint(info.num_classes, (MICRO_BATCH,), generator=generator)
+    statistic = own.probe()
+    for batch, targets in ((images, labels), (images[:1].expand_as(images), labels[:1].expand_as(labels))):
+
+        def bits(places: int, batch: Tensor = batch, targets: Tensor = targets) -> Tensor:
+            moved = (part.roll(places, 0).to(device) for part in (batch, targets))
+            return torch.cat([rows for rows, _ in statistic.rows(*moved)]).roll(-places, 0).view(torch.int32)
+
+        still = bits(0)
+        alike = torch.equal(still[:1].expand_as(still), still) or batch is images
+        if not alike or any(not torch.equal(bits(places), still) for places in (1, 3, 17)):
+            raise ModelError(
+                f"{name} of this network on this machine: an image's bits depend on its place in the batch",
+                "a network whose rows do not",
+                "Change its width: powers of two from 8 on were right wherever we looked.",
+            )
     _places_alike.add(key)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import os
 import statistics
@@ -19,11 +18,12 @@ from private_distdd.checkpoint import Checkpoint
 from private_distdd.data.datasets import DatasetInfo
 from private_distdd.data.synthetic import SyntheticDataset, require_partition
 from private_distdd.embeddings import ClassEmbeddings, EmbeddingSpec, class_means, match_means
-from private_distdd.errors import ConfigurationError
+from private_distdd.errors import ConfigurationError, QueryRefusedError
 from private_distdd.federation.aggregators import require_aggregator
 from private_distdd.federation.client import Client
-from private_distdd.federation.messages import Query
+from private_distdd.federation.messages import Message, Query
 from private_distdd.federation.session import RoundRecord, allocate, stack
+from private_distdd.federation.statistics import build_statistic
 from private_distdd.federation.transport import Transport
 from private_distdd.methods.opening import Opened, open_run, public_rng
 from private_distdd.models import ModelSpec
@@ -31,9 +31,8 @@ from private_distdd.privacy.spec import Privacy, PrivacyPlan, require_count, req
 from private_distdd.release import Release, build_release
 from private_distdd.reporting.progress import progress_bar
 
-_log = logging.getLogger("private_distdd")
-
 _SMALLEST_PART = 12  # pixels: of digits with 8, parts of 4 showed nothing
+_FREE = ("matching_steps", "matching_rate", "smoothness")  # what the same messages may be matched with again
 _SHOWN = 50  # steps between two lines of progress, which shows their mean loss
 
 
@@ -89,7 +88,7 @@ class CollabDM:
     pool: int | None = field(default=None, kw_only=True)
     frequencies: int = field(default=256, kw_only=True)
     bandwidth: float = field(default=0.5, kw_only=True)
-    augment: bool = field(default=True, kw_only=True)
+    augment: bool = field(default=False, kw_only=True)
     aggregator: str = field(default="mean", kw_only=True)
     trim: float = field(default=0.1, kw_only=True)
     matching_steps: int = field(default=1500, kw_only=True)
@@ -168,16 +167,17 @@ class CollabDM:
     ) -> Release:
         """Ask every client once, match, and return the release.
 
-        Ctrl-C while S is matched ends the run cleanly: the release holds S as it is and the true bill.
+        Ctrl-C while clients are asked leaves out the others, and goes on with the messages that came.  Ctrl-C while S
+        is matched ends the run: the release holds S as it is and the true bill.
 
         Args:
             clients: the data owners, or a transport that reaches them.
             info: public class list, image shape and normalisation; needed where the clients' data sets carry none.
             progress: show a bar with steps, matching loss, epsilon and time left.
             on_round_end: called once, when S is done, with public values only.
-            checkpoint: a folder that keeps the aggregated messages, so that matching can be done again.
-            resume: go on with the run whose checkpoint lies there, with the same settings and clients: no client that
-                was charged is charged again.
+            checkpoint: a folder that keeps the aggregated messages, so that S can be matched again.
+            resume: go on with the run whose checkpoint lies there, with the same clients and settings, but for
+                `matching_steps`, `matching_rate` and `smoothness`: with privacy no client is charged again.
 
         Returns:
             the release; `release.dataset` is S.
@@ -185,7 +185,7 @@ class CollabDM:
         Raises:
             ConfigurationError: too few clients for the aggregator, no info, a partition or pool that does not divide
                 the images, or an epsilon that cannot be reached.
-            QueryRefusedError: no client agrees to the run.
+            QueryRefusedError: no client agrees to the run, or none answers.
             ModelError: the network is not registered, breaks an assumption of the theorem, or does not end in a linear
                 layer.
             DataError: a client's data does not fit the `info` given.
@@ -195,7 +195,7 @@ class CollabDM:
             clients,
             info,
             method="CollabDM",
-            settings=self._settings(),
+            settings={name: value for name, value in self._settings().items() if name not in _FREE},
             plan=self._plan,
             check=self._check,
             device=self.device,
@@ -213,7 +213,10 @@ class CollabDM:
 
     def _check(self, info: DatasetInfo) -> None:
         require_partition(self.parts(info), info.image_shape)
-        self.embedding(info).validate(info)
+        # As a client will, so that a network it would refuse is refused before anybody is asked.
+        build_statistic(
+            "class_embeddings", self.embedding(info).to_json(), {}, info, "cpu", private=self.privacy is not None
+        )
 
 
 class _Matching:
@@ -225,7 +228,7 @@ class _Matching:
         self.spec, self.parts = method.embedding(self.info), method.parts(self.info)
         self.labels = torch.arange(self.info.num_classes).repeat_interleave(method.ipc)
         self.images = self._noise()  # what is released if nothing more comes
-        self.steps_done, self.loss = 0, math.nan
+        self.steps_done, self.loss, self.interrupted = 0, math.nan, False
 
     def run(self, progress: bool, on_round_end: Callable[[RoundRecord], None] | None) -> Release:
         method = self.method
@@ -241,23 +244,33 @@ class _Matching:
         return self._release()
 
     def _asked(self) -> Mapping[str, Tensor]:
-        """All that clients are asked for: "targets", the aggregated messages, float32 [classes, dimension], and the
-        "start" of S; no targets where nobody answered."""
+        """What clients are asked for: "targets", their messages as one, float32 [classes, dimension], and S's "start".
+
+        There are no targets where the first client's answer was interrupted.
+        """
         saved, folder = self.opened.saved, self.opened.folder
         if saved.progress:
             return saved.state
         method, run = self.method, self.session.run
         query = Query(run.run_id, 0, "class_embeddings", self.spec.to_json(), {}, run.plan)
         shape = (self.info.num_classes, self.spec.dimension)
-        messages = self.session.ask(list(self.session.active), lambda client_id: query, lambda client_id: shape)
-        state = {}
+        messages: list[Message] = []
+        try:
+            for client_id in list(self.session.active):
+                messages += self.session.ask([client_id], lambda client_id: query, lambda client_id: shape)
+        except KeyboardInterrupt:
+            self.interrupted = True
+        if not messages and not self.interrupted:
+            raise QueryRefusedError(
+                "a query that no client answers",
+                "at least one client that can",
+                "Each client's own log (private_distdd_client.<id>) says why it did not.",
+            )
+        state = {"start": self._distilled() if method.local_steps and not self.interrupted else self._noise()}
         if messages:
             aggregator = require_aggregator(method.aggregator, len(self.opened.client_ids), method.trim)
             state["targets"] = aggregator(*stack(messages))
-        else:
-            _log.warning("no client answered: S stays as it started")
-        state["start"] = self._distilled() if method.local_steps and messages else self._noise()
-        if folder is not None:
+        if folder is not None and not self.interrupted:  # else all are asked again, and sealed messages come back free
             progress = {"active": self.session.active, "answered": self.session.answered}
             folder.write(Checkpoint(run, progress, state))
         return state
@@ -341,7 +354,7 @@ class _Matching:
                 "rounds_planned": 1,
                 "rounds_done": 1,
                 "matching_steps": self.steps_done,
-                "stopped_early": self.steps_done < method.matching_steps,
+                "stopped_early": self.interrupted or self.steps_done < method.matching_steps,
             },
             messages=session.answered,
         )

@@ -23,7 +23,7 @@ from private_distdd.federation.aggregators import require_aggregator
 from private_distdd.federation.client import Client
 from private_distdd.federation.messages import Message, Query
 from private_distdd.federation.session import RoundRecord, allocate, stack
-from private_distdd.federation.statistics import GRANULARITIES
+from private_distdd.federation.statistics import GRANULARITIES, build_statistic
 from private_distdd.federation.transport import Transport
 from private_distdd.gradients import group_gradients, loss_sum
 from private_distdd.matching import DISTANCES, parameter_shapes
@@ -226,7 +226,7 @@ class DistDD:
             method="DistDD",
             settings=self._settings(),
             plan=lambda client_ids: self._plan(self._schedule(client_ids)),
-            check=lambda public: self.spec.validate(public.image_shape, public.num_classes),
+            check=self._check,
             device=self.device,
             checkpoint=checkpoint,
             resume=resume,
@@ -236,6 +236,13 @@ class DistDD:
 
     def _settings(self) -> dict[str, Any]:
         return asdict(self) | {"model_args": dict(self.model_args)}
+
+    def _check(self, info: DatasetInfo) -> None:
+        # As a client will, so that a network it would refuse is refused before anybody is asked.
+        self.spec.validate(info.image_shape, info.num_classes)
+        state = self.spec.build(info.image_shape, info.num_classes, seed=0).state_dict()
+        arguments = {"model": self.spec.to_json(), "granularity": self.granularity}
+        build_statistic("class_gradients", arguments, state, info, "cpu", private=self.privacy is not None)
 
     def _schedule(self, client_ids: Sequence[str]) -> list[list[str]]:
         """Who is asked in each round: drawn beforehand from the public seed, so that T_max is known."""

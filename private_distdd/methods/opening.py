@@ -55,7 +55,7 @@ def open_run(
 
     Args:
         clients, info, checkpoint, resume: see the methods' `fit`.
-        method, settings: name and JSON-able knobs; the same for a run to go on.
+        method, settings: name, and the JSON-able knobs that must be the same for a run to go on.
         plan: from the invited clients to the mechanism's constants, None without privacy.
         check: refuses public constants that the method cannot work with.
         device: where the server computes.

@@ -22,6 +22,7 @@ from private_distdd.federation import statistics as module
 from private_distdd.federation.client import Client
 from private_distdd.federation.messages import Message, Query, Run
 from private_distdd.federation.statistics import EmbeddingSums, build_statistic
+from private_distdd.gradients import PerExampleGradients
 from private_distdd.models import ModelSpec
 from private_distdd.privacy.accountants import epsilon
 from private_distdd.privacy.events import NotPrivate, SampledGaussian
@@ -354,3 +355,37 @@ def test_a_bandwidth_that_means_nothing_is_refused(bandwidth: float) -> None:
 def test_rows_that_would_fill_a_clients_memory_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="rows of"):
         dataclasses.replace(SPEC, frequencies=1 << 20)
+
+
+@pytest.mark.parametrize("width", [8, 16, 32, 128])
+def test_networks_of_usual_widths_have_places_alike_here(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_places_alike", set())
+    for name, spec in (("convnet", {"width": width, "depth": 1}), ("mlp", {"width": width, "depth": 1})):
+        model = ModelSpec(name, spec)
+        state = model.build(INFO.image_shape, INFO.num_classes, seed=1).state_dict()
+        arguments = {"model": model.to_json(), "granularity": "class"}
+        build_statistic("class_gradients", arguments, state, INFO, "cpu", private=True)
+
+
+def test_what_places_do_is_found_with_public_weights_whatever_the_query_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_places_alike", set())
+    model = ModelSpec("mlp", {"width": 16, "depth": 1})
+    state = model.build(INFO.image_shape, INFO.num_classes, seed=1).state_dict()
+    arguments = {"model": model.to_json(), "granularity": "class"}
+    not_numbers = {name: torch.full_like(tensor, math.nan) for name, tensor in state.items()}
+    build_statistic(
+        "class_gradients", arguments, not_numbers, INFO, "cpu", private=True
+    )  # answered: noise, and charged
+    monkeypatch.setattr(module, "_places_alike", set())
+    honest = PerExampleGradients._padded
+
+    def misplaced(self: PerExampleGradients, images: Tensor, labels: Tensor) -> Tensor:
+        rows = honest(self, images, labels)
+        rows[20] = torch.nextafter(rows[20], torch.full_like(rows[20], 2.0)) if bool(rows.any()) else rows[20]
+        return rows
+
+    monkeypatch.setattr(PerExampleGradients, "_padded", misplaced)
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
+    for tensors in (zeros, state):
+        with pytest.raises(ModelError, match="place in the batch"):
+            build_statistic("class_gradients", arguments, tensors, INFO, "cpu", private=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -327,8 +328,15 @@ def test_a_distilled_start_is_made_of_each_client_s_images(make_images: MakeImag
     assert any(i >= 12 for i in seen)
     again = open_fit(method, [Client(f"c{i}", part) for i, part in enumerate(parts)])
     assert torch.equal(again.dataset.images, release.dataset.images)
-    with pytest.raises(ConfigurationError, match="local_steps = 1 with ipc = 7"), pytest.warns(NotPrivateWarning):
-        Small(ipc=7, privacy=None, local_steps=1).fit([Client("c0", parts[0])])
+
+
+def test_where_clients_hold_too_few_images_a_distilled_start_is_noise(make_images: MakeImages) -> None:
+    few = make_images(5, 1, labels=[0, 0, 1, 1, 1])
+    method = Small(ipc=3, privacy=None, local_steps=1, matching_rate=1e-9)
+    started = open_fit(method, [Client("c0", few)]).dataset
+    noise = open_fit(dataclasses.replace(method, local_steps=0), [Client("c0", few)]).dataset
+    same = [torch.allclose(a, b, atol=1e-4) for a, b in zip(started.images, noise.images, strict=True)]
+    assert same == [False, False, True, False, False, False, True, True, True]
 
 
 # A second matching of the same messages
