@@ -5,7 +5,7 @@
 Each JSON object changes some of the method's defaults.  The clients' sums are computed once for all choices that share
 networks, and the noise of 10 clients at epsilon 1 (or --epsilon; 0: no privacy) is one seeded draw: sums do not
 depend on how the data are split.  Prints the accuracy of one ConvNet-3 of width 32, trained for 100 epochs in batches
-of 64, without and with shifted images.
+of 64, without and with shifted images.  With --real also that of mosaics of random real images, as many as S has.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from private_distdd import CollabDM, ImageDataset, Privacy, SyntheticDataset, evaluate, load_dataset
+from private_distdd.data.synthetic import mosaic
 from private_distdd.embeddings import ClassEmbeddings, EmbeddingSpec, class_means, match_means
 from private_distdd.methods.opening import public_rng
 
@@ -52,17 +53,38 @@ def distil(method: CollabDM, kept: ImageDataset, sums: Tensor, epsilon: float) -
     return SyntheticDataset(images, labels, info, method.parts(info))
 
 
+def real(method: CollabDM, kept: ImageDataset) -> SyntheticDataset:
+    """What S is beside: the first images of each class, as mosaics."""
+    info, parts = kept.info, method.parts(kept.info)
+    wanted = method.ipc * parts**2
+    first = torch.cat([(kept.labels == c).nonzero().squeeze(1)[:wanted] for c in range(info.num_classes)])
+    labels = torch.arange(info.num_classes).repeat_interleave(method.ipc)
+    return SyntheticDataset(mosaic(kept.images[first], parts), labels, info, parts)
+
+
+def scores(dataset: SyntheticDataset, held: ImageDataset) -> str:
+    """Accuracies without and with shifts."""
+    found = (
+        evaluate(dataset, held, model_args={"width": 32}, seeds=[0], epochs=100, batch_size=64, augment=augment).mean
+        for augment in (False, True)
+    )
+    return " / ".join(f"{accuracy:.1%}" for accuracy in found)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root")
     parser.add_argument("dataset")
     parser.add_argument("knobs", nargs="+", type=json.loads)
     parser.add_argument("--epsilon", type=float, default=1.0)
+    parser.add_argument("--real", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
     train, _ = load_dataset(options.dataset, root=options.root)
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(7))
     held, kept = (ImageDataset(train.images[p], train.labels[p], train.info) for p in (order[:5000], order[5000:]))
+    if options.real:
+        print(f"{options.dataset} real images: {scores(real(CollabDM(), kept), held)}", flush=True)
     known: dict[EmbeddingSpec, Tensor] = {}
     for knobs in options.knobs:
         method: CollabDM = CollabDM(**knobs)
@@ -73,14 +95,8 @@ def main() -> None:
         sums, between = known[spec], time.process_time()
         dataset = distil(method, kept, sums, options.epsilon)
         seconds: dict[str, Any] = {"clients": between - started, "server": time.process_time() - between}
-        found = [
-            evaluate(
-                dataset, held, model_args={"width": 32}, seeds=[0], epochs=100, batch_size=64, augment=augment
-            ).mean
-            for augment in (False, True)
-        ]
         spent = ", ".join(f"{name} {value:.0f} CPU s" for name, value in seconds.items())
-        print(f"{options.dataset} {json.dumps(knobs)}: {found[0]:.1%} / {found[1]:.1%} ({spent})", flush=True)
+        print(f"{options.dataset} {json.dumps(knobs)}: {scores(dataset, held)} ({spent})", flush=True)
 
 
 if __name__ == "__main__":
