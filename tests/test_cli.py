@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -158,11 +159,23 @@ def test_ctrl_c_leaves_a_usable_release_with_a_true_bill(tmp_path: Path) -> None
     command = [sys.executable, "-m", "private_distdd.cli", "distill", "--num-clients", "3", "--rounds", "2000"]
     command += ["--noise-multiplier", "50", "--set", "matching_steps=1", "--set", 'model_args={"width":4}']
     process = subprocess.Popen(
-        [*command, "--output", "run"], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [*command, "--checkpoint", "state", "--output", "run"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        # A test run that a script put into the background has it ignored, and so would its children.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
-    time.sleep(15)  # past the imports and into the rounds
-    os.kill(process.pid, signal.SIGINT)
-    out, _ = process.communicate(timeout=60)
+    with process:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("state/memory-*")) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)  # until the first round is done
+        os.kill(process.pid, signal.SIGINT)
+        try:
+            out, _ = process.communicate(timeout=120)
+        finally:
+            process.kill()
     assert process.returncode == 0, out
     assert "stopped early, after" in out
     card = json.loads((tmp_path / "run" / "card.json").read_text())
