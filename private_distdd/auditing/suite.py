@@ -94,7 +94,7 @@ def audit(target: Target, quick: bool = False, seed: int = 0) -> list[AuditRecor
 
     Args:
         target: what is audited.
-        quick: ten times fewer trials, and of the clients' own messages single ones only; under a minute on one core.
+        quick: ten times fewer trials, and of clients' own messages half as many, single ones only; under a minute.
         seed: of noise and coins of the statistical audits.
     """
     plan, info, question = target.plan, target.info, target.question
@@ -114,7 +114,7 @@ def audit(target: Target, quick: bool = False, seed: int = 0) -> list[AuditRecor
         noise_check(once, seed),
         coin_check(once, seed),
         canary_single(once, 100_000 // less, seed),
-        canary_client(background, canary, question, once, 1000, seed),
+        canary_client(background, canary, question, once, 500 if quick else 1000, seed),
         one_run(run, seed=seed),
         one_run_tradeoff(run, seed=seed),
         components(run, 1_000_000 // less, seed),
