@@ -63,7 +63,7 @@ def show(name: str, inversion: Inversion) -> None:
     cells = (f"{figures[key]:5.{digits}f} ± {figures[f'{key} spread']:4.{digits}f}" for key, digits in shown)
     print(
         f"{name:30}{inversion.protection:15}{'   '.join(cells)}   {figures['label accuracy']:6.2f}"
-        f"  {figures['epsilon']:8.3g}  {inversion.record.seconds:6.1f} s",
+        f"  {figures['epsilon']:8.3g}  {figures['failed searches']:6.0%}  {inversion.record.seconds:6.1f} s",
         flush=True,
     )
 
@@ -81,7 +81,7 @@ def main() -> int:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", NotPrivateWarning)
     train, test = load_dataset(options.dataset or ("digits" if options.quick else "fashionmnist"), root=options.root)
-    print(f"{'network':30}{'protection':15}{'PSNR, dB':15}{'gain, dB':15}{'SSIM':15}labels   epsilon      time")
+    print(f"{'network':30}{'protection':15}{'PSNR, dB':15}{'gain, dB':15}{'SSIM':15}labels   epsilon  failed      time")
     found: dict[str, list[Inversion]] = {}
     for name, spec, attack, restarts, each in parts(options.quick):
         clients = holders(train, options.images, each, options.seed)

@@ -287,7 +287,8 @@ def _distill(options: argparse.Namespace) -> int:
         _print_bills(release.card["clients"])
     progress = release.card["progress"]
     if progress["stopped_early"]:
-        print(f"stopped early, after {progress['rounds_done']} of {progress['rounds_planned']} rounds")
+        rounds = f"{progress['rounds_done']} of {progress['rounds_planned']} rounds"
+        print(f"stopped early, after {rounds} and {progress['matching_steps']} steps on S")
         if options.checkpoint is not None:
             print(f"{options.checkpoint} can go on, with --resume and another --output")
     print(f"{manifest_hash(folder)}  manifest.json: give this hash to whoever receives the release")

@@ -244,7 +244,7 @@ class LBFGSAttack:
             (image.grad,) = torch.autograd.grad(loss, image)
             return loss.detach()
 
-        optimiser.step(closure)  # type: ignore[no-untyped-call]
+        optimiser.step(closure)  # type: ignore[no-untyped-call]  # torch's own
         return image.detach(), objective.distances(image, own).detach()
 
 
@@ -329,7 +329,8 @@ def gradient_inversion(
     classes = torch.cat(labels)
     clipped_to = math.inf if noise_multiplier is None else max_norm
     objective = Objective(model.double(), torch.cat(sent), classes, info, clipped_to)
-    found = _best_of(restarts, attack, objective, images, seed).clamp(objective.low, objective.high).mean(dim=1)
+    best, failed = _best_of(restarts, attack, objective, images, seed)
+    found = best.clamp(objective.low, objective.high).mean(dim=1)
     truth, guessed, rebuilt = (
         info.denormalise(own).clamp(0, 1).to(torch.float32)
         for own in (torch.cat(originals), _class_means(public, classes), found)
@@ -352,6 +353,7 @@ def gradient_inversion(
             **_mean_and_spread("gain", reached - psnr(guessed, truth)),
             **_mean_and_spread("SSIM", ssim(rebuilt, truth)),
             "label accuracy": read / len(classes),
+            "failed searches": failed,
             "sigma": plan.noise_multiplier if plan else 0.0,
             "epsilon": best_epsilon([plan.event], AIM) if plan else math.inf,
         },
@@ -362,7 +364,8 @@ def gradient_inversion(
 def _plan(noise_multiplier: float | None, max_norm: float) -> PrivacyPlan | None:
     """What a client pins; None where nothing covers the gradients.  C is checked either way."""
     bare = noise_multiplier is None or (noise_multiplier == 0 and not isinstance(noise_multiplier, bool))
-    plan = PrivacyPlan(1.0 if bare else noise_multiplier, 1.0, max_norm, 1.0, 1, AIM)  # type: ignore[arg-type]
+    sigma = 1.0 if noise_multiplier is None or bare else noise_multiplier
+    plan = PrivacyPlan(sigma, 1.0, max_norm, 1.0, 1, AIM)
     return None if bare else plan
 
 
@@ -382,18 +385,21 @@ def _class_means(dataset: ImageDataset, labels: Tensor) -> Tensor:
     return torch.stack([dataset.images[dataset.labels == label].mean(dim=0) for label in labels])
 
 
-def _best_of(restarts: int, attack: Attack, objective: Objective, each: int, seed: int) -> Tensor:
-    """The images [targets, each, C, H, W] of the starts that ended with the lowest losses."""
+def _best_of(restarts: int, attack: Attack, objective: Objective, each: int, seed: int) -> tuple[Tensor, float]:
+    """The images [targets, each, C, H, W] of the starts with the lowest losses, and the share of searches that failed.
+
+    A search under heavy noise may run out of float64: a failure of the attack, shown as grey, and counted.
+    """
     generator = torch.Generator().manual_seed(seed)
     found: list[tuple[Tensor, Tensor]] = []
     for _ in range(restarts):
         shape = (len(objective), each, *objective.image_shape)
         starts = 0.1 * torch.randn(shape, generator=generator, dtype=torch.float64)
         images, losses = attack.search(objective, starts)
-        # A search under heavy noise may run out of float64; that is a failure of the attack, not of the audit.
-        found.append((images.nan_to_num(), losses.nan_to_num(nan=math.inf)))
+        found.append((images.nan_to_num(), torch.where(images.flatten(1).isfinite().all(dim=1), losses, math.nan)))
     images, losses = (torch.stack(parts) for parts in zip(*found, strict=True))
-    return images[losses.argmin(dim=0), torch.arange(len(objective))]
+    best = losses.nan_to_num(nan=math.inf).argmin(dim=0)
+    return images[best, torch.arange(len(objective))], float(losses.isnan().to(torch.float64).mean())
 
 
 def _mean_and_spread(name: str, values: Tensor) -> dict[str, float]:

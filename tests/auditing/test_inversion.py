@@ -281,3 +281,22 @@ def test_bad_data_is_refused(clients: list[ImageDataset], public: ImageDataset, 
         gradient_inversion(clients, ImageDataset(public.images, public.labels, other), SMOOTH, None, attack)
     with pytest.raises(ModelError, match="at least 12 x 12"):
         gradient_inversion(clients, public, ModelSpec("lenet"), None, attack)
+
+
+@dataclass(frozen=True)
+class Broken:
+    """Leaves the starts as they are, but for the first target: that search ends in NaN."""
+
+    name: str = "broken"
+
+    def search(self, objective: Objective, starts: Tensor) -> tuple[Tensor, Tensor]:
+        found = starts.clone()
+        found[0, :, 0, 0, 0] = math.nan
+        return found, torch.zeros(len(starts), dtype=starts.dtype)
+
+
+def test_searches_that_fail_are_counted(clients: list[ImageDataset], public: ImageDataset) -> None:
+    found = gradient_inversion(clients, public, SMOOTH, None, Broken(), restarts=2)
+    assert found.record.figures["failed searches"] == 0.5
+    assert bool(found.rebuilt.isfinite().all())
+    assert gradient_inversion(clients, public, SMOOTH, None, LBFGSAttack(2)).record.figures["failed searches"] == 0
