@@ -13,7 +13,7 @@ from torch import Tensor
 from private_distdd.data.datasets import DatasetInfo
 from private_distdd.embeddings import EmbeddingSpec
 from private_distdd.federation.messages import Query, Run
-from private_distdd.federation.statistics import build_statistic
+from private_distdd.federation.statistics import private_statistic
 from private_distdd.models import ModelSpec
 
 
@@ -41,7 +41,7 @@ class Question:
             label: its class.
             info: public constants.
         """
-        statistic = build_statistic(self.statistic, self.arguments, self.tensors, info, "cpu", private=True)
+        statistic = private_statistic(self.statistic, self.arguments, self.tensors, info, "cpu")
         (rows, _), *_ = statistic.rows(image[None], torch.tensor([label]))
         return rows[0].to(torch.float64)
 

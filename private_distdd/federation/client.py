@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import logging
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from torch.utils.data import Dataset
 from private_distdd.data.datasets import DatasetInfo, carried_info, check_labels, materialise
 from private_distdd.errors import BudgetExceededError, ConfigurationError, DataError, QueryRefusedError
 from private_distdd.federation.messages import Enrolment, Message, Query, Run, require_identifier
-from private_distdd.federation.statistics import Statistic, build_statistic
+from private_distdd.federation.statistics import OpenStatistic, Statistic, open_statistic, private_statistic
 from private_distdd.gradients import MICRO_BATCH
 from private_distdd.models import require_device
 from private_distdd.privacy.events import Event, NotPrivate
@@ -166,16 +167,17 @@ class Client:
         stored = self._stored(query)
         if stored is not None:
             return stored
-        statistic = build_statistic(
-            query.statistic, query.arguments, query.tensors, run.info, self._device, private=run.plan is not None
-        )
+        asked = query.statistic, query.arguments, query.tensors, run.info, self._device
         if run.plan is None:
+            compute = functools.partial(self._plain, query, open_statistic(*asked))
             self._refuse_if_budgeted()
+        else:
+            compute = functools.partial(self._private, query, private_statistic(*asked), run.plan)
         # A message charged before a crash but never sealed never left: it may be computed once under that charge.
         # Not so without privacy: that charge may be a private run's of the same name, from before a restart.
         if run.plan is None or self.ledger.status(query.message_id) != "charged":
             self.ledger.charge(NotPrivate() if run.plan is None else self._event(run.plan), query.message_id)
-        message = self._plain(query, statistic) if run.plan is None else self._private(query, statistic, run.plan)
+        message = compute()
         self._outbox.put(query.message_id, message.data)
         self.ledger.seal(query.message_id, hashlib.sha256(message.data).hexdigest())
         return message
@@ -214,7 +216,7 @@ class Client:
         values = mechanism.release(len(self._labels), rows, statistic.num_groups, statistic.dimension, self._randomness)
         return Message(self.client_id, query.message_id, query.digest, values)
 
-    def _plain(self, query: Query, statistic: Statistic) -> Message:
+    def _plain(self, query: Query, statistic: OpenStatistic) -> Message:
         index = self._class_batch(query.batch)
         values, counts = statistic.plain(self._images[index], self._labels[index])
         return Message(self.client_id, query.message_id, query.digest, values, counts)

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from private_distdd.data.datasets import DatasetInfo
-from private_distdd.data.synthetic import mosaic
-from private_distdd.embeddings import ClassEmbeddings, EmbeddingSpec, class_means, match_means
+from private_distdd.embeddings import ClassEmbeddings, EmbeddingSpec
 from private_distdd.errors import ModelError, QueryRefusedError
+from private_distdd.federation.open_statistics import ClassCounts, ClassExamples, LocalDistillations
 from private_distdd.gradients import MICRO_BATCH, PerExampleGradients, sum_gradient
 from private_distdd.models import ModelSpec
 from private_distdd.privacy.mechanism import Rows
 from private_distdd.storage import to_json
 
 GRANULARITIES = ("class", "joint")
+Made = TypeVar("Made")
 
 
-class Statistic(Protocol):
-    """One registered statistic, made for one query.
+class OpenStatistic(Protocol):
+    """One registered statistic, made for one query of a run without privacy.
 
     Attributes:
         num_groups, dimension: shape of a message's values; public, the same for all data.
@@ -32,16 +32,20 @@ class Statistic(Protocol):
     num_groups: int
     dimension: int
 
+    def plain(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums by group, float32 [num_groups, dimension], and counts int64 [num_groups]."""
+        ...
+
+
+class Statistic(OpenStatistic, Protocol):
+    """One that may be asked for with privacy too: it has rows for the mechanism."""
+
     def rows(self, images: Tensor, labels: Tensor) -> Iterator[Rows]:
         """Per example: a row float32 [dimension] that depends on this example alone (A2), and its group."""
         ...
 
     def probe(self) -> Statistic:
         """The same, but for tensors of the query: public ones instead."""
-        ...
-
-    def plain(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Without privacy: sums by group, float32 [num_groups, dimension], and counts int64 [num_groups]."""
         ...
 
 
@@ -146,131 +150,15 @@ class EmbeddingSums:
         return sums.to("cpu", torch.float32), torch.bincount(labels, minlength=self.num_groups).cpu()
 
 
-class ClassExamples:
-    """The registered statistic "class_examples": the images themselves, for a start of S from real ones.
+_Maker: TypeAlias = Callable[[Mapping[str, Any], Mapping[str, Tensor], DatasetInfo, str], Made]
 
-    Only without privacy: asked under a plan, it is refused before anything is charged.
-
-    Args:
-        arguments: {"counts": how many examples of each class}.
-        tensors: none.
-        info: public class list and image shape.
-        device: ignored.
-    """
-
-    def __init__(
-        self, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], info: DatasetInfo, device: str
-    ) -> None:
-        self.num_groups = int(sum(arguments["counts"]))
-        self.dimension = int(torch.Size(info.image_shape).numel())
-
-    def probe(self) -> Statistic:
-        """Itself; never asked for with privacy."""
-        return self
-
-    def rows(self, images: Tensor, labels: Tensor) -> Iterator[Rows]:
-        """Never: an image is no sum that noise could cover."""
-        raise QueryRefusedError("real images under a privacy plan", "runs without privacy", "Start from noise.")
-
-    def plain(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The drawn images, one a group, in the order of their classes."""
-        return images.flatten(1).cpu(), torch.ones(len(images), dtype=torch.int64)
-
-
-class LocalDistillations:
-    """The registered statistic "class_distillations": images that a client distilled from its own data by itself.
-
-    They start as mosaics of its real images, and match its own mean embeddings: the local step of Holland et al. 2024.
-    Only without privacy: the mechanism never saw what they are made of.
-
-    Args:
-        arguments: {"embedding": an `EmbeddingSpec` as JSON, "counts": how many images of each class, "partition",
-            "steps", "rate", "smoothness": as for `match_means`, "seed": public, of start and order}.
-        tensors: none.
-        info: public class list, image shape and normalisation.
-        device: where it is computed.
-    """
-
-    def __init__(
-        self, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], info: DatasetInfo, device: str
-    ) -> None:
-        self._spec = EmbeddingSpec.from_json(arguments["embedding"])
-        self._arguments, self._info, self._device = arguments, info, device
-        self.num_groups = int(sum(arguments["counts"]))
-        self.dimension = int(torch.Size(info.image_shape).numel())
-
-    def probe(self) -> Statistic:
-        """Itself; never asked for with privacy."""
-        return self
-
-    def rows(self, images: Tensor, labels: Tensor) -> Iterator[Rows]:
-        """Never: a distilled image is no sum that noise could cover."""
-        raise QueryRefusedError("local distillation under a privacy plan", "runs without privacy", "Leave it out.")
-
-    def plain(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The distilled images, one a group, in the order of their classes."""
-        asked, classes = self._arguments, self._info.num_classes
-        rng, parts = np.random.default_rng([asked["seed"], len(asked["counts"])]), asked["partition"] ** 2
-        chosen = [
-            rng.choice((labels == c).nonzero().squeeze(1).cpu().numpy(), count * parts, replace=True)
-            for c, count in enumerate(asked["counts"])
-            if count
-        ]
-        start = mosaic(images[torch.from_numpy(np.concatenate([*chosen, np.empty(0, np.int64)]))], asked["partition"])
-        targets = torch.arange(classes).repeat_interleave(torch.tensor(asked["counts"]))
-        embeddings = ClassEmbeddings(self._spec, self._info, self._device)
-        sums = embeddings.class_sums(images, labels, classes).to(torch.float32)
-        match_means(
-            start,
-            targets.to(start.device),
-            embeddings.networks,
-            class_means(*embeddings.read(sums)),
-            self._info,
-            partition=asked["partition"],
-            steps=asked["steps"],
-            rate=asked["rate"],
-            smoothness=asked["smoothness"],
-            rng=rng,
-        )
-        return start.flatten(1).cpu(), torch.ones(len(start), dtype=torch.int64)
-
-
-class ClassCounts:
-    """The registered statistic "class_counts": how many examples of each class; only without privacy.
-
-    With it the server draws batches over clients as if all data were in one place.
-    """
-
-    dimension = 0
-
-    def __init__(
-        self, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], info: DatasetInfo, device: str
-    ) -> None:
-        self.num_groups = info.num_classes
-
-    def probe(self) -> Statistic:
-        """Itself; never asked for with privacy."""
-        return self
-
-    def rows(self, images: Tensor, labels: Tensor) -> Iterator[Rows]:
-        """Never: exact counts cannot leave under a plan."""
-        raise QueryRefusedError("class counts under a privacy plan", "runs without privacy", "Do not ask for them.")
-
-    def plain(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """No values, and the counts."""
-        return torch.zeros(self.num_groups, 0), torch.bincount(labels, minlength=self.num_groups).cpu()
-
-
-_Registered: TypeAlias = Callable[[Mapping[str, Any], Mapping[str, Tensor], DatasetInfo, str], Statistic]
-
-STATISTICS: dict[str, _Registered] = {
-    "class_gradients": ClassGradients,
-    "class_embeddings": EmbeddingSums,
+STATISTICS: dict[str, _Maker[Statistic]] = {"class_gradients": ClassGradients, "class_embeddings": EmbeddingSums}
+OPEN_STATISTICS: dict[str, _Maker[OpenStatistic]] = {
+    **STATISTICS,
     "class_examples": ClassExamples,
     "class_distillations": LocalDistillations,
     "class_counts": ClassCounts,
 }
-_WITHOUT_PRIVACY_ONLY = ("class_examples", "class_distillations", "class_counts")
 
 
 _places_alike: set[str] = set()  # what this process has found to give an example the same bits in every place
@@ -313,27 +201,37 @@ def _require_places_alike(
     _places_alike.add(key)
 
 
-def build_statistic(
-    name: str,
-    arguments: Mapping[str, Any],
-    tensors: Mapping[str, Tensor],
-    info: DatasetInfo,
-    device: str,
-    private: bool,
+def private_statistic(
+    name: str, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], info: DatasetInfo, device: str
 ) -> Statistic:
-    """The statistic that a query names.
+    """The statistic that a query under a privacy plan names.
 
     Raises:
         QueryRefusedError: unknown name, or one that exists without privacy only.
-        ModelError: as the statistic's own; with privacy, also `_require_places_alike`.
+        ModelError: as the statistic's own, or a row's bits depend on its place (`_require_places_alike`).
     """
-    if name not in STATISTICS or (private and name in _WITHOUT_PRIVACY_ONLY):
+    statistic = _named(STATISTICS, name, "with")(arguments, tensors, info, device)
+    _require_places_alike(name, arguments, info, device, statistic)
+    return statistic
+
+
+def open_statistic(
+    name: str, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], info: DatasetInfo, device: str
+) -> OpenStatistic:
+    """The statistic that a query without privacy names.
+
+    Raises:
+        QueryRefusedError: unknown name.
+        ModelError: as the statistic's own.
+    """
+    return _named(OPEN_STATISTICS, name, "without")(arguments, tensors, info, device)
+
+
+def _named(registered: Mapping[str, Made], name: str, how: str) -> Made:
+    if name not in registered:
         raise QueryRefusedError(
-            f"statistic {name!r}, {'with' if private else 'without'} privacy",
-            f"one of {sorted(STATISTICS)}; {_WITHOUT_PRIVACY_ONLY} without privacy only",
+            f"statistic {name!r}, {how} privacy",
+            f"one of {sorted(registered)}",
             "Ask for a statistic that the client knows.",
         )
-    statistic = STATISTICS[name](arguments, tensors, info, device)
-    if private:
-        _require_places_alike(name, arguments, info, device, statistic)
-    return statistic
+    return registered[name]

@@ -23,7 +23,7 @@ from private_distdd.federation.aggregators import require_aggregator
 from private_distdd.federation.client import Client
 from private_distdd.federation.messages import Message, Query
 from private_distdd.federation.session import RoundRecord, allocate, stack
-from private_distdd.federation.statistics import build_statistic
+from private_distdd.federation.statistics import open_statistic, private_statistic
 from private_distdd.federation.transport import Transport
 from private_distdd.methods.opening import Opened, open_run, public_rng
 from private_distdd.models import ModelSpec
@@ -214,9 +214,8 @@ class CollabDM:
     def _check(self, info: DatasetInfo) -> None:
         require_partition(self.parts(info), info.image_shape)
         # As a client will, so that a network it would refuse is refused before anybody is asked.
-        build_statistic(
-            "class_embeddings", self.embedding(info).to_json(), {}, info, "cpu", private=self.privacy is not None
-        )
+        statistic = open_statistic if self.privacy is None else private_statistic
+        statistic("class_embeddings", self.embedding(info).to_json(), {}, info, "cpu")
 
 
 class _Matching:

@@ -23,7 +23,7 @@ from private_distdd.federation.aggregators import require_aggregator
 from private_distdd.federation.client import Client
 from private_distdd.federation.messages import Message, Query
 from private_distdd.federation.session import RoundRecord, allocate, stack
-from private_distdd.federation.statistics import GRANULARITIES, build_statistic
+from private_distdd.federation.statistics import GRANULARITIES, private_statistic
 from private_distdd.federation.transport import Transport
 from private_distdd.gradients import group_gradients, loss_sum
 from private_distdd.matching import DISTANCES, parameter_shapes
@@ -238,11 +238,13 @@ class DistDD:
         return asdict(self) | {"model_args": dict(self.model_args)}
 
     def _check(self, info: DatasetInfo) -> None:
-        # As a client will, so that a network it would refuse is refused before anybody is asked.
         self.spec.validate(info.image_shape, info.num_classes)
+        if self.privacy is None:
+            return
+        # As a client will, so that a network it would refuse is refused before anybody is asked.
         state = self.spec.build(info.image_shape, info.num_classes, seed=0).state_dict()
         arguments = {"model": self.spec.to_json(), "granularity": self.granularity}
-        build_statistic("class_gradients", arguments, state, info, "cpu", private=self.privacy is not None)
+        private_statistic("class_gradients", arguments, state, info, "cpu")
 
     def _schedule(self, client_ids: Sequence[str]) -> list[list[str]]:
         """Who is asked in each round: drawn beforehand from the public seed, so that T_max is known."""

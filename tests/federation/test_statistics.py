@@ -21,7 +21,7 @@ from private_distdd.errors import ConfigurationError, ModelError, QueryRefusedEr
 from private_distdd.federation import statistics as module
 from private_distdd.federation.client import Client
 from private_distdd.federation.messages import Message, Query, Run
-from private_distdd.federation.statistics import EmbeddingSums, build_statistic
+from private_distdd.federation.statistics import EmbeddingSums, private_statistic
 from private_distdd.gradients import PerExampleGradients
 from private_distdd.models import ModelSpec
 from private_distdd.privacy.accountants import epsilon
@@ -306,14 +306,13 @@ def test_queries_that_are_refused_cost_nothing(make_images: MakeImages, changes:
 
 
 def test_what_exists_without_privacy_only_is_refused_with_it() -> None:
-    from private_distdd.federation.statistics import STATISTICS as REGISTERED
-
-    with_privacy = {"class_gradients", "class_embeddings"}
-    assert with_privacy <= set(REGISTERED)
-    for name in set(REGISTERED) - with_privacy:
+    assert set(module.STATISTICS) == {"class_gradients", "class_embeddings"}
+    open_only = set(module.OPEN_STATISTICS) - set(module.STATISTICS)
+    assert open_only == {"class_examples", "class_distillations", "class_counts"}
+    for name in open_only:
         with pytest.raises(QueryRefusedError, match="with privacy"):
-            build_statistic(name, {"counts": [1, 1, 1]}, {}, INFO, "cpu", private=True)
-    built = build_statistic("class_embeddings", SPEC.to_json(), {}, INFO, "cpu", private=True)
+            private_statistic(name, {"counts": [1, 1, 1]}, {}, INFO, "cpu")
+    built = private_statistic("class_embeddings", SPEC.to_json(), {}, INFO, "cpu")
     assert (built.num_groups, built.dimension) == (3, SPEC.dimension)
 
 
@@ -364,7 +363,7 @@ def test_networks_of_usual_widths_have_places_alike_here(width: int, monkeypatch
         model = ModelSpec(name, spec)
         state = model.build(INFO.image_shape, INFO.num_classes, seed=1).state_dict()
         arguments = {"model": model.to_json(), "granularity": "class"}
-        build_statistic("class_gradients", arguments, state, INFO, "cpu", private=True)
+        private_statistic("class_gradients", arguments, state, INFO, "cpu")
 
 
 def test_what_places_do_is_found_with_public_weights_whatever_the_query_holds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -373,9 +372,7 @@ def test_what_places_do_is_found_with_public_weights_whatever_the_query_holds(mo
     state = model.build(INFO.image_shape, INFO.num_classes, seed=1).state_dict()
     arguments = {"model": model.to_json(), "granularity": "class"}
     not_numbers = {name: torch.full_like(tensor, math.nan) for name, tensor in state.items()}
-    build_statistic(
-        "class_gradients", arguments, not_numbers, INFO, "cpu", private=True
-    )  # answered: noise, and charged
+    private_statistic("class_gradients", arguments, not_numbers, INFO, "cpu")  # answered: noise, and charged
     monkeypatch.setattr(module, "_places_alike", set())
     honest = PerExampleGradients._padded
 
@@ -388,4 +385,4 @@ def test_what_places_do_is_found_with_public_weights_whatever_the_query_holds(mo
     zeros = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
     for tensors in (zeros, state):
         with pytest.raises(ModelError, match="place in the batch"):
-            build_statistic("class_gradients", arguments, tensors, INFO, "cpu", private=True)
+            private_statistic("class_gradients", arguments, tensors, INFO, "cpu")
