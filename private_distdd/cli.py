@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="private-distdd",
         description="Federated dataset distillation with a privacy bill that can be checked.",
-        epilog="Start with `private-distdd demo`: it needs no data and takes about a minute.",
+        epilog="Start with `private-distdd demo`: it needs no data and takes a minute or two.",
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 

@@ -35,7 +35,7 @@ def score(dataset: ImageDataset, test: ImageDataset) -> Evaluation:
 
 
 def run_demo(output: str | None, seed: int) -> Release:
-    """Print the table and write the release; at most 2 minutes on 2 cores.
+    """Print the table and write the release; a minute or two on a quiet core.
 
     Args:
         output: the release folder, or None for the first free demo-001, demo-002, ... below the current folder.
@@ -55,12 +55,12 @@ def run_demo(output: str | None, seed: int) -> Release:
     )
     # Clients of their own, with ledgers of their own: what (c) gives away is not charged to (d), nor hidden by it.
     open_release = method(None, seed).fit(dirichlet_split(train, NUM_CLIENTS, math.inf, seed=seed), progress=True)
-    rows.append(("(c) S without privacy", none, score(open_release.dataset, test)))
+    rows.append(("(c) S by DistDD", none, score(open_release.dataset, test)))
     release = method(PRIVACY, seed).fit(dirichlet_split(train, NUM_CLIENTS, math.inf, seed=seed), progress=True)
-    rows.append((f"(d) S with privacy, {ROUNDS} messages a client", _bill(release), score(release.dataset, test)))
+    rows.append((f"(d) S by DistDD, {ROUNDS} messages", _bill(release), score(release.dataset, test)))
     once = CollabDM(ipc=IPC, matching_steps=ONCE_STEPS, privacy=PRIVACY, seed=seed)
     shot = once.fit(dirichlet_split(train, NUM_CLIENTS, math.inf, seed=seed), progress=True)
-    rows.append(("(e) S with privacy, one message: CollabDM", _bill(shot), score(shot.dataset, test)))
+    rows.append(("(e) S by CollabDM, one message", _bill(shot), score(shot.dataset, test)))
     table = Table("trained on", "epsilon of each client", "accuracy")
     for name, cost, result in rows:
         table.add_row(name, cost, f"{result.mean:.1%} ± {result.std:.1%}")
