@@ -173,7 +173,9 @@ class ClassEmbeddings:
     A row is sqrt(0.96) times the networks' embeddings, each over sqrt(K), followed by 0.2: of norm 1 for every image.
 
     Args:
-        spec, info, device: see `Embedding`.
+        spec: see `EmbeddingSpec`.
+        info: public image shape and normalisation.
+        device: where rows are computed.
     """
 
     def __init__(self, spec: EmbeddingSpec, info: DatasetInfo, device: str) -> None:
@@ -243,7 +245,8 @@ def match_means(
         means: float [K, classes, 2 m], what is to be matched.
         info: public image shape and normalisation.
         partition: see `expand`.
-        steps, rate: >= 1; > 0.
+        steps: of Adam, >= 1.
+        rate: its first, > 0.
         smoothness: weight of the total variation of S, >= 0: without it S takes on what is noise in the means.
         rng: of the networks' order.
         report: called after each step with its number, from 1, and its loss.

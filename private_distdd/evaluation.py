@@ -157,9 +157,16 @@ def evaluate(
     Args:
         dataset: a `SyntheticDataset` or any `ImageDataset`.
         test: real images, normalised with the same public constants.
-        model, model_args: a registered model and its arguments.
+        model: name of a registered model.
+        model_args: its arguments.
         seeds: one network each; at least one.
-        epochs, batch_size, learning_rate, momentum, weight_decay, augment: see `train_network`.
+        epochs: see `train_network`.
+        batch_size: see `train_network`.
+        learning_rate: see `train_network`.
+        momentum: see `train_network`.
+        weight_decay: see `train_network`.
+        augment: see `train_network`.
+        device: see `train_network`.
 
     Raises:
         DataError: the two sets differ in shape, classes or normalisation, or one is empty.

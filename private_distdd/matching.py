@@ -19,7 +19,8 @@ def layer_cosine(synthetic: Tensor, target: Tensor, shapes: Sequence[torch.Size]
     as in DC's code.
 
     Args:
-        synthetic, target: float [groups, num_parameters], a flat gradient a group.
+        synthetic: float [groups, num_parameters], a flat gradient a group.
+        target: the same of the clients.
         shapes: shape of each parameter, in the order of the flat gradients.
 
     Returns:

@@ -184,7 +184,8 @@ def build_release(
         dataset: S.
         run: what the clients agreed to.
         ledgers: each client's ledger file.
-        method, settings: name and JSON-able knobs of the method.
+        method: its name.
+        settings: its JSON-able knobs.
         seeds: what a seed steered and what it did not, in words.
         progress: rounds planned and done, matching steps, and whether the run stopped early.
         messages: messages used, by client.

@@ -34,8 +34,8 @@ class DatasetInfo:
         name: how reports call it.
         num_classes: at least 2; labels are 0 ... num_classes - 1.
         image_shape: (channels, height, width), each at least 1.
-        mean, std: the constants that were subtracted from and divided out of pixels in [0, 1], one for each channel
-            (a single one is repeated); finite, std > 0.
+        mean: subtracted from pixels in [0, 1], one number for each channel (a single one is repeated); finite.
+        std: then divided out of them, likewise; finite and > 0.
 
     Raises:
         DataError: an argument is outside its range.
@@ -186,8 +186,12 @@ def from_torch(
     """Any map-style torch data set of ([0, 1] float image [C, H, W], int label), normalised with public constants.
 
     Args:
-        dataset: the examples; read once.  `image_shape` is needed where it is empty.
-        num_classes, name, mean, std: see `DatasetInfo`.
+        dataset: the examples; read once.
+        num_classes: see `DatasetInfo`.
+        name: see `DatasetInfo`.
+        mean: see `DatasetInfo`.
+        std: see `DatasetInfo`.
+        image_shape: of the images; needed where the data set is empty.
 
     Raises:
         DataError: as `materialise`, `check_labels` and `DatasetInfo`, or a pixel outside [0, 1].
@@ -221,8 +225,8 @@ def load_dataset(
     Args:
         root: where torchvision's files are; used for its three data sets only.
         download: let torchvision download what is missing.
-        mean, std: public normalisation constants for pixels in [0, 1]; default: the literature's for torchvision's
-            three, 0.5 for the rest.
+        mean: public constant of pixels in [0, 1]; default: the literature's for torchvision's three, 0.5 for the rest.
+        std: public constant, likewise.
         num_classes: of an `.npz`; default: 1 + the largest label in the file, right only where that is public.
 
     Raises:

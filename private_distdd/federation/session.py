@@ -46,7 +46,8 @@ class Session:
     Args:
         transport: how the clients are reached.
         run: what they are asked to agree to.
-        answered, active: of a resumed run, messages used so far by client, and the clients that had not left it.
+        answered: of a resumed run, messages used so far by client.
+        active: of a resumed run, the clients that had not left it.
 
     Attributes:
         active: clients that agreed and have not refused a query since, in order.

@@ -26,7 +26,8 @@ class OpenStatistic(Protocol):
     """One registered statistic, made for one query of a run without privacy.
 
     Attributes:
-        num_groups, dimension: shape of a message's values; public, the same for all data.
+        num_groups: rows of a message's values; public, the same for all data.
+        dimension: columns of a message's values; public, the same for all data.
     """
 
     num_groups: int

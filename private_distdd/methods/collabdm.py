@@ -52,11 +52,12 @@ class CollabDM:
         partition: each stored image is a mosaic of partition x partition smaller ones (partition-and-expand), >= 1;
             divides height and width.  Default: 2 for images of even sides of 24 pixels or more, else 1.
         networks: K, random networks that embed, >= 1.
-        model, model_args: the registered network, used without its last linear layer.  Default: a ConvNet of width 32
-            and depth 2; other models as they are.
+        model: the registered network, used without its last linear layer.
+        model_args: its arguments.  Default: a ConvNet of width 32 and depth 2; other models as they are.
         pool: images are averaged over pool x pool pixels before a network sees them; by default `partition`: what S
             cannot show need not be matched, and costs time.
-        frequencies, bandwidth: cosines and sines of each network, and the bandwidth of their Gaussian kernel.
+        frequencies: cosines of each network, and as many sines.
+        bandwidth: of their Gaussian kernel.
         augment: each network sees all images, the clients' and S, under one movement of its own.
         aggregator: "mean", "sum", "median" or "trimmed_mean" of the messages; `trim` is the latter's share.
         matching_steps: steps on S, >= 1, each at one network.

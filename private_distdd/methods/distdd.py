@@ -52,7 +52,8 @@ class DistDD:
     Args:
         ipc: images per class of S, >= 1.
         rounds: T, communication rounds, >= 1.
-        model, model_args: the registered network whose gradients are matched.
+        model: the registered network whose gradients are matched.
+        model_args: its arguments.
         participation: share of clients asked each round (the paper's delta), in (0, 1]; drawn from the public seed
             beforehand.  It does not amplify privacy; it lowers the number of queries a client answers.
         aggregator: "mean", "sum", "median" or "trimmed_mean" of the messages; `trim` is the latter's share.

@@ -54,11 +54,15 @@ def open_run(
     """Open a run, or go on with one; whatever can be refused is refused before any client is asked.
 
     Args:
-        clients, info, checkpoint, resume: see the methods' `fit`.
-        method, settings: name, and the JSON-able knobs that must be the same for a run to go on.
+        clients: see the methods' `fit`.
+        info: see the methods' `fit`.
+        method: its name.
+        settings: its JSON-able knobs, which must be the same for a run to go on.
         plan: from the invited clients to the mechanism's constants, None without privacy.
         check: refuses public constants that the method cannot work with.
         device: where the server computes.
+        checkpoint: see the methods' `fit`.
+        resume: see the methods' `fit`.
 
     Raises:
         ConfigurationError, QueryRefusedError, ModelError, DataError, CheckpointError: see the methods' `fit`.
