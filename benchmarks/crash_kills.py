@@ -6,8 +6,10 @@
 Server and clients live in one process, a fork of this one, with file ledgers and a checkpoint.  A message counts as
 having left when the transport has noted its SHA-256 in a file, flushed to disk before the server sees the message.
 After each kill: every message that left is charged and sealed, with these very bytes, in its client's ledger; chains
-hold; no ledger has more charges than T_max.  After each run: the release verifies, and every client was charged once a
-round.  `--torn` leaves half of a ledger's line on disk: that costs a charge, and so may cost the client its last round.
+hold; no ledger has more charges than T_max.  After each run: the release verifies, every message used was sealed, and
+every client has spent T_max charges, one for each message and one for each computation that a kill ended (which must
+not be free: what ends a computation may depend on the data).  So such kills cost a client its last rounds, and
+`--torn`, which leaves half of a ledger's line on disk, does so too.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ import torch
 from private_distdd import Client, DatasetInfo, DistDD, ImageDataset, Ledger, Privacy, Release
 from private_distdd.federation.messages import Message
 from private_distdd.federation.transport import InProcess
-from private_distdd.privacy.ledger import Charge, History, Pin, Recovered, parse
+from private_distdd.privacy.ledger import Charge, History, Pin, Recovered, Sealed, parse
 
 NAMES, ROUNDS = ("north", "south", "west"), 6
 INFO = DatasetInfo("tiny", 3, (1, 8, 8))
@@ -158,9 +160,11 @@ def check(folder: Path, seen: Counter[str]) -> None:
     for name, ledger in ledgers.items():
         pins = [entry for entry in ledger if isinstance(entry, Pin)]
         charges = Counter(entry.message_id for entry in ledger if isinstance(entry, Charge))
+        seals = Counter(entry.message_id for entry in ledger if isinstance(entry, Sealed))
         assert len(pins) <= 1, f"{name} was enrolled in {len(pins)} runs"
         assert len(ledger.events) <= ROUNDS, f"{name} has {len(ledger.events)} charges"
-        assert max(charges.values(), default=0) <= 1, f"{name} was charged twice for a round"
+        assert max(seals.values(), default=0) <= 1, f"{name} answered a round twice"
+        assert len(ledger.events) - len(seals) <= seen["kills of this run"], f"{name} was charged without a kill"
         seen["between charge and seal"] += any(ledger.status(message_id) == "charged" for message_id in charges)
 
 
@@ -181,17 +185,22 @@ def check_end(folder: Path, seen: Counter[str]) -> None:
     release = Release.load(folder / "release")
     release.verify()
     assert set(release.ledgers) == set(NAMES)
-    assert release.card["progress"]["rounds_done"] == ROUNDS
-    for name, bill in release.card["clients"].items():
+    bills = release.card["clients"]
+    for name, bill in bills.items():
         history = parse(release.ledgers[name])
-        recovered = sum(isinstance(entry, Recovered) and entry.event is not None for entry in history)
+        sealed = sum(isinstance(entry, Sealed) for entry in history)
         assert bill["charges"] == len(history.events) == ROUNDS, f"{name} has {bill['charges']} charges"
-        assert bill["messages_used"] == ROUNDS - recovered, f"{bill['messages_used']} messages of {name} were used"
+        assert bill["messages_used"] == sealed, f"{bill['messages_used']} of {sealed} messages of {name} were used"
         seen["recovered lines"] += sum(isinstance(entry, Recovered) for entry in history)
+        seen["charges without a message"] += ROUNDS - sealed
+    done = max(bill["messages_used"] for bill in bills.values())
+    # With nobody left to ask a run ends early; else all its rounds were begun.
+    assert release.card["progress"]["rounds_done"] == ROUNDS or done < ROUNDS, "rounds are missing"
     messages = [tuple(line) for line in left(folder) if line[1] != "refusal"]
     seen["messages"] += len(set(messages))
     seen["sent again"] += len(messages) - len(set(messages))
     seen["runs"] += 1
+    seen["kills of this run"] = 0
 
 
 def fresh() -> tempfile.TemporaryDirectory[str]:
@@ -210,7 +219,7 @@ def random_kills(kills: int, seed: int) -> Counter[str]:
         with fresh() as name:
             folder = Path(name)
             while seen["kills"] < kills and kill_after(life(folder), chance.uniform(0, whole)):
-                seen["kills"] += 1
+                seen.update(["kills", "kills of this run"])
                 check(folder, seen)
             assert not killed(life(folder))
             check_end(folder, seen)
@@ -227,7 +236,7 @@ def every_write(stride: int, torn: bool) -> Counter[str]:
             if not killed(life(folder, lambda: die_at(call, torn))):  # noqa: B023 - called in this very turn
                 check_end(folder, seen)
                 return seen
-            seen["kills"] += 1
+            seen.update(["kills", "kills of this run"])
             check(folder, seen)
             assert not killed(life(folder))
             check_end(folder, seen)
@@ -259,7 +268,7 @@ def main() -> None:
         seen = every_write(options.every_write, options.torn)
     else:
         seen = random_kills(options.kills, options.seed)
-    details = ", ".join(f"{count} {what}" for what, count in seen.items())
+    details = ", ".join(f"{count} {what}" for what, count in seen.items() if what != "kills of this run")
     print(f"{details}; {time.monotonic() - start:.0f} s: every message that left is sealed and charged; no violation")
 
 

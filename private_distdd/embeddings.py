@@ -22,7 +22,8 @@ from private_distdd.data.datasets import DatasetInfo
 from private_distdd.data.synthetic import expand
 from private_distdd.errors import ConfigurationError, ModelError
 from private_distdd.gradients import MICRO_BATCH, deterministic
-from private_distdd.models import ModelSpec
+from private_distdd.limits import NETWORKS, Cost
+from private_distdd.models import ImageShape, ModelSpec
 from private_distdd.privacy.mechanism import Rows
 from private_distdd.privacy.spec import require_count, require_number
 
@@ -38,7 +39,7 @@ class EmbeddingSpec:
 
     Args:
         model: the registered network; its last layer must be an `nn.Linear` of an `nn.Sequential`, and is left out.
-        seeds: of the networks, one each; of their frequencies and movements too.
+        seeds: of the networks, one each, 1 ... 4,096 of them; of their frequencies and movements too.
         pool: images are averaged over pool x pool pixels first, >= 1; divides height and width.
         bandwidth: of the Gaussian kernel between features of norm 1, in (0.001, 1000).
         frequencies: m, cosines and sines of each network, >= 1; a row has at most 2^20 values.
@@ -57,7 +58,7 @@ class EmbeddingSpec:
     augment: bool
 
     def __post_init__(self) -> None:
-        require_count("networks", len(self.seeds), "32 is usual.")
+        require_count("networks", len(self.seeds), "32 is usual.", at_most=NETWORKS)
         for seed in self.seeds:
             require_count("seed", seed, "Any whole number from 0 on.", at_least=0)
             if seed >= 1 << 63:  # torch's generator takes no larger one
@@ -91,8 +92,13 @@ class EmbeddingSpec:
             ModelError, ConfigurationError: the record is malformed.
         """
         names = {"model", "seeds", "pool", "bandwidth", "frequencies", "augment"}
-        if set(record) != names or not isinstance(record["seeds"], Sequence) or type(record["augment"]) is not bool:
-            raise ModelError(f"arguments {dict(record)!r}", f"the fields {sorted(names)}", "Correct them.")
+        if (
+            not isinstance(record, Mapping)
+            or set(record) != names
+            or not isinstance(record["seeds"], list | tuple)
+            or type(record["augment"]) is not bool
+        ):
+            raise ModelError(f"arguments {record!r}", f"the fields {sorted(names)}", "Correct them.")
         model = ModelSpec.from_json(record["model"])
         own = {name: record[name] for name in ("pool", "bandwidth", "frequencies", "augment")}
         return cls(model, tuple(record["seeds"]), **own)
@@ -104,13 +110,29 @@ class EmbeddingSpec:
             ModelError: pool does not divide height and width, the network is refused by `models.validate_model`, or it
                 does not end in a linear layer.
         """
+        self.model.validate(self._pooled(info), info.num_classes)
+        Embedding(self, self.seeds[0], info, "cpu")
+
+    def cost(self, info: DatasetInfo) -> Cost:
+        """What the networks take, all of them at once, and a micro-batch of images in one of them; nothing is made.
+
+        Raises:
+            ModelError: as `validate`.
+        """
+        size = self.model.size(self._pooled(info), info.num_classes)
+        projection = size.features * self.frequencies
+        networks = 4 * len(self.seeds) * (size.parameters + projection)
+        batch = 16 * MICRO_BATCH * (size.activations + math.prod(info.image_shape))
+        return Cost(networks + batch, len(self.seeds) * (size.work + 2 * projection))
+
+    def _pooled(self, info: DatasetInfo) -> ImageShape:
+        """The shape of what the networks see."""
         channels, height, width = info.image_shape
         if height % self.pool or width % self.pool:
             raise ModelError(
                 f"pool = {self.pool} for images of {height} x {width}", "a divisor of both", "Choose another one."
             )
-        self.model.validate((channels, height // self.pool, width // self.pool), info.num_classes)
-        Embedding(self, self.seeds[0], info, "cpu")
+        return channels, height // self.pool, width // self.pool
 
     @property
     def dimension(self) -> int:
@@ -190,7 +212,10 @@ class ClassEmbeddings:
         return torch.cat([*parts, images.new_full((len(images), 1), _COUNT_WEIGHT)], dim=1)
 
     def padded_rows(self, images: Tensor, labels: Tensor) -> Iterator[Rows]:
-        """`rows` in micro-batches of one size, with labels: an example's bits do not depend on how many ride along."""
+        """`rows` in micro-batches of one size, with labels: an example's bits do not depend on how many ride along.
+
+        Images beyond the labels are padding; without any label one micro-batch of padding is run all the same.
+        """
         for part, targets in zip(torch.split(images, MICRO_BATCH), torch.split(labels, MICRO_BATCH), strict=True):
             batch = part.new_zeros((MICRO_BATCH, *part.shape[1:]))
             batch[: len(part)] = part

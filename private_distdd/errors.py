@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+_LONGEST = 400  # characters of one part of an error's text: what was given may be anybody's
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ... ({len(text):,} characters)"
+
 
 class PrivateDistDDError(Exception):
     """Root of every error this library raises on purpose.
@@ -17,7 +23,7 @@ class PrivateDistDDError(Exception):
         self.given, self.allowed, self.remedy = given, allowed, remedy
 
     def __str__(self) -> str:
-        return f"{self.given}; allowed: {self.allowed}. {self.remedy}"
+        return f"{_shortened(self.given)}; allowed: {_shortened(self.allowed)}. {_shortened(self.remedy)}"
 
 
 class ConfigurationError(PrivateDistDDError, ValueError):
@@ -34,6 +40,13 @@ class ModelError(PrivateDistDDError, ValueError):
 
 class QueryRefusedError(PrivateDistDDError):
     """A client declines a query: other values than it pinned, past its last query, malformed, or not enrolled."""
+
+
+class ComputationError(PrivateDistDDError):
+    """A client charged a query and could not finish its answer: the charge is used up, a new try is a new charge.
+
+    The cause stays with the client: it may depend on the data.
+    """
 
 
 class BudgetExceededError(QueryRefusedError):

@@ -39,13 +39,14 @@ class PerExampleGradients:
     def rows(self, images: Tensor, labels: Tensor) -> Iterator[Rows]:
         """Gradients of the loss, one example a row: float32 [64, dimension], with the labels int64 [m <= 64].
 
-        Rows beyond m are padding.
+        Rows beyond m are padding.  Without examples one micro-batch of padding is run all the same: what it takes must
+        not tell an empty batch from others.
 
         Args:
-            images: float32 [n, C, H, W], n >= 0.
+            images: float32 [>= n, C, H, W], n >= 0; those beyond n are padding.
             labels: int64 [n].
         """
-        for start in range(0, len(labels), MICRO_BATCH):
+        for start in range(0, max(1, len(labels)), MICRO_BATCH):
             part, targets = images[start : start + MICRO_BATCH], labels[start : start + MICRO_BATCH]
             yield self._padded(part, targets), targets
 

@@ -21,8 +21,10 @@ import torch
 import torch.nn.functional as F
 from opacus import GradSampleModule
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from private_distdd.errors import ConfigurationError, ModelError
+from private_distdd.limits import ARGUMENT_LENGTH, ARGUMENT_SIZE, ARGUMENTS, DEPTH, WIDTH
 
 ImageShape: TypeAlias = tuple[int, int, int]
 Scalar: TypeAlias = "str | int | float | bool | tuple[Scalar, ...] | None"
@@ -64,7 +66,8 @@ class ModelSpec:
 
     Args:
         name: a registered name; looked up when the network is built, not before.
-        arguments: keyword arguments of the factory: strings, finite numbers, booleans, None, or lists of these.
+        arguments: keyword arguments of the factory: strings, finite numbers, booleans, None, or lists of these.  At
+            most 64 of them, of at most 256 characters or items, and numbers of magnitude at most 2^20.
 
     Raises:
         ModelError: the name is not a string, or an argument is of another kind.
@@ -78,8 +81,13 @@ class ModelSpec:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not isinstance(self.arguments, Mapping):
             raise ModelError(f"model {self.name!r} with {self.arguments!r}", "a name and a mapping", "Give both.")
-        if not all(isinstance(key, str) for key in self.arguments):
-            raise ModelError(f"model arguments {list(self.arguments)!r}", "string keys", "Name each argument.")
+        names = list(self.arguments)
+        if len(names) > ARGUMENTS or not all(isinstance(n, str) and len(n) <= ARGUMENT_LENGTH for n in names):
+            raise ModelError(
+                f"model arguments {names!r}",
+                f"string keys of at most {ARGUMENT_LENGTH} characters, and at most {ARGUMENTS} of them",
+                "Name each argument.",
+            )
         frozen = _Frozen({key: _frozen(key, value) for key, value in self.arguments.items()})
         object.__setattr__(self, "arguments", frozen)
         object.__setattr__(self, "_canonical", json.dumps(frozen, sort_keys=True, allow_nan=False))
@@ -116,6 +124,17 @@ class ModelSpec:
             raise ModelError(f"{self.name} built a {type(model).__name__}", "an nn.Module", "Return the network.")
         return model
 
+    def size(self, image_shape: ImageShape, num_classes: int) -> NetworkSize:
+        """What the network is made of, without making it: no memory is taken for weights or activations.
+
+        A network registered by somebody else that cannot be built without storage is built once, on the CPU.
+
+        Raises:
+            ModelError: as `build`, or it cannot take such images.
+        """
+        shape = (image_shape[0], image_shape[1], image_shape[2])
+        return _size_once(_FACTORIES.get(self.name), self, shape, num_classes)
+
     def validate(self, image_shape: ImageShape, num_classes: int) -> None:
         """`validate_model` for what `build` returns, done once a process: a client may ask before every query.
 
@@ -141,6 +160,64 @@ class ModelSpec:
         return cls(record["name"], record["arguments"])
 
 
+@dataclass(frozen=True)
+class NetworkSize:
+    """Counts that follow from a network's specification and the images' shape.
+
+    Args:
+        parameters: trainable ones.
+        activations: values that its layers hand on, for one image.
+        work: multiplications and additions of one image's forward pass.
+        features: inputs of its last layer; 0 where that is not linear.
+    """
+
+    parameters: int
+    activations: int
+    work: int
+    features: int
+
+
+@lru_cache(maxsize=256)
+def _size_once(_: object, spec: ModelSpec, image_shape: ImageShape, num_classes: int) -> NetworkSize:
+    try:
+        with torch.device("meta"):
+            return _size(spec.build(image_shape, num_classes), image_shape, "meta")
+    except ModelError:
+        raise
+    except Exception:  # foreign code that looks at its own weights: registered here, so it may be built here
+        return _size(spec.build(image_shape, num_classes), image_shape, "cpu")
+
+
+def _size(model: nn.Module, image_shape: ImageShape, device: str) -> NetworkSize:
+    activations = 0
+
+    def count(_: nn.Module, __: object, output: object) -> None:
+        nonlocal activations
+        activations += output.numel() if isinstance(output, Tensor) else 0
+
+    layers = [module for module in model.modules() if not list(module.children())]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(torch.zeros((1, *image_shape), device=device))
+    except Exception as error:  # foreign code, on a black image: whatever it raises belongs into the sentence
+        raise ModelError(
+            f"the network fails on an image {list(image_shape)}: {type(error).__name__}: {error}",
+            f"images [n, {', '.join(map(str, image_shape))}] to logits [n, classes]",
+            "Check the image shape.",
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    last = layers[-1]
+    return NetworkSize(
+        sum(p.numel() for p in model.parameters() if p.requires_grad),
+        activations,
+        counter.get_total_flops(),
+        last.in_features if isinstance(last, nn.Linear) else 0,
+    )
+
+
 class _Frozen(dict[str, Scalar]):
     """A dict that stays as it was made (types.MappingProxyType can be neither copied nor written as JSON)."""
 
@@ -153,13 +230,20 @@ class _Frozen(dict[str, Scalar]):
         return _Frozen, (dict(self),)
 
 
-def _frozen(key: str, value: object) -> Scalar:
-    if isinstance(value, list | tuple):
-        return tuple(_frozen(key, item) for item in value)
-    if value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value)):
-        return value
+def _frozen(key: str, value: object, nested: int = 0) -> Scalar:
+    match value:
+        case list() | tuple() if len(value) <= ARGUMENT_LENGTH and nested < 2:
+            return tuple(_frozen(key, item, nested + 1) for item in value)
+        case None | bool():
+            return value
+        case str() if len(value) <= ARGUMENT_LENGTH:
+            return value
+        case int() | float() if abs(value) <= ARGUMENT_SIZE:  # NaN: no
+            return value
     raise ModelError(
-        f"model argument {key} = {value!r}", "strings, finite numbers, booleans, None, lists", "Use these."
+        f"model argument {key} = {value!r}",
+        f"strings and lists of at most {ARGUMENT_LENGTH}, finite numbers of at most {ARGUMENT_SIZE}, booleans, None",
+        "Use these.",
     )
 
 
@@ -202,9 +286,9 @@ def convnet(
     Grey images of 28 x 28 are padded to 32 x 32 by the first convolution (padding 3), as in DC.
 
     Args:
-        depth: blocks, at least 1; each halves height and width, which must not fall below 1.  Default: 3, or as many
+        depth: blocks, 1 ... 64; each halves height and width, which must not fall below 1.  Default: 3, or as many
             as leave 4 x 4 (what 3 leave of 32 x 32) of smaller images: below that an instance norm erases too much.
-        width: channels of each block, at least 1 (a multiple of 4 with `norm="group"`).
+        width: channels of each block, 1 ... 16,384 (a multiple of 4 with `norm="group"`).
         norm: "instance" (GroupNorm with a group a channel, with weights, as in DC), "group" (4 groups) or "none".
         activation: a key of `ACTIVATIONS`.
 
@@ -218,7 +302,7 @@ def convnet(
     most = int(math.log2(min(rows, columns)))
     if depth is None:
         depth = min(3, max(1, most - 2))
-    _at_least_one(depth=depth, width=width)
+    _check_sizes(depth=depth, width=width)
     groups = _choice("norm", norm, {"instance": width, "group": 4, "none": 0})
     make_activation = _choice("activation", activation, ACTIVATIONS)
     if groups and width % groups:
@@ -277,12 +361,12 @@ def lenet(image_shape: ImageShape, num_classes: int, *, activation: str = "relu"
 
 @register_model("mlp")
 def mlp(image_shape: ImageShape, num_classes: int, *, depth: int = 2, width: int = 128) -> nn.Module:
-    """`depth` hidden layers of `width` units with ReLU (each at least 1).
+    """`depth` hidden layers (1 ... 64) of `width` units (1 ... 16,384) with ReLU.
 
     Raises:
         ModelError: an argument is outside its range.
     """
-    _at_least_one(depth=depth, width=width)
+    _check_sizes(depth=depth, width=width)
     sizes = [math.prod(image_shape)] + [width] * depth
     hidden = [layer for i, o in itertools.pairwise(sizes) for layer in (nn.Linear(i, o), nn.ReLU())]
     return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(width, num_classes))
@@ -295,15 +379,15 @@ def resnet(image_shape: ImageShape, num_classes: int, *, width: int = 32, blocks
     GroupNorm of 8 groups throughout; the second and third stage halve the image; global average pooling.
 
     Args:
-        width: a multiple of 8, at least 8.
-        blocks: per stage, at least 1.
+        width: a multiple of 8, 8 ... 16,384.
+        blocks: per stage, 1 ... 64.
 
     Raises:
         ModelError: an argument is outside its range.
 
     Source: He et al. 2016; Wu and He 2018 (GroupNorm).
     """
-    _at_least_one(width=width, blocks=blocks)
+    _check_sizes(width=width, blocks=blocks)
     if width % 8:
         raise ModelError(f"width = {width}", "a multiple of 8", "Round it up.")
     layers: list[nn.Module] = [nn.Conv2d(image_shape[0], width, 3, padding=1, bias=False), nn.GroupNorm(8, width)]
@@ -339,10 +423,11 @@ class _Residual(nn.Module):
         return F.relu(self.shortcut(images) + self.residual(images))
 
 
-def _at_least_one(**sizes: object) -> None:
+def _check_sizes(**sizes: object) -> None:
     for name, value in sizes.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ModelError(f"{name} = {value!r}", "a whole number of at least 1", "Choose a larger one.")
+        most = WIDTH if name == "width" else DEPTH
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+            raise ModelError(f"{name} = {value!r}", f"a whole number, 1 ... {most}", "Choose another one.")
 
 
 _Option = TypeVar("_Option")

@@ -13,6 +13,8 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from private_distdd.limits import HEADER_BYTES
+
 
 def pack(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
     """One safetensors file as bytes: named tensors, and a JSON header in its metadata.  Equal inputs, equal bytes."""
@@ -25,11 +27,14 @@ def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What `pack` was given.
 
     Raises:
-        ValueError: the bytes are not such a file; callers turn it into their own error.
+        ValueError: the bytes are not such a file, or their header is longer than `limits.HEADER_BYTES`; callers turn it
+            into their own error.
     """
+    length = int.from_bytes(data[:8], "little")
+    if length > HEADER_BYTES:
+        raise ValueError(f"no envelope of this library: a header of {length} bytes, more than {HEADER_BYTES}")
     try:
         tensors = safetensors.torch.load(data)
-        length = int.from_bytes(data[:8], "little")
         header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["json"])
     except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError("not a safetensors envelope of this library") from error
@@ -43,15 +48,34 @@ def to_json(record: Any) -> str:
     return json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def write_file(path: Path, data: bytes) -> None:
+def read_file(path: Path, most: int) -> bytes:
+    """The bytes of a file that is at most so long, whoever wrote it.
+
+    Raises:
+        OSError: it is longer, or cannot be read.
+    """
+    with open(path, "rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(f"{path.name} is longer than {most} bytes")
+    return data
+
+
+def write_file(path: Path, data: bytes, mode: int = 0o666) -> None:
     """Write a file whole or not at all: into a neighbour, flushed to disk, then renamed; nothing half-written stays.
+
+    Args:
+        path: the file.
+        data: all of its bytes.
+        mode: its permissions, less what the process's umask takes away.
 
     Raises:
         OSError: the disk is full or the place cannot be written; a file that was there before is untouched.
     """
     partial = path.with_name(path.name + ".partial")
     try:
-        with open(partial, "wb") as file:
+        partial.unlink(missing_ok=True)  # one that a crash left may have other permissions
+        with open(partial, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -114,8 +114,8 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
         real = open
 
         class Full:
-            def __init__(self, *a: Any) -> None:
-                self.file = real(*a)
+            def __init__(self, *a: Any, **k: Any) -> None:
+                self.file = real(*a, **k)
 
             def __enter__(self) -> Full:
                 return self

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from private_distdd.errors import DataError
+from private_distdd.limits import CHANNELS, CLASSES, NAME_LENGTH, PIXELS
 
 ImageShape: TypeAlias = tuple[int, int, int]
 PerChannel: TypeAlias = float | Sequence[float]
@@ -31,9 +32,9 @@ class DatasetInfo:
     """What is public about a data set.
 
     Args:
-        name: how reports call it.
-        num_classes: at least 2; labels are 0 ... num_classes - 1.
-        image_shape: (channels, height, width), each at least 1.
+        name: how reports call it; at most 256 characters.
+        num_classes: 2 ... 65,536; labels are 0 ... num_classes - 1.
+        image_shape: (channels, height, width), each at least 1; at most 4,096 channels and 2^24 values.
         mean: subtracted from pixels in [0, 1], one number for each channel (a single one is repeated); finite.
         std: then divided out of them, likewise; finite and > 0.
 
@@ -48,13 +49,23 @@ class DatasetInfo:
     std: tuple[float, ...] = (0.5,)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name:
-            raise DataError(f"data set name {self.name!r}", "a non-empty string", "Name the data set.")
-        if not _is_whole(self.num_classes) or self.num_classes < 2:
-            raise DataError(f"num_classes = {self.num_classes!r}", "a whole number of at least 2", "Count the classes.")
+        if not isinstance(self.name, str) or not 0 < len(self.name) <= NAME_LENGTH:
+            raise DataError(
+                f"data set name {self.name!r}", f"a non-empty string of at most {NAME_LENGTH} characters", "Name it."
+            )
+        if not _is_whole(self.num_classes) or not 2 <= self.num_classes <= CLASSES:
+            raise DataError(
+                f"num_classes = {self.num_classes!r}",
+                f"a whole number of at least 2 and at most {CLASSES}",
+                "Count them.",
+            )
         shape = self.image_shape
         if not isinstance(shape, Sequence) or len(shape) != 3 or not all(_is_whole(n) and n >= 1 for n in shape):
             raise DataError(f"image_shape = {shape!r}", "(channels, height, width), each >= 1", "Give three numbers.")
+        if shape[0] > CHANNELS or math.prod(shape) > PIXELS:  # each channel has constants of its own
+            raise DataError(
+                f"image_shape = {shape!r}", f"at most {CHANNELS} channels and {PIXELS} values", "Take smaller images."
+            )
         object.__setattr__(self, "image_shape", tuple(int(n) for n in shape))
         object.__setattr__(self, "mean", self._per_channel("mean", self.mean))
         object.__setattr__(self, "std", self._per_channel("std", self.std))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ _MOSAICS = "private_distdd.synthetic/2"  # a reader of 1 would take mosaics for 
 _DTYPES = {"images": torch.float32, "labels": torch.int64, "mean": torch.float64, "std": torch.float64}
 _GAP = 2  # pixels between the pictures of the preview
 _SHOWN = 48  # a picture of the preview is at least this wide and high, in pixels
+_LARGEST_PICTURE = 1 << 26  # pixels up to which images are enlarged
 
 
 def require_partition(partition: int, image_shape: tuple[int, ...]) -> int:
@@ -181,7 +183,9 @@ class SyntheticDataset(ImageDataset):
         channels, height, width = self.info.image_shape
         if channels != 3:
             pixels = pixels.to(torch.float32).mean(dim=1, keepdim=True).round().to(torch.uint8).expand(-1, 3, -1, -1)
-        factor = -(-_SHOWN // min(height, width))
+        # Thin images would become a picture a thousand times the size of their file.
+        room = math.isqrt(_LARGEST_PICTURE // (len(pixels) * height * width))
+        factor = max(1, min(-(-_SHOWN // min(height, width)), room))
         pixels = pixels.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
         pixels = torch.nn.functional.pad(pixels, (0, _GAP, 0, _GAP), value=255)
         rows = pixels.reshape(self.info.num_classes, self.ipc, *pixels.shape[1:])  # [classes, ipc, 3, height, width]

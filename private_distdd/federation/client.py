@@ -17,16 +17,23 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from private_distdd.data.datasets import DatasetInfo, carried_info, check_labels, materialise
-from private_distdd.errors import BudgetExceededError, ConfigurationError, DataError, QueryRefusedError
+from private_distdd.errors import (
+    BudgetExceededError,
+    ComputationError,
+    ConfigurationError,
+    DataError,
+    QueryRefusedError,
+)
 from private_distdd.federation.messages import Enrolment, Message, Query, Run, require_identifier
 from private_distdd.federation.statistics import OpenStatistic, Statistic, open_statistic, private_statistic
 from private_distdd.gradients import MICRO_BATCH
+from private_distdd.limits import ComputeLimits
 from private_distdd.models import require_device
 from private_distdd.privacy.events import Event, NotPrivate
-from private_distdd.privacy.ledger import Ledger
+from private_distdd.privacy.ledger import OUTBOX, Ledger, Pin
 from private_distdd.privacy.mechanism import Rows, SampledGaussianMechanism
 from private_distdd.privacy.randomness import Randomness, SystemRandomness
-from private_distdd.privacy.spec import PrivacyPlan
+from private_distdd.privacy.spec import PrivacyPlan, require_count
 from private_distdd.storage import write_file
 
 
@@ -39,18 +46,22 @@ class Client:
         client_id: `[A-Za-z0-9_-]{1,64}`.
         dataset: map-style data set of (normalised float image [C, H, W], int label).  May be empty, may lack classes.
         ledger: the data's own, lifetime record of what was released; in memory when left out.  With a budget, queries
-            without privacy are refused.
+            without privacy are refused whatever `allow_without_privacy` says.
         info: public class list, image shape and normalisation; by default what the data set carries as `.info` (wrap a
             plain torch data set with `from_torch`).  Without any, all runs are refused.
         plan: the only mechanism constants the owner accepts, for example `privacy.plan(max_queries=100)`; by default
             those of the run it is enrolled in.  A client that a server reaches unattended needs this or a budget.
+        max_runs: how many runs of `plan` the owner accepts, >= 1, counted in the ledger and so for its lifetime.
+        allow_without_privacy: answer runs without privacy, with exact statistics and even with images.  None is a
+            refusal, too, but may be overruled where the clients are simulated in one process: `fit` does, and warns.
+        limits: what one query may cost this client in memory and work, by public arithmetic on the query.
         device: where its gradients are computed, for example "cuda".
         randomness: for audits and tests: another source of noise and coins.  Unless it is the operating system's, all
             releases are charged as not private (epsilon infinite).
 
     Raises:
         QueryRefusedError: client_id is malformed.
-        ConfigurationError: the ledger is another client's, or torch has no such device.
+        ConfigurationError: the ledger is another client's, torch has no such device, or an argument is out of range.
         DataError: labels, shapes or pixels are not what they must be.
 
     Formal guarantee: see docs/theorem.md.  Everything `answer` returns under a plan is the mechanism's release, charged
@@ -65,6 +76,9 @@ class Client:
         *,
         info: DatasetInfo | None = None,
         plan: PrivacyPlan | None = None,
+        max_runs: int = 1,
+        allow_without_privacy: bool | None = None,
+        limits: ComputeLimits | None = None,
         device: str = "cpu",
         randomness: Randomness | None = None,
     ) -> None:
@@ -84,10 +98,13 @@ class Client:
             self.describe(self.info)
         self._device = device
         self._plan = plan
+        self._max_runs = require_count("max_runs", max_runs, "Accept at least one run of the plan.")
+        self.allow_without_privacy = allow_without_privacy
+        self._limits = ComputeLimits() if limits is None else limits
         self._randomness = SystemRandomness() if randomness is None else randomness
         self._runs: dict[str, Run] = {}
         self._outbox = _Outbox(
-            None if self.ledger.path is None else self.ledger.path.with_name(f"{self.ledger.path.name}.outbox")
+            None if self.ledger.path is None else self.ledger.path.with_name(f"{self.ledger.path.name}{OUTBOX}")
         )
         self._log = logging.getLogger(f"private_distdd_client.{client_id}")
 
@@ -121,7 +138,8 @@ class Client:
         Enrolling again with the same run is allowed (a resumed run); with other values under the same run_id it is not.
 
         Raises:
-            QueryRefusedError: info or plan differ from the owner's, or from what was pinned under this run_id.
+            QueryRefusedError: info or plan differ from the owner's, or from what was pinned under this run_id; the run
+                is one too many of the owner's plan; or it is without privacy, and the owner did not allow that.
             BudgetExceededError: the budget cannot pay the schedule, or has no room for a run without privacy.
         """
         known = self._runs.get(run.run_id)
@@ -132,7 +150,7 @@ class Client:
         if self._plan is not None and run.plan != self._plan:
             raise QueryRefusedError(f"plan {run.plan}", f"the owner's {self._plan}", "Ask with the owner's values.")
         if run.plan is None:
-            self._refuse_if_budgeted()
+            self._refuse_without_privacy()
         if run.info != self.info:
             raise QueryRefusedError(
                 f"a run on {run.info}",
@@ -140,6 +158,7 @@ class Client:
                 "Give the client the run's public constants: Client(..., info=), or a data set that carries them.",
             )
         if run.plan is not None:
+            self._refuse_another_run(run.run_id, run.plan)
             self.ledger.pin(run.run_id, self._event(run.plan), run.plan.max_queries, run.terms)
             if run.plan.delta * len(self._labels) > 1:
                 self._log.warning("delta = %g is above 1 / examples held: choose a smaller one", run.plan.delta)
@@ -149,13 +168,18 @@ class Client:
     def answer(self, query: Query) -> Message:
         """One message for one query; the ledger is charged before the message is computed.
 
-        The same query asked again after a lost reply gets the same stored bytes, and costs nothing more.
+        The same query asked again after a lost reply gets the same stored bytes, and costs nothing more.  Asked again
+        after a computation that did not end, for whatever reason, it costs a new charge: that it did not end may depend
+        on the data, and must not be seen again and again for one price.
 
         Raises:
-            QueryRefusedError: not enrolled, other values than pinned, past T_max, malformed, or another query under the
-                round answered last.  Nothing is spent.
+            QueryRefusedError: not enrolled, other values than pinned, past T_max, malformed, beyond the owner's limits,
+                or another query under the round answered last.  Nothing is spent.
             BudgetExceededError: the budget cannot pay.  Nothing is spent.
-            ModelError: the query's network breaks an assumption of the theorem.  Nothing is spent.
+            ModelError, ConfigurationError: the query's network breaks an assumption of the theorem, or an argument is
+                out of range.  Nothing is spent.
+            ComputationError: the computation failed, or its result could not be stored.  The charge is used up.
+            LedgerError: the ledger cannot be written.
         """
         run = self._runs.get(query.run_id)
         if run is None:
@@ -167,18 +191,25 @@ class Client:
         stored = self._stored(query)
         if stored is not None:
             return stored
-        asked = query.statistic, query.arguments, query.tensors, run.info, self._device
+        asked = query.statistic, query.arguments, query.tensors, run.info, self._device, self._limits
         if run.plan is None:
+            self._refuse_without_privacy()
+            self._check_batch(query.batch, run.info)
+            event: Event = NotPrivate()
             compute = functools.partial(self._plain, query, open_statistic(*asked))
-            self._refuse_if_budgeted()
         else:
+            event = self._event(run.plan)
             compute = functools.partial(self._private, query, private_statistic(*asked), run.plan)
-        # A message charged before a crash but never sealed never left: it may be computed once under that charge.
-        # Not so without privacy: that charge may be a private run's of the same name, from before a restart.
-        if run.plan is None or self.ledger.status(query.message_id) != "charged":
-            self.ledger.charge(NotPrivate() if run.plan is None else self._event(run.plan), query.message_id)
-        message = compute()
-        self._outbox.put(query.message_id, message.data)
+        self.ledger.charge(event, query.message_id)
+        try:
+            message = compute()
+            self._outbox.put(query.message_id, message.data)
+        except Exception as error:  # whatever it was, and whether it comes again, may depend on the data
+            raise ComputationError(
+                f"the answer to {query.message_id!r} failed after it was charged",
+                "a computation that ends, and a disk with room",
+                "See the cause in this client's own log; a new try is a new charge.",
+            ) from error
         self.ledger.seal(query.message_id, hashlib.sha256(message.data).hexdigest())
         return message
 
@@ -186,10 +217,26 @@ class Client:
         # The type, not a promise: only the operating system's randomness is charged as private.
         return _mechanism(plan).event if type(self._randomness) is SystemRandomness else NotPrivate()
 
-    def _refuse_if_budgeted(self) -> None:
+    def _refuse_another_run(self, run_id: str, plan: PrivacyPlan) -> None:
+        """The owner's plan says what one run costs, and `max_runs` how often: else a hundred runs cost a hundred."""
+        runs = {entry.run_id for entry in self.ledger if isinstance(entry, Pin)}
+        if self._plan is not None and len(runs | {run_id}) > self._max_runs:
+            raise QueryRefusedError(
+                f"run {run_id!r} after {len(runs)} others",
+                f"{self._max_runs} in the life of this ledger, as the owner says",
+                "The owner may allow more: Client(plan=, max_runs=).",
+            )
+
+    def _refuse_without_privacy(self) -> None:
         if self.ledger.budget is not None:
             raise BudgetExceededError(
                 "a query without privacy", f"queries with privacy, within {self.ledger.budget}", "Set privacy=."
+            )
+        if not self.allow_without_privacy:
+            raise QueryRefusedError(
+                "a run or query without privacy",
+                "what the client's owner allowed: runs with privacy",
+                "Set privacy=; only the owner can allow more, with Client(allow_without_privacy=True).",
             )
 
     def _stored(self, query: Query) -> Message | None:
@@ -209,9 +256,12 @@ class Client:
         mechanism = _mechanism(plan)
 
         def rows(batch: NDArray[np.int64]) -> Iterator[Rows]:
-            index = torch.from_numpy(batch).to(self._device)
-            for part in torch.split(index, MICRO_BATCH):
-                yield from statistic.rows(self._images[part], self._labels[part])
+            # Every micro-batch has one size, and an empty batch is one of them: its memory must not tell how many
+            # examples are in it.
+            for part in torch.split(torch.from_numpy(batch).to(self._device), MICRO_BATCH):
+                images = self._images.new_zeros((MICRO_BATCH, *self._images.shape[1:]))
+                images[: len(part)] = self._images[part]
+                yield from statistic.rows(images, self._labels[part])
 
         values = mechanism.release(len(self._labels), rows, statistic.num_groups, statistic.dimension, self._randomness)
         return Message(self.client_id, query.message_id, query.digest, values)
@@ -220,6 +270,13 @@ class Client:
         index = self._class_batch(query.batch)
         values, counts = statistic.plain(self._images[index], self._labels[index])
         return Message(self.client_id, query.message_id, query.digest, values, counts)
+
+    @staticmethod
+    def _check_batch(batch: tuple[tuple[int, ...], int] | None, info: DatasetInfo) -> None:
+        if batch is not None and len(batch[0]) != info.num_classes:
+            raise QueryRefusedError(
+                f"a class batch of {len(batch[0])} counts", f"{info.num_classes}, one a class", "Correct the query."
+            )
 
     def _class_batch(self, batch: tuple[tuple[int, ...], int] | None) -> Tensor:
         """Indices of a public, seeded draw without replacement of so many examples a class; all of them for None."""
@@ -248,7 +305,7 @@ class _Outbox:
         if self._path is None:
             self._held = (name, data)
         else:
-            write_file(self._path, data)
+            write_file(self._path, data, mode=0o600)
 
     def get(self, name: str) -> bytes | None:
         if self._path is None:

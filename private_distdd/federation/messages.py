@@ -15,10 +15,13 @@ from torch import Tensor
 
 from private_distdd.data.datasets import DatasetInfo
 from private_distdd.errors import PrivateDistDDError, QueryRefusedError
+from private_distdd.limits import CONTROL_BYTES, NAME_LENGTH
 from private_distdd.privacy.spec import PrivacyPlan, require_count
 from private_distdd.storage import pack, to_json, unpack
 
 IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_ROUNDS = 999_999_999  # a ledger's message ids have at most nine digits for the round
+_INT64 = (1 << 63) - 1
 Parsed = TypeVar("Parsed")
 
 
@@ -30,6 +33,17 @@ def require_identifier(name: str, value: object) -> str:
     """
     if not isinstance(value, str) or not IDENTIFIER.fullmatch(value):
         raise QueryRefusedError(f"{name} = {value!r}", "1 to 64 of A-Z a-z 0-9 _ -", "Choose another identifier.")
+    return value
+
+
+def _require_text(name: str, value: object, most: int) -> str:
+    """`value` if it is a text of at most so many characters: what is no text must not become one.
+
+    Raises:
+        QueryRefusedError: it is not.
+    """
+    if not isinstance(value, str) or len(value) > most:
+        raise QueryRefusedError(f"{name} = {value!r}", f"a text of at most {most} characters", "Correct it.")
     return value
 
 
@@ -116,12 +130,15 @@ class Query:
 
     Args:
         run_id: the run the client enrolled in.
-        server_round: 0, 1, ... ; one query a client and round.
+        server_round: 0, 1, ... 999,999,999; one query a client and round.
         statistic: name of a registered per-example statistic ("class_gradients").
         arguments: JSON-able arguments of the statistic (model specification, granularity).
         tensors: tensors of the statistic (network weights).
         plan: the mechanism's constants again, which must equal what the client pinned; None without privacy.
         batch: without privacy only: how many examples of each class to draw, and the public seed of the draw.
+
+    Raises:
+        QueryRefusedError, ConfigurationError: a value is out of range.
     """
 
     run_id: str
@@ -134,11 +151,18 @@ class Query:
 
     def __post_init__(self) -> None:
         require_identifier("run_id", self.run_id)
-        require_count("server_round", self.server_round, "Rounds are numbered from 0.", at_least=0)
-        if self.plan is not None and self.batch is not None:
+        require_count("server_round", self.server_round, "Rounds are numbered from 0.", at_least=0, at_most=_ROUNDS)
+        _require_text("statistic", self.statistic, NAME_LENGTH)
+        if self.batch is None:
+            return
+        if self.plan is not None:
             raise QueryRefusedError(
                 "a query with both a privacy plan and a class batch", "one of them", "With privacy, coins are secret."
             )
+        counts, seed = self.batch
+        for count in counts:
+            require_count("batch", count, "Ask for so many examples of each class.", at_least=0, at_most=_INT64)
+        require_count("seed of the batch", seed, "Any whole number from 0 on.", at_least=0, at_most=_INT64)
 
     @property
     def message_id(self) -> str:
@@ -179,11 +203,11 @@ class Query:
             batch = None
             if header["batch"] is not None:
                 counts, seed = header["batch"]
-                batch = (tuple(int(n) for n in counts), int(seed))
+                batch = (tuple(counts), seed)
             return cls(
                 header["run_id"],
                 header["server_round"],
-                str(header["statistic"]),
+                header["statistic"],
                 dict(header["arguments"]),
                 tensors,
                 plan,
@@ -240,8 +264,8 @@ class Message:
                 raise ValueError("counts must be int64 [groups]")
             return cls(
                 require_identifier("client_id", header["client_id"]),
-                str(header["message_id"]),
-                str(header["query_digest"]),
+                _require_text("message_id", header["message_id"], NAME_LENGTH),
+                _require_text("query_digest", header["query_digest"], NAME_LENGTH),
                 values,
                 counts,
             )
@@ -262,7 +286,7 @@ class Refusal:
     @classmethod
     def from_bytes(cls, data: bytes) -> Refusal | None:
         """The refusal, or None if the bytes are something else.  A code that is none of ours counts as "failed"."""
-        if not data.startswith(b"{"):
+        if not data.startswith(b"{") or len(data) > CONTROL_BYTES:
             return None
         try:
             record = json.loads(data)
@@ -282,6 +306,8 @@ def _check_kind(record: Mapping[str, Any], kind: str, names: set[str]) -> None:
 
 
 def _json_of_kind(data: bytes, kind: str, names: set[str]) -> dict[str, Any]:
+    if len(data) > CONTROL_BYTES:
+        raise ValueError(f"{len(data)} bytes, more than {CONTROL_BYTES}")
     record = json.loads(data)
     if not isinstance(record, dict):
         raise ValueError("not a JSON object")

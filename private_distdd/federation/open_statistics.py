@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,8 +11,52 @@ import torch
 from torch import Tensor
 
 from private_distdd.data.datasets import DatasetInfo
-from private_distdd.data.synthetic import mosaic
+from private_distdd.data.synthetic import mosaic, require_partition
 from private_distdd.embeddings import ClassEmbeddings, EmbeddingSpec, class_means, match_means
+from private_distdd.errors import ModelError, QueryRefusedError
+from private_distdd.gradients import MICRO_BATCH
+from private_distdd.limits import STEPS, Cost
+from private_distdd.privacy.spec import require_count, require_number
+
+_PER_SUM, _PER_ROW = 48.0, 48.0  # bytes: int64 noise and sums, a float64 message; a row, and its lattice points
+
+
+def message_memory(groups: int, dimension: int) -> float:
+    """Bytes that sums, noise and one micro-batch of rows take, at most about."""
+    return _PER_SUM * groups * dimension + _PER_ROW * MICRO_BATCH * dimension
+
+
+def refuse_tensors(tensors: Mapping[str, Tensor]) -> None:
+    """For statistics that take none.
+
+    Raises:
+        ModelError: there are some.
+    """
+    if tensors:
+        raise ModelError(f"tensors {sorted(tensors)}", "none", "Send the arguments alone.")
+
+
+def _counts(arguments: Mapping[str, Any], info: DatasetInfo) -> tuple[int, ...]:
+    """How many examples of each class are asked for.
+
+    Raises:
+        QueryRefusedError: not one whole number of at least 0 a class.
+    """
+    counts = arguments.get("counts")
+    if (
+        not isinstance(counts, list | tuple)
+        or len(counts) != info.num_classes
+        or any(isinstance(count, bool) or not isinstance(count, int) or count < 0 for count in counts)
+    ):
+        raise QueryRefusedError(
+            f"counts = {counts!r}", f"{info.num_classes} whole numbers of at least 0", "Give one for each class."
+        )
+    return tuple(counts)
+
+
+def _require_fields(arguments: Mapping[str, Any], names: set[str]) -> None:
+    if set(arguments) != names:
+        raise QueryRefusedError(f"arguments {sorted(arguments)}", f"the fields {sorted(names)}", "Correct them.")
 
 
 class ClassExamples:
@@ -22,13 +67,23 @@ class ClassExamples:
         tensors: none.
         info: public class list and image shape.
         device: ignored.
+
+    Raises:
+        QueryRefusedError, ModelError: arguments or tensors are not these.
     """
 
     def __init__(
         self, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], info: DatasetInfo, device: str
     ) -> None:
-        self.num_groups = int(sum(arguments["counts"]))
+        _require_fields(arguments, {"counts"})
+        refuse_tensors(tensors)
+        self.num_groups = sum(_counts(arguments, info))
         self.dimension = int(torch.Size(info.image_shape).numel())
+
+    @staticmethod
+    def cost(arguments: Mapping[str, Any], info: DatasetInfo) -> Cost:
+        """What an answer takes at most."""
+        return Cost(message_memory(sum(_counts(arguments, info)), math.prod(info.image_shape)), 0)
 
     def plain(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The drawn images, one a group, in the order of their classes."""
@@ -47,15 +102,34 @@ class LocalDistillations:
         tensors: none.
         info: public class list, image shape and normalisation.
         device: where it is computed.
+
+    Raises:
+        QueryRefusedError, ModelError, ConfigurationError: arguments or tensors are not these, or out of range.
     """
 
     def __init__(
         self, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], info: DatasetInfo, device: str
     ) -> None:
+        _require_fields(arguments, {"embedding", "counts", "partition", "steps", "rate", "smoothness", "seed"})
+        refuse_tensors(tensors)
         self._spec = EmbeddingSpec.from_json(arguments["embedding"])
+        self._spec.validate(info)
+        require_partition(arguments["partition"], info.image_shape)
+        require_count("steps", arguments["steps"], "200 is usual.", at_most=STEPS)
+        require_count("seed", arguments["seed"], "Any whole number from 0 on.", at_least=0, at_most=2**63 - 1)
+        for name, least in (("rate", 0.0), ("smoothness", math.nextafter(0, -1))):
+            require_number(name, arguments[name], least, math.inf, "a finite number, not negative", "0.1 is usual.")
         self._arguments, self._info, self._device = arguments, info, device
-        self.num_groups = int(sum(arguments["counts"]))
+        self.num_groups = sum(_counts(arguments, info))
         self.dimension = int(torch.Size(info.image_shape).numel())
+
+    @staticmethod
+    def cost(arguments: Mapping[str, Any], info: DatasetInfo) -> Cost:
+        """What an answer takes at most; a step's work is that of all images at one network."""
+        spec = EmbeddingSpec.from_json(arguments["embedding"])
+        own, images = spec.cost(info), sum(_counts(arguments, info))
+        memory = own.memory * (1 + images / MICRO_BATCH) + message_memory(images, math.prod(info.image_shape))
+        return Cost(memory + message_memory(info.num_classes, spec.dimension), own.work)
 
     def plain(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The distilled images, one a group, in the order of their classes."""
@@ -96,7 +170,14 @@ class ClassCounts:
     def __init__(
         self, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], info: DatasetInfo, device: str
     ) -> None:
+        _require_fields(arguments, set())
+        refuse_tensors(tensors)
         self.num_groups = info.num_classes
+
+    @staticmethod
+    def cost(arguments: Mapping[str, Any], info: DatasetInfo) -> Cost:
+        """Nothing to speak of."""
+        return Cost(0.0, 0.0)
 
     def plain(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """No values, and the counts."""

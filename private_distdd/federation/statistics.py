@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from private_distdd.data.datasets import DatasetInfo
 from private_distdd.embeddings import ClassEmbeddings, EmbeddingSpec
-from private_distdd.errors import ModelError, QueryRefusedError
-from private_distdd.federation.open_statistics import ClassCounts, ClassExamples, LocalDistillations
+from private_distdd.errors import ModelError, PrivateDistDDError, QueryRefusedError
+from private_distdd.federation.open_statistics import (
+    ClassCounts,
+    ClassExamples,
+    LocalDistillations,
+    message_memory,
+    refuse_tensors,
+)
 from private_distdd.gradients import MICRO_BATCH, PerExampleGradients, sum_gradient
+from private_distdd.limits import ComputeLimits, Cost
 from private_distdd.models import ModelSpec
 from private_distdd.privacy.mechanism import Rows
 from private_distdd.storage import to_json
 
 GRANULARITIES = ("class", "joint")
-Made = TypeVar("Made")
+_ACTIVATION = 64  # bytes a value that a layer hands on: kept, differentiated, and unfolded by per-example rules
+_USUAL = ComputeLimits()
+Made = TypeVar("Made", covariant=True)
 
 
 class OpenStatistic(Protocol):
@@ -42,7 +52,12 @@ class Statistic(OpenStatistic, Protocol):
     """One that may be asked for with privacy too: it has rows for the mechanism."""
 
     def rows(self, images: Tensor, labels: Tensor) -> Iterator[Rows]:
-        """Per example: a row float32 [dimension] that depends on this example alone (A2), and its group."""
+        """Per example: a row float32 [dimension] that depends on this example alone (A2), and its group.
+
+        Args:
+            images: float32 [>= n, C, H, W]; a client hands over 64, padding included, so that memory tells nothing.
+            labels: int64 [n], n >= 0; without any, one micro-batch of padding is computed all the same.
+        """
         ...
 
     def probe(self) -> Statistic:
@@ -66,20 +81,33 @@ class ClassGradients:
     def __init__(
         self, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], info: DatasetInfo, device: str
     ) -> None:
-        if set(arguments) != {"model", "granularity"} or arguments["granularity"] not in GRANULARITIES:
-            raise ModelError(f"arguments {arguments!r}", f"model, and granularity in {GRANULARITIES}", "Correct them.")
-        self._joint = arguments["granularity"] == "joint"
+        spec, self._joint = self._read(arguments)
         self._given = arguments, info, device
-        spec = ModelSpec.from_json(arguments["model"])
         spec.validate(info.image_shape, info.num_classes)
         self._model = spec.build(info.image_shape, info.num_classes)
         try:
             self._model.load_state_dict(dict(tensors))
-        except RuntimeError as error:
+        except (RuntimeError, TypeError) as error:
             raise ModelError("weights that do not fit the network", "its own state, by name", str(error)) from error
         self._model.to(device)
         self.num_groups = 1 if self._joint else info.num_classes
         self.dimension = sum(p.numel() for p in self._model.parameters() if p.requires_grad)
+
+    @staticmethod
+    def _read(arguments: Mapping[str, Any]) -> tuple[ModelSpec, bool]:
+        """The network, and whether its gradients are summed over all classes."""
+        if set(arguments) != {"model", "granularity"} or arguments["granularity"] not in GRANULARITIES:
+            raise ModelError(f"arguments {arguments!r}", f"model, and granularity in {GRANULARITIES}", "Correct them.")
+        return ModelSpec.from_json(arguments["model"]), arguments["granularity"] == "joint"
+
+    @classmethod
+    def cost(cls, arguments: Mapping[str, Any], info: DatasetInfo) -> Cost:
+        """What an answer takes at most."""
+        spec, joint = cls._read(arguments)
+        size = spec.size(info.image_shape, info.num_classes)
+        groups = 1 if joint else info.num_classes
+        memory = message_memory(groups, size.parameters) + MICRO_BATCH * _ACTIVATION * size.activations
+        return Cost(memory, size.work)
 
     def probe(self) -> ClassGradients:
         """The same at the weights of seed 0."""
@@ -129,13 +157,19 @@ class EmbeddingSums:
     def __init__(
         self, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], info: DatasetInfo, device: str
     ) -> None:
-        if tensors:
-            raise ModelError(f"tensors {sorted(tensors)}", "none: seeds define the networks", "Send seeds alone.")
+        refuse_tensors(tensors)
         spec = EmbeddingSpec.from_json(arguments)
         spec.validate(info)
         self._embeddings = ClassEmbeddings(spec, info, device)
         self.num_groups = info.num_classes
         self.dimension = spec.dimension
+
+    @staticmethod
+    def cost(arguments: Mapping[str, Any], info: DatasetInfo) -> Cost:
+        """What an answer takes at most."""
+        spec = EmbeddingSpec.from_json(arguments)
+        own = spec.cost(info)
+        return Cost(message_memory(info.num_classes, spec.dimension) + own.memory, own.work)
 
     def probe(self) -> EmbeddingSums:
         """Itself: seeds are all there is."""
@@ -151,7 +185,19 @@ class EmbeddingSums:
         return sums.to("cpu", torch.float32), torch.bincount(labels, minlength=self.num_groups).cpu()
 
 
-_Maker: TypeAlias = Callable[[Mapping[str, Any], Mapping[str, Tensor], DatasetInfo, str], Made]
+class _Maker(Protocol[Made]):
+    """The class of a registered statistic: what makes one for a query."""
+
+    def __call__(
+        self, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], info: DatasetInfo, device: str, /
+    ) -> Made:
+        """Read and check everything that is public; no data enter."""
+        ...
+
+    def cost(self, arguments: Mapping[str, Any], info: DatasetInfo) -> Cost:
+        """What an answer takes at most, by arithmetic on what the query says; nothing of it is made."""
+        ...
+
 
 STATISTICS: dict[str, _Maker[Statistic]] = {"class_gradients": ClassGradients, "class_embeddings": EmbeddingSums}
 OPEN_STATISTICS: dict[str, _Maker[OpenStatistic]] = {
@@ -203,36 +249,73 @@ def _require_places_alike(
 
 
 def private_statistic(
-    name: str, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], info: DatasetInfo, device: str
+    name: str,
+    arguments: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    info: DatasetInfo,
+    device: str,
+    limits: ComputeLimits = _USUAL,
 ) -> Statistic:
     """The statistic that a query under a privacy plan names.
 
     Raises:
-        QueryRefusedError: unknown name, or one that exists without privacy only.
+        QueryRefusedError: unknown name, one that exists without privacy only, one that costs more than `limits` allow,
+            or one that cannot be prepared.
         ModelError: as the statistic's own, or a row's bits depend on its place (`_require_places_alike`).
     """
-    statistic = _named(STATISTICS, name, "with")(arguments, tensors, info, device)
-    _require_places_alike(name, arguments, info, device, statistic)
+    with _own_errors(name):
+        statistic = _made(STATISTICS, name, "with", arguments, tensors, info, device, limits)
+        _require_places_alike(name, arguments, info, device, statistic)
     return statistic
 
 
 def open_statistic(
-    name: str, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], info: DatasetInfo, device: str
+    name: str,
+    arguments: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    info: DatasetInfo,
+    device: str,
+    limits: ComputeLimits = _USUAL,
 ) -> OpenStatistic:
     """The statistic that a query without privacy names.
 
     Raises:
-        QueryRefusedError: unknown name.
-        ModelError: as the statistic's own.
+        QueryRefusedError: unknown name, one that costs more than `limits` allow, or one that cannot be prepared.
+        ModelError, ConfigurationError: as the statistic's own.
     """
-    return _named(OPEN_STATISTICS, name, "without")(arguments, tensors, info, device)
+    with _own_errors(name):
+        return _made(OPEN_STATISTICS, name, "without", arguments, tensors, info, device, limits)
 
 
-def _named(registered: Mapping[str, Made], name: str, how: str) -> Made:
+def _made(
+    registered: Mapping[str, _Maker[Made]],
+    name: str,
+    how: str,
+    arguments: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    info: DatasetInfo,
+    device: str,
+    limits: ComputeLimits,
+) -> Made:
     if name not in registered:
         raise QueryRefusedError(
             f"statistic {name!r}, {how} privacy",
             f"one of {sorted(registered)}",
             "Ask for a statistic that the client knows.",
         )
-    return registered[name]
+    limits.check(registered[name].cost(arguments, info))
+    return registered[name](arguments, tensors, info, device)
+
+
+@contextlib.contextmanager
+def _own_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except PrivateDistDDError:
+        raise
+    except Exception as error:  # anybody's query, and networks of foreign code; no data are involved yet
+        raise QueryRefusedError(
+            f"a query for {name!r} that cannot be prepared: {type(error).__name__}: {error}",
+            "arguments and tensors as the statistic documents them",
+            "Correct the query.",
+        ) from error

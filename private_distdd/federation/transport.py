@@ -6,7 +6,13 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
-from private_distdd.errors import BudgetExceededError, ConfigurationError, PrivateDistDDError, QueryRefusedError
+from private_distdd.errors import (
+    BudgetExceededError,
+    ComputationError,
+    ConfigurationError,
+    PrivateDistDDError,
+    QueryRefusedError,
+)
 from private_distdd.federation.client import Client
 from private_distdd.federation.messages import Enrolment, Message, Query, Refusal, Reply, Run
 
@@ -80,6 +86,8 @@ def _sanitised(client_id: str, call: Callable[[], bytes]) -> bytes:
         match error:
             case BudgetExceededError():
                 code = "budget"
+            case ComputationError():
+                code = "failed"
             case PrivateDistDDError():
                 code = "refused"
             case _:

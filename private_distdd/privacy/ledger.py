@@ -2,8 +2,8 @@
 
 How a message leaves: `charge` (its line is on disk), compute it, store its bytes durably, `seal` (that line, too, is on
 disk), send.  Asked again, `status` says what to do.  "sealed": send the stored bytes, whose SHA-256 is `digest`.
-"charged": nothing ever left under this charge, so compute the message under it.  Sealed, but the bytes are lost:
-charge again.
+"charged": the computation did not end, and why it did not may depend on the data: charge again, as where the bytes of
+a sealed message are lost.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -38,6 +39,8 @@ from private_distdd.privacy.ledger_format import (
 if TYPE_CHECKING:
     from private_distdd.privacy.accountants import Accountant, AccountantName
 
+LOCK, OUTBOX = ".lock", ".outbox"  # what lies beside a ledger, named after it
+
 __all__ = ["Budget", "Charge", "Entry", "History", "Ledger", "Open", "Pin", "Recovered", "Sealed", "parse"]
 
 
@@ -45,14 +48,16 @@ class Ledger(History):
     """The ledger of one client's data.  Iterating yields its entries, len() counts its lines.
 
     Args:
-        path: the file, made when absent (its folder is not); it lives as long as the data does.  A `.lock` file appears
-            beside it.  None keeps the same lines in memory, for simulations.
+        path: the file, made when absent (its folder is not), for its owner's eyes only; it lives as long as the data
+            does.  A `.lock` file appears beside it, and a client's `.outbox`; with one of these and no ledger, the
+            ledger was deleted, and no new one is begun.  None keeps the same lines in memory, for simulations.
         budget: the data's lifetime budget, fixed when the file is made; None for no limit, or for what the file says.
         client_id: whose data it is, `[A-Za-z0-9_-]{1,64}`; like the budget, fixed once and None for what the file says.
 
     Raises:
         ConfigurationError: client_id or budget is malformed.
-        LedgerError: the file is in use, cannot be read or written, is damaged, or states another budget or client_id.
+        LedgerError: the file is in use, cannot be read or written, is damaged, is gone although its lock or outbox is
+            there, or states another budget or client_id.
 
     Formal guarantee: when `charge` or `seal` returns, its line is durable as far as os.fsync is.  If a message leaves
     only after `seal` returned, then after any crash, at any instant and any number of times, the charges of all
@@ -78,17 +83,16 @@ class Ledger(History):
         self._process = os.getpid()
         self._unusable: str | None = None
         self._file_lock: FileLock | None = None
+        self._file: tuple[int, int] | None = None  # device and inode
+        line = encode(opening, 0, self.head)
         if self._path is None:
-            self._extend(opening, encode(opening, 0, self.head))
+            self._extend(opening, line)
             return
+        _begin(self._path, line)
         self._file_lock = _lock(self._path)
         try:
-            if self._path.exists():
-                self._open(self._path, opening)
-            else:
-                line = encode(opening, 0, self.head)
-                _write_whole(self._path, line + b"\n")
-                self._extend(opening, line)
+            self._open(self._path, opening)
+            self._file = _identity(os.stat(self._path))
         except OSError as error:
             self.close()
             raise _failed(self._path, error) from error
@@ -282,9 +286,14 @@ class Ledger(History):
             # Until the line is durable nobody knows what is on the disk; only opening the file anew can tell.
             self._unusable = "failed while it was writing a line"
             try:
-                with _descriptor(self._path, os.O_WRONLY | os.O_APPEND) as file:
-                    if os.fstat(file).st_size != self._size:
+                with _descriptor(self._path, os.O_RDWR | os.O_APPEND) as file:
+                    found, last = os.fstat(file), self._lines[-1] + b"\n"
+                    if _identity(found) != self._file:
+                        raise OSError("it is not the file that this process opened")
+                    if found.st_size != self._size:
                         raise OSError("its length changed under this process")
+                    if os.pread(file, len(last), found.st_size - len(last)) != last:
+                        raise OSError("its last line changed under this process")
                     _write(file, line + b"\n")
             except OSError as error:
                 raise _failed(self._path, error) from error
@@ -305,7 +314,7 @@ def _failed(path: Path, error: OSError) -> LedgerError:
 
 
 def _lock(path: Path) -> FileLock:
-    lock = FileLock(f"{path}.lock", timeout=0, thread_local=False)
+    lock = FileLock(f"{path}{LOCK}", timeout=0, thread_local=False)
     try:
         if not path.parent.is_dir():  # FileLock would make it, and a mistyped path would begin a new life
             raise OSError("its folder does not exist")
@@ -322,9 +331,47 @@ def _lock(path: Path) -> FileLock:
     return lock
 
 
+def _begin(path: Path, line: bytes) -> None:
+    """Make a ledger of this one line where there has never been one.
+
+    Before its lock: so a lock, or an outbox, without a ledger says that the ledger was deleted.
+    """
+    traces = [name for name in (LOCK, OUTBOX) if Path(f"{path}{name}").exists()]  # looked for before the ledger itself
+    if path.exists() or not path.parent.is_dir():
+        return
+    if traces:
+        raise LedgerError(
+            f"{path} is gone, but {' and '.join(path.name + name for name in traces)} of it remain",
+            "the ledger itself: what was spent stays spent",
+            "Restore it from a copy.  Only where these data were never used may the remains be deleted, too.",
+        )
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        with _descriptor(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
+            _write(file, line + b"\n")
+        try:
+            os.link(partial, path)  # unlike a rename it replaces nothing: another process may have been faster
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            os.replace(partial, path)
+        partial.unlink(missing_ok=True)
+        with _descriptor(path.parent, os.O_RDONLY) as folder:
+            os.fsync(folder)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise _failed(path, error) from error
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    """What stays the same for as long as it is the same file."""
+    return found.st_dev, found.st_ino
+
+
 @contextlib.contextmanager
 def _descriptor(path: Path, flags: int) -> Iterator[int]:
-    file = os.open(path, flags, 0o644)
+    file = os.open(path, flags, 0o600)
     try:
         yield file
     finally:

@@ -107,12 +107,15 @@ class SampledGaussianMechanism:
 
         Args:
             size: number of examples held (private).
-            statistic: yields rows and groups for given example indices; called even for an empty batch.
+            statistic: yields rows and groups for given example indices; called even for an empty batch, for which it
+                must take the memory that any other takes (docs/theorem.md, section 9).
             randomness: source of the noise's and the coins' streams, one fresh stream each.
         """
         # Noise first: no failure that depends on the data can come before it or change which noise is drawn.
         noise = randomness.stream().rounded_normals((num_groups, dimension), self.noise_multiplier * LATTICE)
-        batch = np.flatnonzero(randomness.stream().coins(size, self.sample_rate))
+        coins = randomness.stream().coins(size, self.sample_rate)
+        # The true ones first, in order, in an array whose size depends on `size` alone.
+        batch = np.argsort(~coins, kind="stable")[: np.count_nonzero(coins)]
         sums = lattice_sums(statistic(batch), num_groups, dimension, self.max_norm)
         # From here on everything is post-processing of round(S + N), S integer.
         message = (sums.cpu() + torch.from_numpy(noise)).to(torch.float64) * (self.max_norm / LATTICE / self.divisor)

@@ -81,12 +81,13 @@ class Stream:
     def _refined(self, first: int, second: int, standard_deviation: float) -> tuple[int, int]:
         """One pair again, from 53 + 128 bits of each uniform and 256-bit arithmetic."""
         bits = [int(word) for word in self.words(4)]
-        with mpmath.workprec(256):
-            uniform = mpmath.ldexp((first << 128) + (bits[0] << 64) + bits[1] + 1, -181)
-            turn = mpmath.ldexp((second << 128) + (bits[2] << 64) + bits[3], -181)
-            radius = mpmath.sqrt(-2 * mpmath.log(uniform)) * standard_deviation
-            parts = mpmath.cos(2 * mpmath.pi * turn), mpmath.sin(2 * mpmath.pi * turn)
-            return int(mpmath.nint(radius * parts[0])), int(mpmath.nint(radius * parts[1]))
+        exact = mpmath.MPContext()  # its own: the precision of mpmath's is shared by all threads
+        exact.prec = 256
+        uniform = exact.ldexp((first << 128) + (bits[0] << 64) + bits[1] + 1, -181)
+        turn = exact.ldexp((second << 128) + (bits[2] << 64) + bits[3], -181)
+        radius = exact.sqrt(-2 * exact.log(uniform)) * standard_deviation
+        parts = exact.cos(2 * exact.pi * turn), exact.sin(2 * exact.pi * turn)
+        return int(exact.nint(radius * parts[0])), int(exact.nint(radius * parts[1]))
 
 
 class Randomness(Protocol):

@@ -24,14 +24,18 @@ def require_number(name: str, value: object, low: float, high: float, allowed: s
     return float(value)
 
 
-def require_count(name: str, value: object, remedy: str, at_least: int = 1) -> int:
-    """`value` if it is a whole number of at least `at_least`.
+def require_count(name: str, value: object, remedy: str, at_least: int = 1, at_most: int | None = None) -> int:
+    """`value` if it is a whole number of at least `at_least`, and at most `at_most` where that is given.
 
     Raises:
         ConfigurationError: it is not.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
-        raise ConfigurationError(f"{name} = {value!r}", f"a whole number of at least {at_least}", remedy)
+    above = isinstance(value, int) and at_most is not None and value > at_most
+    if isinstance(value, bool) or not isinstance(value, int) or value < at_least or above:
+        allowed = f"a whole number of at least {at_least}"
+        raise ConfigurationError(
+            f"{name} = {value!r}", allowed if at_most is None else f"{allowed} and at most {at_most}", remedy
+        )
     return value
 
 

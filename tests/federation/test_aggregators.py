@@ -162,6 +162,7 @@ def aggregate_of(clients: list[Client], name: str = "mean") -> Tensor:
     query = Query("run-1", 0, "class_gradients", arguments, weights, None)
     answers = []
     for client in clients:
+        client.allow_without_privacy = True
         client.enroll(run)
         answers.append(client.answer(query))
     values, counts = stack(answers)

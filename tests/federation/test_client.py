@@ -7,6 +7,8 @@ import dataclasses
 import logging
 import math
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from torch.utils.data import Subset, TensorDataset
 from private_distdd.data.datasets import DatasetInfo, ImageDataset
 from private_distdd.errors import (
     BudgetExceededError,
+    ComputationError,
     ConfigurationError,
     DataError,
     ModelError,
@@ -31,6 +34,7 @@ from private_distdd.federation import client as client_module
 from private_distdd.federation import statistics
 from private_distdd.federation.client import Client
 from private_distdd.federation.messages import Message, Query, Run
+from private_distdd.limits import ComputeLimits
 from private_distdd.models import ModelSpec, register_model
 from private_distdd.privacy.events import Composition, NotPrivate, SampledGaussian
 from private_distdd.privacy.ledger import Budget, Ledger
@@ -123,7 +127,7 @@ def test_the_charge_is_on_disk_before_anything_is_computed(
 def test_without_privacy_the_charge_comes_first_too(
     make_images: MakeImages, tiny_info: DatasetInfo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own, open_run = Client("clinic", make_images(12)), Run("run-1", tiny_info, None)
+    own, open_run = Client("clinic", make_images(12), allow_without_privacy=True), Run("run-1", tiny_info, None)
     own.enroll(open_run)
     seen: list[list[Any]] = []
     plain = statistics.ClassGradients.plain
@@ -135,22 +139,92 @@ def test_without_privacy_the_charge_comes_first_too(
     assert own.ledger.epsilon(1e-5) == math.inf
 
 
-def test_a_failure_after_the_charge_is_paid_once(client: Client, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_after_the_charge_is_not_free_to_repeat(
+    client: Client, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
 
         def fail(*_: Any) -> Iterator[Any]:
             raise RuntimeError("out of memory")
 
         patch.setattr(statistics.ClassGradients, "rows", fail)
-        # One of twelve coins of 1/2 is true but for once in 4096; then the batch is empty and nothing is computed.
-        for _ in range(3):
-            try:
+        for tries in range(1, 4):
+            with pytest.raises(ComputationError, match="new charge") as caught:
                 client.answer(query(run))
-            except RuntimeError:
-                assert charges(client.ledger) == [PLAN.event]
+            assert "memory" not in str(caught.value)
+            assert charges(client.ledger) == [PLAN.event] * tries
     message = client.answer(query(run))
-    assert charges(client.ledger) == [PLAN.event]  # nothing had left: the same charge serves
+    assert charges(client.ledger) == [PLAN.event] * 4
     assert client.answer(query(run)).data == message.data
+    client.answer(query(run, 1))
+    with pytest.raises(QueryRefusedError, match="charge 6"):  # T_max counts the failures
+        client.answer(query(run, 2))
+
+
+@pytest.mark.parametrize("question", ["class_gradients", "class_embeddings"])
+def test_every_batch_is_computed_in_micro_batches_of_one_size(
+    make_images: MakeImages, tiny_info: DatasetInfo, monkeypatch: pytest.MonkeyPatch, question: str
+) -> None:
+    """An empty batch runs one, too: what an answer takes must not tell how many examples are in it."""
+    embedding = {"seeds": [1], "pool": 1, "bandwidth": 0.5, "frequencies": 2, "augment": False}
+    changes = {} if question == "class_gradients" else {"arguments": embedding | {"model": SPEC.to_json()}}
+    made = statistics.STATISTICS[question]
+    forward, sizes = nn.Linear.forward, []
+    monkeypatch.setattr(nn.Linear, "forward", lambda layer, x: sizes.append(len(x)) or forward(layer, x))
+    rows, handed = made.rows, []
+    monkeypatch.setattr(made, "rows", lambda own, x, y: handed.append((len(x), len(y))) or rows(own, x, y))
+    whole = Run("run-1", tiny_info, dataclasses.replace(PLAN, sample_rate=1.0))
+    layers = 2 if question == "class_gradients" else 1
+    for n, expected in ((0, [0]), (1, [1]), (64, [64]), (65, [64, 1]), (130, [64, 64, 2])):
+        own = Client("clinic", make_images(n))
+        own.enroll(whole)
+        tensors = query(whole).tensors if question == "class_gradients" else {}
+        asked = query(whole, statistic=question, tensors=tensors, **changes)
+        own.answer(dataclasses.replace(asked, server_round=1))  # the checks of the first query are behind us
+        sizes.clear(), handed.clear()
+        own.answer(asked)
+        assert handed == [(64, count) for count in expected]
+        assert sizes[-layers * len(expected) :] == [64] * layers * len(expected)
+
+
+MEMORY = """
+import resource, sys
+import torch
+from private_distdd import Client, DatasetInfo, ImageDataset, ModelSpec, PrivacyPlan
+from private_distdd.errors import ComputationError
+from private_distdd.federation.messages import Query, Run
+from private_distdd.federation.statistics import private_statistic
+
+torch.set_num_threads(1)
+room, info, spec = float(sys.argv[1]), DatasetInfo("x", 2, (1, 8, 8)), ModelSpec("mlp", {"width": 3000, "depth": 1})
+run = Run("r", info, PrivacyPlan(1.0, 1.0, 1.0, 1.0, 2, 1e-5))
+state = dict(spec.build(info.image_shape, 2, 0).state_dict())
+small = ModelSpec("mlp", {"width": 8, "depth": 1})
+for n in (0, 1, 64, 200):
+    client = Client("c", ImageDataset(torch.zeros(n, 1, 8, 8), torch.zeros(n, dtype=torch.int64), info))
+    client.enroll(run)
+    ask = lambda t, spec, state: client.answer(
+        Query("r", t, "class_gradients", {"model": spec.to_json(), "granularity": "class"}, state, run.plan)
+    )
+    ask(0, small, dict(small.build(info.image_shape, 2, 0).state_dict()))  # imports and checks
+    private_statistic("class_gradients", {"model": spec.to_json(), "granularity": "class"}, state, info, "cpu")
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (int(used + room * 2**30), resource.RLIM_INFINITY))
+    try:
+        ask(1, spec, state)
+        print(n, "answered")
+    except ComputationError:
+        print(n, "failed")
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits on address space")
+@pytest.mark.parametrize(("room", "outcome"), [(0.2, "failed"), (1.5, "answered")])
+def test_memory_does_not_tell_an_empty_batch_from_others(room: float, outcome: str) -> None:
+    """A client with too little memory fails for every data set, or for none."""
+    done = subprocess.run([sys.executable, "-c", MEMORY, str(room)], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:-1] == [f"{n} {outcome}" for n in (0, 1, 64, 200)]
 
 
 def test_asked_again_the_same_bytes_and_no_charge(client: Client, run: Run) -> None:
@@ -343,6 +417,80 @@ def test_an_owner_s_plan_is_the_only_one(make_images: MakeImages, run: Run, tiny
             own.enroll(Run("run-2", tiny_info, plan))
     own.enroll(run)
     own.answer(query(run))
+
+
+def test_an_owner_s_plan_is_for_so_many_runs(make_images: MakeImages, tiny_info: DatasetInfo, tmp_path: Path) -> None:
+    once = dataclasses.replace(PLAN, max_queries=1)
+    for most in (1, 3):
+        path = tmp_path / f"{most}.jsonl"
+        for number in range(most):
+            with Ledger(path) as ledger:  # counted over restarts
+                own = Client("clinic", make_images(6), ledger, plan=once, max_runs=most)
+                for _ in range(2):  # a run may be resumed
+                    own.enroll(offered := Run(f"run-{number}", tiny_info, once))
+                own.answer(query(offered))
+        with Ledger(path) as ledger:
+            own, before = Client("clinic", make_images(6), ledger, plan=once, max_runs=most), ledger.to_bytes()
+            for number in range(most, most + 3):
+                with pytest.raises(QueryRefusedError, match="as the owner says"):
+                    own.enroll(Run(f"run-{number}", tiny_info, once))
+            assert ledger.to_bytes() == before
+            assert ledger.events == (once.event,) * most
+            own.enroll(Run("run-0", tiny_info, once))
+    with pytest.raises(ConfigurationError, match="max_runs"):
+        Client("clinic", make_images(6), plan=once, max_runs=0)
+
+
+@pytest.mark.parametrize("allowed", [None, False])
+def test_a_client_is_private_unless_its_owner_said_otherwise(
+    make_images: MakeImages, tiny_info: DatasetInfo, allowed: bool | None
+) -> None:
+    own, opened = Client("clinic", make_images(6), allow_without_privacy=allowed), Run("run-1", tiny_info, None)
+    before = own.ledger.to_bytes()
+    with pytest.raises(QueryRefusedError, match="without privacy"):
+        own.enroll(opened)
+    with pytest.raises(QueryRefusedError, match="enrolled"):
+        own.answer(query(opened))
+    assert own.ledger.to_bytes() == before
+    told = Client("clinic", make_images(6), allow_without_privacy=True)
+    told.enroll(opened)
+    assert told.answer(query(opened)).counts is not None
+    told.allow_without_privacy = False  # an owner may think again
+    with pytest.raises(QueryRefusedError, match="without privacy"):
+        told.answer(query(opened, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("mlp", {"width": 16000, "depth": 2}), ("mlp", {"width": 4096, "depth": 60}), ("convnet", {"width": 8192})],
+)
+def test_networks_beyond_the_owner_s_limits_are_refused_before_they_are_made(
+    client: Client, run: Run, monkeypatch: pytest.MonkeyPatch, name: str, arguments: dict[str, int]
+) -> None:
+    before, real = client.ledger.to_bytes(), torch.empty
+    asked = query(run, arguments={"model": ModelSpec(name, arguments).to_json(), "granularity": "class"})
+
+    def small(*size: Any, **named: Any) -> Tensor:
+        made = real(*size, **named)
+        assert made.device.type == "meta" or made.numel() < 10**6, "it was made"
+        return made
+
+    monkeypatch.setattr(torch, "empty", small)
+    with pytest.raises(QueryRefusedError, match="GiB"):
+        client.answer(asked)
+    assert client.ledger.to_bytes() == before
+
+
+def test_an_owner_may_set_other_limits(make_images: MakeImages, run: Run) -> None:
+    for limits in (ComputeLimits(memory=1e6), ComputeLimits(work=100)):
+        own = Client("clinic", make_images(6), limits=limits)
+        own.enroll(run)
+        with pytest.raises(QueryRefusedError, match="owner"):
+            own.answer(query(run))
+        assert own.ledger.events == ()
+    for wrong in (0, -1.0, math.inf, math.nan, True, "8"):
+        with pytest.raises(ConfigurationError, match="memory"):
+            ComputeLimits(memory=wrong)  # type: ignore[arg-type]
 
 
 def test_enrolling_again_changes_nothing(client: Client, run: Run) -> None:
@@ -545,7 +693,7 @@ def reopened(path: Path, data: ImageDataset, run: Run) -> Client:
     [(SampledGaussianMechanism, "release"), (client_module._Outbox, "put"), (Ledger, "seal")],
     ids=["after the charge", "before the outbox", "between outbox and seal"],
 )
-def test_a_crash_is_charged_once_and_answered_after(
+def test_a_crash_uses_its_charge_up_and_another_try_is_charged(
     make_images: MakeImages, run: Run, tmp_path: Path, owner: Any, name: str
 ) -> None:
     path, data = tmp_path / "clinic.jsonl", make_images(12)
@@ -558,11 +706,11 @@ def test_a_crash_is_charged_once_and_answered_after(
     own = reopened(path, data, run)
     assert own.ledger.status("run-1:000000") == "charged"
     message = own.answer(query(run))
-    assert charges(own.ledger) == [PLAN.event]
+    assert charges(own.ledger) == [PLAN.event] * 2
     own.ledger.close()
     own = reopened(path, data, run)
     assert own.answer(query(run)).data == message.data  # the reply was lost, the bytes were not
-    assert charges(own.ledger) == [PLAN.event]
+    assert charges(own.ledger) == [PLAN.event] * 2
     own.ledger.close()
 
 
@@ -591,15 +739,16 @@ def test_a_full_disk_keeps_the_message_in(
     own = reopened(tmp_path / "clinic.jsonl", make_images(12), run)
     with monkeypatch.context() as patch:
 
-        def full(*_: Any) -> None:
+        def full(*_: Any, **__: Any) -> None:
             raise OSError(28, "No space left on device")
 
         patch.setattr(client_module, "write_file", full)
-        with pytest.raises(OSError, match="space"):
+        with pytest.raises(ComputationError, match="disk") as caught:
             own.answer(query(run))
+        assert "space" in str(caught.value.__cause__)
     assert own.ledger.status("run-1:000000") == "charged"
     own.answer(query(run))
-    assert charges(own.ledger) == [PLAN.event]
+    assert charges(own.ledger) == [PLAN.event] * 2
     own.ledger.close()
 
 
@@ -609,6 +758,7 @@ def test_the_outbox_file_is_a_message_and_nothing_else(make_images: MakeImages, 
     (outbox,) = tmp_path.glob("*.outbox")
     assert {path.suffix for path in tmp_path.iterdir()} == {".jsonl", ".lock", ".outbox"}
     assert Message.from_bytes(outbox.read_bytes()).data == message.data
+    assert outbox.stat().st_mode & 0o777 == 0o600
     assert b"image" not in (tmp_path / "clinic.jsonl").read_bytes()
     own.ledger.close()
 
@@ -647,7 +797,7 @@ def test_a_private_charge_left_by_a_crash_pays_for_nothing_else(
         with pytest.raises(Crash):
             own.answer(query(run))
     own.ledger.close()
-    own = Client("clinic", data, Ledger(path))
+    own = Client("clinic", data, Ledger(path), allow_without_privacy=True)
     opened = Run(run.run_id, run.info, None)
     with contextlib.suppress(QueryRefusedError):
         own.enroll(opened)
@@ -657,7 +807,7 @@ def test_a_private_charge_left_by_a_crash_pays_for_nothing_else(
     own.ledger.close()
     own = reopened(path, data, run)  # the run that was agreed to goes on
     own.answer(query(run))
-    assert charges(own.ledger) == [PLAN.event]
+    assert charges(own.ledger) == [PLAN.event] * 2
     own.ledger.close()
 
 

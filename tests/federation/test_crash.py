@@ -1,4 +1,4 @@
-"""SIGKILL, for real: no message leaves unpaid, none is paid twice, and the run still ends."""
+"""SIGKILL, for real: no message leaves unpaid, no computation is free to repeat, and the run still ends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from private_distdd import Release
 from private_distdd.checkpoint import STATE
-from private_distdd.privacy.ledger import Charge, Recovered, parse
+from private_distdd.privacy.ledger import Charge, Recovered, Sealed, parse
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "crash_kills.py"
 
@@ -59,4 +59,4 @@ def test_the_command_line_killed_and_resumed(tmp_path: Path) -> None:
     for name, bill in release.card["clients"].items():
         history = parse((tmp_path / "run" / "ledgers" / f"{name}.jsonl").read_bytes())
         assert sum(isinstance(entry, Charge | Recovered) for entry in history) == bill["charges"] == rounds
-        assert bill["messages_used"] == rounds
+        assert bill["messages_used"] == sum(isinstance(entry, Sealed) for entry in history) >= rounds - 1

@@ -72,9 +72,10 @@ def test_names_must_differ(clients: list[Client]) -> None:
         (AssertionError(PRIVATE_TEXT), "failed"),
         (OSError(PRIVATE_TEXT), "failed"),
         (IndexError(PRIVATE_TEXT), "failed"),
-        (DataError(PRIVATE_TEXT, PRIVATE_TEXT, PRIVATE_TEXT), "refused"),
-        (QueryRefusedError(PRIVATE_TEXT, PRIVATE_TEXT, PRIVATE_TEXT), "refused"),
-        (BudgetExceededError(PRIVATE_TEXT, PRIVATE_TEXT, PRIVATE_TEXT), "budget"),
+        # After the charge all failures look alike: which it was may depend on the data.
+        (DataError(PRIVATE_TEXT, PRIVATE_TEXT, PRIVATE_TEXT), "failed"),
+        (QueryRefusedError(PRIVATE_TEXT, PRIVATE_TEXT, PRIVATE_TEXT), "failed"),
+        (BudgetExceededError(PRIVATE_TEXT, PRIVATE_TEXT, PRIVATE_TEXT), "failed"),
     ],
 )
 def test_no_error_s_text_crosses(
@@ -98,7 +99,7 @@ def test_no_error_s_text_crosses(
     assert b"Meier" not in reply
     assert transport.ask(wire, "c0", query(run)) == Refusal(code)
     assert {record.name for record in caplog.records} == {"private_distdd_client.c0"}  # the client's own log has it
-    assert len(clients[0].ledger.events) == 1
+    assert len(clients[0].ledger.events) == 2  # a try each
 
 
 def test_errors_of_enrolment_do_not_cross_either(

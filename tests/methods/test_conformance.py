@@ -198,7 +198,7 @@ def checked(release: Release, tmp_path: Path) -> Release:
 def test_each_message_is_bytes_and_one_charge(
     make_images: MakeImages, tmp_path: Path, case: Case, privacy: Privacy | None
 ) -> None:
-    clients = members(make_images)
+    clients = members(make_images, allow_without_privacy=privacy is None)
     wire = Wire(clients)
     release = checked(fit(case.make(privacy=privacy), wire), tmp_path)
     for client in clients:
@@ -315,6 +315,20 @@ def test_a_budget_that_cannot_pay_stays_out_and_spends_nothing(
     with pytest.raises(QueryRefusedError, match="no client agrees"), pytest.warns(NotPrivateWarning):
         case.make(privacy=None).fit(clients[2:])
     assert clients[2].ledger.to_bytes() == before
+
+
+def test_behind_a_transport_only_owners_allow_a_run_without_privacy(make_images: MakeImages, case: Case) -> None:
+    """In one process the caller is the owner of all data, and is warned; beyond it a server may not decide."""
+    method = case.make(privacy=None)
+    clients = members(make_images)
+    before = [client.ledger.to_bytes() for client in clients]
+    with pytest.warns(NotPrivateWarning), pytest.raises(QueryRefusedError, match="no client agrees"):
+        method.fit(Wire(clients), info=clients[0].info)
+    assert [client.ledger.to_bytes() for client in clients] == before
+    assert not fit(method, clients).private
+    refusing = members(make_images, allow_without_privacy=False)
+    with pytest.warns(NotPrivateWarning), pytest.raises(QueryRefusedError, match="no client agrees"):
+        method.fit(refusing)
 
 
 def test_a_second_run_is_charged_on_top(make_images: MakeImages, case: Case) -> None:
@@ -555,7 +569,9 @@ def reopen(make_images: MakeImages, tmp_path: Path) -> Iterator[Reopen]:
             old.close()
         (tmp_path / folder).mkdir(exist_ok=True)
         held[:] = [Ledger(tmp_path / folder / f"c{i}.jsonl") for i in range(2)]
-        return [Client(f"c{i}", make_images(9, seed=i), ledger) for i, ledger in enumerate(held)]
+        return [
+            Client(f"c{i}", make_images(9, seed=i), ledger, allow_without_privacy=True) for i, ledger in enumerate(held)
+        ]
 
     yield make
     for ledger in held:
@@ -574,7 +590,7 @@ def test_a_resumed_run_is_the_run_and_is_paid_for_once(
     privacy: Privacy | None,
 ) -> None:
     method = case.make(privacy=privacy)
-    whole = Wire(members(make_images, 2))
+    whole = Wire(members(make_images, 2, allow_without_privacy=True))
     unbroken = fit(method, whole)
     asked = len(whole.answers)
     for place, after in ((1, False), (asked, False), (asked, True), (None, True)):

@@ -296,7 +296,7 @@ class Leaving(InProcess):
 def test_a_client_that_refuses_leaves_and_the_run_goes_on(
     make_images: MakeImages, privacy: Privacy | None, aggregator: str
 ) -> None:
-    clients, records = members(make_images), []
+    clients, records = members(make_images, allow_without_privacy=privacy is None), []
     method = Small(privacy=privacy, aggregator=aggregator)
     wire = Leaving(clients, {"c1": 2, "c2": 3} if privacy else {})
     fit = method.fit if privacy else functools.partial(open_fit, method)

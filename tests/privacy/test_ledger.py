@@ -8,6 +8,7 @@ import json
 import math
 import os
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -764,7 +765,8 @@ def test_the_line_and_the_folder_are_flushed_before_anything_returns(
             assert len(flushed) == 3 + n
             assert flushed[-1][1] == ledger.to_bytes()
     if sys.platform == "linux":
-        assert [name for name, _ in flushed] == ["ledger.jsonl.partial", tmp_path.name, path.name, path.name]
+        assert re.fullmatch(r"ledger\.jsonl\.[0-9a-f]{32}\.partial", flushed[0][0])
+        assert [name for name, _ in flushed[1:]] == [tmp_path.name, path.name, path.name]
 
 
 def test_a_file_that_others_changed_or_removed_is_not_written(tmp_path: Path) -> None:
@@ -778,6 +780,75 @@ def test_a_file_that_others_changed_or_removed_is_not_written(tmp_path: Path) ->
         with pytest.raises(LedgerError, match="No such file"):
             ledger.charge(CHEAP, "r:0")
         assert not (tmp_path / "other.jsonl").exists()
+
+
+@pytest.mark.parametrize("by", ["another file", "another last line"])
+def test_a_file_of_equal_length_in_its_place_is_not_written(tmp_path: Path, by: str) -> None:
+    path, other = tmp_path / "ledger.jsonl", tmp_path / "other.jsonl"
+    with Ledger(path) as ledger, Ledger(other) as twin:
+        ledger.charge(CHEAP, "r:0")
+        twin.charge(CHEAP, "s:0")
+        data = twin.to_bytes()
+        assert len(data) == path.stat().st_size
+        if by == "another file":
+            os.replace(other, path)
+        else:
+            path.write_bytes(data)
+        with pytest.raises(LedgerError, match="not the file" if by == "another file" else "last line"):
+            ledger.charge(CHEAP, "r:1")
+        assert path.read_bytes() == data
+
+
+@pytest.mark.parametrize("trace", [".lock", ".outbox"])
+def test_a_deleted_ledger_does_not_start_anew(tmp_path: Path, trace: str) -> None:
+    path = tmp_path / "ledger.jsonl"
+    with Ledger(path, Budget(1.0, 1e-5)) as ledger:
+        ledger.charge(CHEAP, "r:0")
+        copy = path.read_bytes()
+    path.with_name(path.name + ".outbox").write_bytes(b"a message")
+    for name in {".lock", ".outbox"} - {trace}:
+        path.with_name(path.name + name).unlink()
+    path.unlink()
+    for _ in range(2):
+        with pytest.raises(LedgerError, match="is gone"):
+            Ledger(path)
+        assert not path.exists()
+    path.write_bytes(copy)
+    with Ledger(path) as ledger:
+        assert ledger.budget == Budget(1.0, 1e-5)
+        ledger.charge(CHEAP, "r:1")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions")
+def test_a_ledger_is_for_its_owner_s_eyes(tmp_path: Path) -> None:
+    path, before = tmp_path / "ledger.jsonl", os.umask(0)
+    try:
+        with Ledger(path) as ledger:
+            ledger.charge(CHEAP, "r:0")
+        assert path.stat().st_mode & 0o777 == 0o600
+        path.write_bytes(path.read_bytes()[:-5])  # torn: recovered by writing it whole
+        with Ledger(path):
+            assert path.stat().st_mode & 0o777 == 0o600
+    finally:
+        os.umask(before)
+
+
+def test_a_torn_sealed_line_on_the_last_query_lets_no_other_message_out(tmp_path: Path) -> None:
+    """The torn line may commit to a message that never left: nothing else may leave under its charge, ever."""
+    path = tmp_path / "ledger.jsonl"
+    with Ledger(path) as ledger:
+        ledger.pin("r", CHEAP, 1)
+        ledger.charge(CHEAP, "r:0")
+        ledger.seal("r:0", DIGEST)
+    data = path.read_bytes()
+    for cut in range(1, 40):
+        path.write_bytes(data[:-cut])
+        with Ledger(path) as ledger:
+            assert isinstance(ledger.entries[-1], Recovered)
+            assert ledger.status("r:0") == "charged"
+            assert len(ledger.events) == 1
+            with pytest.raises(QueryRefusedError, match="charge 2"):  # a computation needs a charge of its own
+                ledger.charge(CHEAP, "r:0")
 
 
 def test_places_that_cannot_hold_a_ledger(tmp_path: Path) -> None:

@@ -1,0 +1,80 @@
+"""Limits on everything that comes from somebody else, in one place, so that no few bytes can cost much time or memory.
+
+What is public and small is bounded by the constants here, where it is parsed.  What a query may make a client compute
+is bounded by its owner's `ComputeLimits`, by public arithmetic on the query's specification and before anything is
+charged.  docs/limits.md lists them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from private_distdd.errors import ConfigurationError, QueryRefusedError
+
+CONTROL_BYTES = 1 << 16  # a Run, an Enrolment, a Refusal
+HEADER_BYTES = 1 << 22  # the JSON header of an envelope with tensors: queries, messages, checkpoints, releases
+PAGE_BYTES = 1 << 26  # a release's card, manifest, page or picture, one each
+LEDGER_BYTES = 1 << 28  # a ledger that somebody hands over: some 500,000 messages
+SYNTHETIC_BYTES = 1 << 32  # a release's synthetic data set
+
+NAME_LENGTH = 256  # characters of a data set's name
+CLASSES = 1 << 16
+CHANNELS = 1 << 12
+PIXELS = 1 << 24  # of one image, all channels together
+
+ARGUMENTS = 64  # of one registered model
+ARGUMENT_LENGTH = 256  # characters of a text, or items of a list
+ARGUMENT_SIZE = 1 << 20  # magnitude of a number
+DEPTH, WIDTH = 64, 1 << 14  # of the registered networks
+NETWORKS = 1 << 12  # of one query
+STEPS = 1 << 20  # of a client's own distillation, without privacy
+
+GIB = float(1 << 30)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What it takes a client to answer a query, from public values alone; nobody's data enter.
+
+    Args:
+        memory: bytes beside the data set, at most about this many; may be infinite.
+        work: multiplications and additions an example, forward; may be infinite.
+    """
+
+    memory: float
+    work: float
+
+
+@dataclass(frozen=True)
+class ComputeLimits:
+    """The most that its owner lets one query cost a client; a query beyond it is refused, for nothing.
+
+    Args:
+        memory: bytes beside the data set, > 0.  A limit above what the machine has free makes failures possible.
+        work: multiplications and additions of one example's forward pass, > 0.
+
+    Raises:
+        ConfigurationError: a value is outside its range.
+    """
+
+    memory: float = 8 * GIB
+    work: float = 1e10
+
+    def __post_init__(self) -> None:
+        for name, value in (("memory", self.memory), ("work", self.work)):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+                raise ConfigurationError(f"{name} = {value!r}", "a finite number > 0", "The defaults suit a laptop.")
+
+    def check(self, cost: Cost) -> None:
+        """Refuse what costs more.
+
+        Raises:
+            QueryRefusedError: it does.
+        """
+        if not (cost.memory <= self.memory and cost.work <= self.work):
+            raise QueryRefusedError(
+                f"a query that takes {cost.memory / GIB:.3g} GiB and {cost.work:.3g} operations an example",
+                f"at most {self.memory / GIB:.3g} GiB and {self.work:.3g}, as the client's owner says",
+                "Ask with a smaller network, or ask the owner for Client(limits=ComputeLimits(...)).",
+            )
