@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from private_distdd.privacy.spec import Privacy, PrivacyPlan
     from private_distdd.release import Release
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "Budget": "privacy.ledger",

@@ -311,18 +311,27 @@ def _check_output(folder: Path) -> None:
 
 
 def _claim(release: Release) -> str:
+    from private_distdd.reporting.rounding import rounded_up
+
+    if lost := release.card.get("unaccounted"):
+        return f"NOT PRIVATE: the ledgers of {', '.join(sorted(lost))} do not account for their messages"
     if not release.private:
         return "NOT PRIVATE: no guarantee"
     most = max(release.epsilon.values())
     weak = "; above 10 a claim is weak" if most > 10 else ""
-    return f"epsilon {most:.4g} at delta {release.card['plan']['delta']:g} a client{weak}"
+    return f"epsilon {rounded_up(most)} at delta {release.card['plan']['delta']:g} a client{weak}"
 
 
 def _print_bills(clients: Mapping[str, Any]) -> None:
     """A line for each different bill: the claim of the run and what was spent, by both accountants."""
+    from private_distdd.reporting.rounding import rounded_up
+
     names: dict[str, list[str]] = {}
     for client_id, bill in clients.items():
-        by = [f"{part} {bill[part]['rdp']:.4g} by RDP, {bill[part]['prv']:.4g} by PRV" for part in ("claim", "spent")]
+        by = [
+            f"{part} {rounded_up(bill[part]['rdp'])} by RDP, {rounded_up(bill[part]['prv'])} by PRV"
+            for part in ("claim", "spent")
+        ]
         names.setdefault("; ".join(by), []).append(client_id)
     for line, group in names.items():
         who = ", ".join(group) if len(group) < 4 else f"{len(group)} clients ({group[0]}, {group[1]}, ... {group[-1]})"
@@ -423,7 +432,10 @@ def _evaluate(options: argparse.Namespace) -> int:
         augment=options.augment,
         device=options.device,
     )
-    print(f"accuracy on {len(test)} real test images of {test.info.name}: {result}; {_claim(release)}")
+    claim = _claim(release)
+    if release.failures():
+        claim = f"NOT VERIFIED: private-distdd verify {options.release} says what is wrong with its claim"
+    print(f"accuracy on {len(test)} real test images of {test.info.name}: {result}; {claim}")
     return 0
 
 

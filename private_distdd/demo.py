@@ -16,6 +16,7 @@ from private_distdd.methods.collabdm import CollabDM
 from private_distdd.methods.distdd import DistDD
 from private_distdd.privacy.spec import Privacy
 from private_distdd.release import Release
+from private_distdd.reporting.rounding import rounded_up
 
 NUM_CLIENTS, IPC = 5, 10
 PRIVACY = Privacy(target_epsilon=8.0, delta=1e-5, sample_rate=1.0, max_grad_norm=1.0)
@@ -79,9 +80,9 @@ def run_demo(output: str | None, seed: int) -> Release:
 
 def _bill(release: Release) -> str:
     """The largest claim among the clients, by both accountants."""
-    bills = release.card["clients"].values()
+    claims = [bill["claim"] for bill in release.card["clients"].values()]
     return ", ".join(
-        f"{max(float(bill['claim'][name]) for bill in bills):.2f} by {name.upper()}" for name in ("rdp", "prv")
+        f"{rounded_up(max(float(claim[name]) for claim in claims), 3)} by {name.upper()}" for name in ("rdp", "prv")
     )
 
 

@@ -11,11 +11,12 @@ import platform
 import re
 import shutil
 import uuid
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -23,12 +24,13 @@ from private_distdd.data.datasets import DatasetInfo
 from private_distdd.data.synthetic import SyntheticDataset
 from private_distdd.errors import PrivateDistDDError, ReleaseError
 from private_distdd.federation.messages import IDENTIFIER, Run, require_identifier
+from private_distdd.limits import LEDGER_BYTES, PAGE_BYTES, SYNTHETIC_BYTES
 from private_distdd.privacy.accountants import best_epsilon, bracket
 from private_distdd.privacy.events import RELATION, UNIT, Event, NotPrivate, merge
 from private_distdd.privacy.ledger import Charge, History, Pin, Recovered, Sealed, parse
 from private_distdd.privacy.spec import PrivacyPlan
 from private_distdd.reporting.card import render_card
-from private_distdd.storage import sync, to_json
+from private_distdd.storage import read_file, sync, to_json
 
 FORMAT = "private_distdd.release/1"
 SYNTHETIC, CARD, CARD_PAGE, PREVIEW = "synthetic.safetensors", "card.json", "card.html", "preview.png"
@@ -62,8 +64,12 @@ class Release:
 
     @property
     def epsilon(self) -> dict[str, float]:
-        """The claim of this run: epsilon(T_max) of each client at the card's delta; infinite without privacy."""
-        return {name: _number(bill["claim"]["epsilon"]) for name, bill in self.card["clients"].items()}
+        """The claim of this run: epsilon(T_max) of each client at the card's delta.
+
+        Infinite without privacy, and for a client whose ledger does not account for its messages.
+        """
+        claims = {name: _number(bill["claim"]["epsilon"]) for name, bill in self.card["clients"].items()}
+        return claims | dict.fromkeys(self.card.get("unaccounted", ()), math.inf)
 
     def save(self, path: str | Path) -> Path:
         """Write the folder, whole or not at all; missing parent folders are made.
@@ -177,6 +183,7 @@ def build_release(
     seeds: str,
     progress: Mapping[str, Any],
     messages: Mapping[str, int],
+    unaccounted: Mapping[str, int] | None = None,
 ) -> Release:
     """Assemble a release; every epsilon on its card is computed from the ledgers.
 
@@ -189,12 +196,14 @@ def build_release(
         seeds: what a seed steered and what it did not, in words.
         progress: rounds planned and done, matching steps, and whether the run stopped early.
         messages: messages used, by client.
+        unaccounted: the same of clients whose ledger does not account for them; the release is then not private.
     """
     bills = {name: _bill(parse(data), run) for name, data in sorted(ledgers.items())}
     card = {
         "format": FORMAT,
         "private": run.plan is not None
         and bool(bills)
+        and not unaccounted
         and all(math.isfinite(_number(bill["claim"]["epsilon"])) for bill in bills.values()),
         "unit": UNIT,
         "relation": RELATION,
@@ -209,6 +218,8 @@ def build_release(
         "clients": {name: bill | {"messages_used": messages[name]} for name, bill in bills.items()},
         "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
     }
+    if unaccounted:
+        card["unaccounted"] = dict(unaccounted)
     return Release(dataset, card, ledgers)
 
 
@@ -279,7 +290,7 @@ def _number(value: float | str) -> float:
 
 
 # The form of a card: the types allowed for each field, or the fields below it; more or fewer fields are a failure.
-_Form = Mapping[str, Any] | tuple[type, ...]
+_Form: TypeAlias = Mapping[str, Any] | tuple[type, ...]
 _EPSILONS: _Form = dict.fromkeys(("rdp", "prv", "prv_lower", "epsilon"), (float, str)) | {"note": (str,)}
 _BILL: _Form = {
     "charges": (int,),
@@ -291,7 +302,7 @@ _BILL: _Form = {
     "ledger_lines": (int,),
     "ledger_head": (str,),
 }
-_CARD: _Form = {
+_CARD: Mapping[str, _Form] = {
     "format": (str,),
     "private": (bool,),
     "unit": (str,),
@@ -313,6 +324,9 @@ _CARD: _Form = {
     "versions": dict.fromkeys(("python", *_PACKAGES), (str,)),
 }
 _SETTINGS = ("ipc", "rounds", "matching_steps", "privacy")  # every method states these
+# Settings under which clients' data would leave them beside the mechanism, with what they are under a plan.
+_CLOSED = {"initialization": "noise", "batch_per_class": None, "local_steps": 0}
+_LONGEST_SETTINGS = 1 << 14  # characters of JSON
 
 
 def _form_failures(value: object, form: _Form, where: str) -> Iterator[str]:
@@ -330,7 +344,9 @@ def _form_failures(value: object, form: _Form, where: str) -> Iterator[str]:
 
 
 def _malformed(card: object) -> list[str]:
-    failures = list(_form_failures(card, _CARD, "card"))
+    lost = card.get("unaccounted") if isinstance(card, Mapping) else None
+    form = _CARD if lost is None else {**_CARD, "unaccounted": dict.fromkeys(lost, (int,))}
+    failures = list(_form_failures(card, form, "card"))
     if isinstance(card, Mapping) and not failures:
         failures += [f"card: settings: {n} is missing" for n in _SETTINGS if n not in card["method"]["settings"]]
         for name, bill in sorted(card["clients"].items()):
@@ -380,17 +396,22 @@ def _statement_failures(release: Release, plan: PrivacyPlan | None) -> Iterator[
     if not clients:
         yield "card: it names no client"
     private = bool(clients) and all(math.isfinite(_number(bill["claim"]["epsilon"])) for bill in clients.values())
-    if card["private"] is not (private and plan is not None):
+    if card["private"] is not (private and plan is not None and not card.get("unaccounted")):
         yield f"card: private is {card['private']!r}, which does not follow from its plan and claims"
     if settings.get("partition", 1) != dataset.partition:
         yield f"card: partition is {settings.get('partition', 1)!r} in the settings, S has {dataset.partition}"
     if settings["ipc"] != card["ipc"]:
         yield f"card: ipc is {settings['ipc']!r} in the settings, {card['ipc']!r} beside them"
+    if len(to_json(settings)) > _LONGEST_SETTINGS:
+        yield f"card: settings of more than {_LONGEST_SETTINGS} characters"
     asked = settings["privacy"]
     if plan is None or asked is None:
         if plan is not None or asked is not None:
             yield "card: plan and settings disagree on whether the run had privacy"
         return
+    for name, closed in _CLOSED.items():
+        if settings.get(name, closed) != closed:
+            yield f"card: {name} is {settings[name]!r} in the settings, but with privacy it must be {closed!r}"
     for name in ("noise_multiplier", "sample_rate", "max_grad_norm", "divisor", "delta"):
         if asked[name] != getattr(plan, name) and not (name == "noise_multiplier" and asked[name] is None):
             yield f"card: {name} is {asked[name]!r} in the settings, {getattr(plan, name)!r} in the plan"
@@ -425,7 +446,7 @@ def _client_failures(card: Mapping[str, Any], plan: PrivacyPlan | None, name: st
         if not _close(stated.get(line), computed.get(line)):
             yield f"{line} is {stated.get(line)!r} on the card, {computed.get(line)!r} by its ledger"
     sealed = _rounds(history, run_id, Sealed)
-    if not 0 <= used <= len(sealed):
+    if not 0 <= used <= len(sealed) and name not in card.get("unaccounted", {}):
         yield f"{used} messages used, but {len(sealed)} are sealed in its ledger"
     last = max(_rounds(history, run_id, Charge), default=-1)
     if plan is not None and last >= _begun(card):
@@ -465,6 +486,10 @@ def _progress_failures(
         if card["clients"][name]["messages_used"] == len(sealed):
             certain |= {t for t in sealed if t < done - progress["stopped_early"]}  # the last one may be unfinished
     answers = sum(bill["messages_used"] for bill in card["clients"].values())
+    if lost := card.get("unaccounted"):
+        # Their ledgers do not say in which rounds they answered; those also billed were counted above.
+        answers += sum(count for name, count in lost.items() if name not in histories)
+        possible |= set(range(_begun(card)))
     least, most = (n * settings["matching_steps"] for n in (len(certain), min(len(possible), answers)))
     if not least <= steps <= most:
         yield f"card: {steps} matching steps; by the ledgers, {least} to {most} were taken"
@@ -492,7 +517,9 @@ def _folder_failures(release: Release) -> Iterator[str]:
     own = release.card["versions"]["private-distdd"] == version("private-distdd")  # another's page looks otherwise
     if own and (release.folder / CARD_PAGE).read_bytes() != render_card(release.card).encode():
         yield f"{CARD_PAGE} does not show what {CARD} says"
-    if not _same_picture(release.folder / PREVIEW, release.dataset.grid()):
+    if not _plain_png(read_file(release.folder / PREVIEW, PAGE_BYTES)):
+        yield f"{PREVIEW} holds more than one picture"
+    elif not _same_picture(release.folder / PREVIEW, release.dataset.grid()):
         yield f"{PREVIEW} does not show the images of {SYNTHETIC}"
 
 
@@ -507,6 +534,25 @@ def _same_picture(path: Path, expected: np.ndarray[Any, Any]) -> bool:
             return int(np.abs(np.asarray(picture, dtype=np.int16) - expected).max()) <= 1
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return False
+
+
+def _plain_png(data: bytes) -> bool:
+    """Is it a PNG of nothing but its head, its pixels and its end, with nothing behind, between or inside them?"""
+    signature, place, kinds, pixels = b"\x89PNG\r\n\x1a\n", 8, [], b""
+    while data.startswith(signature) and place < len(data):
+        length, kind = int.from_bytes(data[place : place + 4], "big"), data[place + 4 : place + 8]
+        kinds.append(kind)
+        pixels += data[place + 8 : place + 8 + length] if kind == b"IDAT" else b""
+        place += length + 12
+    if place != len(data) or kinds != [b"IHDR", *[b"IDAT"] * (len(kinds) - 2), b"IEND"]:
+        return False
+    width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+    packed, size = zlib.decompressobj(), height * (1 + 3 * width)
+    try:
+        whole = len(packed.decompress(pixels, size + 1)) == size
+    except zlib.error:
+        return False
+    return whole and packed.eof and not packed.unused_data
 
 
 def _line(failure: str) -> str:
@@ -544,16 +590,23 @@ def _contents(folder: Path) -> dict[str, bytes]:
                 continue
             if path.is_symlink() or not path.is_file():
                 raise ValueError(f"{place}{name} is not a plain file")
-            contents[place + name] = path.read_bytes()
+            contents[place + name] = read_file(path, _longest(place + name))
     contents.pop(MANIFEST, None)
     return contents
+
+
+def _longest(name: str) -> int:
+    """The most bytes that a file of this name is read of."""
+    if name.startswith(f"{LEDGERS}/"):
+        return LEDGER_BYTES
+    return SYNTHETIC_BYTES if name == SYNTHETIC else PAGE_BYTES
 
 
 def _read(folder: Path) -> Release | list[str]:
     """The release in the folder, or what is wrong with its files, a line each."""
     try:
         contents = _contents(folder)
-        data = (folder / MANIFEST).read_bytes()
+        data = read_file(folder / MANIFEST, PAGE_BYTES)
         failures = _file_failures(contents, data)
         if failures:
             return list(map(_line, failures))

@@ -32,14 +32,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_distill_evaluate_verify(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["distill", *QUICK, "--target-epsilon", "5", "--output", "run"]) == 0
     said = capsys.readouterr().out
-    assert "epsilon 5 at delta 1e-05 a client" in said
+    assert "epsilon 5.000 at delta 1e-05 a client" in said
     assert "client-00, client-01, client-02: claim 5.396 by RDP" in said
-    assert "by RDP, 5 by PRV; spent" in said
+    assert "by RDP, 5.000 by PRV; spent" in said
     assert set(Release.load("run").epsilon) == {"client-00", "client-01", "client-02"}
     assert main(["verify", "run"]) == 0
     verified = capsys.readouterr().out
     assert "checks out" in verified
-    assert "the claim: epsilon 5 at delta 1e-05 a client" in verified
+    assert "the claim: epsilon 5.000 at delta 1e-05 a client" in verified
     digest = hashlib.sha256(Path("run/manifest.json").read_bytes()).hexdigest()
     assert digest in verified
     assert digest in said
@@ -131,7 +131,7 @@ def test_an_existing_folder_is_refused_before_the_work(here: Path, capsys: pytes
 def test_plan_prints_a_table_and_a_curve(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--target-epsilon", "8", "--rounds", "20"]) == 0
     out = capsys.readouterr().out
-    assert "epsilon 8 at delta 1e-05" in out
+    assert "epsilon 8.000 at delta 1e-05" in out
     assert "pays 20 queries" in out
     assert "█" in out
 
@@ -204,7 +204,7 @@ for _knob in (
 def test_one_shot_distillation(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*ONE_SHOT, "--target-epsilon", "5", "--output", "run"]) == 0
     captured = capsys.readouterr()
-    assert "epsilon 5 at delta 1e-05 a client" in captured.out
+    assert "epsilon 5.000 at delta 1e-05 a client" in captured.out
     assert "NOT PRIVATE" not in captured.out + captured.err
     release = Release.load("run")
     assert release.card["method"]["name"] == "CollabDM"

@@ -18,7 +18,7 @@ from private_distdd.gradients import MICRO_BATCH
 from private_distdd.limits import STEPS, Cost
 from private_distdd.privacy.spec import require_count, require_number
 
-_PER_SUM, _PER_ROW = 48.0, 48.0  # bytes: int64 noise and sums, a float64 message; a row, and its lattice points
+_PER_SUM, _PER_ROW = 32.0, 40.0  # bytes: int64 noise and sums, a float64 message; a row, and its lattice points
 
 
 def message_memory(groups: int, dimension: int) -> float:

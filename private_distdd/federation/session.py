@@ -16,7 +16,7 @@ from private_distdd.federation.messages import Message, Query, Refusal, Run
 from private_distdd.federation.transport import Transport, ask, enroll
 from private_distdd.privacy.accountants import epsilon
 from private_distdd.privacy.events import SampledGaussian
-from private_distdd.privacy.ledger import parse
+from private_distdd.privacy.ledger import Pin, Sealed, parse
 
 _log = logging.getLogger("private_distdd")
 
@@ -38,6 +38,20 @@ class RoundRecord:
     matching_loss: float
     epsilon: Mapping[str, float]
     answered: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Accounts:
+    """The clients' ledgers at the end of a run.
+
+    Args:
+        ledgers: by client, as they stand; of an unaccounted client the newest that was sound, if there was one.
+        unaccounted: messages used, by client, of those whose ledger at the end was not to be had, damaged, another's,
+            or lacks what it held before, the agreement to the run, or a sealed message for each that was used.
+    """
+
+    ledgers: Mapping[str, bytes]
+    unaccounted: Mapping[str, int]
 
 
 class Session:
@@ -67,6 +81,7 @@ class Session:
         active: Sequence[str] | None = None,
     ) -> None:
         self._transport, self.run = transport, run
+        self._known: dict[str, bytes] = {}  # the newest sound ledger of each client
         for client_id, count in (answered or {}).items():
             self._check_ledger(client_id, count)
         invited = list(transport.client_ids if active is None else active)
@@ -86,7 +101,9 @@ class Session:
         reply = enroll(self._transport, client_id, self.run)
         if isinstance(reply, Refusal):
             _log.warning("client %s does not take part: %s", client_id, reply.code)
-        return not isinstance(reply, Refusal)
+            return False
+        self._remember(client_id, 0)
+        return True
 
     def _check_ledger(self, client_id: str, answered: int) -> None:
         charges = parse(self._transport.ledger(client_id)).count(f"{self.run.run_id}:")
@@ -143,9 +160,35 @@ class Session:
             return math.inf
         return epsilon([SampledGaussian(plan.noise_multiplier, plan.sample_rate, count)], plan.delta, "rdp")
 
-    def ledgers(self) -> dict[str, bytes]:
-        """The ledgers of all clients that were ever active, as they stand."""
-        return {client_id: self._transport.ledger(client_id) for client_id in self.answered}
+    def accounts(self) -> Accounts:
+        """The ledgers of all clients that were ever active, and who cannot account for what was used.
+
+        What has been paid for is released in any case: no client can take it back by losing or spoiling its ledger.
+        """
+        lost = {name: count for name, count in self.answered.items() if not self._remember(name, count) and count}
+        return Accounts({name: self._known[name] for name in self.answered if name in self._known}, lost)
+
+    def _remember(self, client_id: str, used: int) -> bool:
+        """Ask for a client's ledger, and keep it if it is sound: does it account for `used` messages?"""
+        try:
+            data = self._transport.ledger(client_id)
+            history = parse(data)
+        except Exception as error:  # whatever a transport raises, and whatever bytes a client sends
+            _log.warning("the ledger of client %s cannot be had: %s", client_id, error)
+            return False
+        prefix = f"{self.run.run_id}:"
+        sealed = {e.message_id for e in history if isinstance(e, Sealed) and e.message_id.startswith(prefix)}
+        agreed = {e.run_id: e.terms for e in history if isinstance(e, Pin)}
+        if (
+            (self.run.plan is not None and agreed.get(self.run.run_id) != self.run.terms)
+            or history.opening.client_id not in (None, client_id)
+            or not data.startswith(self._known.get(client_id, b""))
+            or len(sealed) < used
+        ):
+            _log.warning("the ledger of client %s does not account for its %d messages", client_id, used)
+            return False
+        self._known[client_id] = data
+        return True
 
 
 def stack(messages: Sequence[Message]) -> tuple[Tensor, Tensor | None]:

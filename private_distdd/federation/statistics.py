@@ -27,7 +27,7 @@ from private_distdd.privacy.mechanism import Rows
 from private_distdd.storage import to_json
 
 GRANULARITIES = ("class", "joint")
-_ACTIVATION = 64  # bytes a value that a layer hands on: kept, differentiated, and unfolded by per-example rules
+_ACTIVATION = 16  # bytes a value that a layer hands on: kept, differentiated, and unfolded by per-example rules
 _USUAL = ComputeLimits()
 Made = TypeVar("Made", covariant=True)
 

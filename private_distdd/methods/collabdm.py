@@ -340,10 +340,11 @@ class _Matching:
 
     def _release(self) -> Release:
         method, session = self.method, self.session
+        accounts = session.accounts()
         return build_release(
             SyntheticDataset(self.images.detach().cpu(), self.labels, self.info, self.parts),
             session.run,
-            session.ledgers(),
+            accounts.ledgers,
             method="CollabDM",
             settings=method._settings() | {"partition": self.parts},
             seeds=(
@@ -357,4 +358,5 @@ class _Matching:
                 "stopped_early": self.interrupted or self.steps_done < method.matching_steps,
             },
             messages=session.answered,
+            unaccounted=accounts.unaccounted,
         )

@@ -495,10 +495,11 @@ class _Distillation:
 
     def _release(self) -> Release:
         method, session = self.method, self.session
+        accounts = session.accounts()
         return build_release(
             SyntheticDataset(self.images.detach().cpu(), self.labels, self.info),
             session.run,
-            session.ledgers(),
+            accounts.ledgers,
             method="DistDD",
             settings=method._settings(),
             seeds=(
@@ -512,6 +513,7 @@ class _Distillation:
                 "stopped_early": self.rounds_finished < method.rounds,
             },
             messages=session.answered,
+            unaccounted=accounts.unaccounted,
         )
 
 

@@ -26,6 +26,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from private_distdd.errors import ConfigurationError, LedgerError, PrivateDistDDError, QueryRefusedError
+from private_distdd.limits import LEDGER_BYTES
 from private_distdd.privacy.events import (
     Composition,
     Event,
@@ -366,6 +367,8 @@ class History:
         """
         if not data:
             raise LedgerError("an empty ledger", "at least its open line", _RESTORE)
+        if len(data) > LEDGER_BYTES:
+            raise LedgerError(f"a ledger of {len(data)} bytes", f"at most {LEDGER_BYTES}", _RESTORE)
         lines = data.split(b"\n")
         for index, line in enumerate(lines[:-1]):
             try:

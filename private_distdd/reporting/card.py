@@ -6,13 +6,13 @@ import html
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from decimal import ROUND_CEILING, Decimal
 from string import Template
 from typing import Any
 
 from private_distdd.privacy.accountants import PRV
 from private_distdd.privacy.accountants import delta as delta_at
 from private_distdd.privacy.spec import PrivacyPlan
+from private_distdd.reporting.rounding import rounded_up
 
 _WEAK = 10  # an epsilon above it is called weak
 _FULL_HEADS = 10  # up to so many clients the ledgers' heads are shown in full
@@ -48,7 +48,7 @@ def render_card(card: Mapping[str, Any]) -> str:
         crowd="crowd" if len(clients) > _CROWD else "",
         verdict="private" if card["private"] else "not-private",
         headline="PRIVATE" if card["private"] else "NOT PRIVATE",
-        claims=_claims(card, plan),
+        claims=_unaccounted(card) + _claims(card, plan),
         facts=_list(_facts(card, plan)),
         curve="" if plan is None or not card["private"] else _curve_figure(plan, clients),
         bills=_bills(clients, plan),
@@ -68,18 +68,20 @@ def _safe(value: object) -> str:
 
 
 def _epsilon(value: float | str) -> str:
-    """Four significant digits, rounded up: a page may not promise more than its card."""
-    if value == "infinity":
-        return "∞"
-    exact = Decimal(repr(float(value)))
-    if exact == 0:
-        return "0"
-    rounded = exact.quantize(Decimal(1).scaleb(exact.adjusted() - 3), rounding=ROUND_CEILING)
-    return f"{rounded:f}" if 1e-3 <= rounded < 1e5 else f"{rounded:.3e}"
+    return rounded_up(math.inf if value == "infinity" else float(value))
 
 
 def _count(value: float) -> str:
     return f"{value:.3g}" if value < 100 else f"{math.ceil(value):,}" if value < 1e6 else f"{value:.1e}"
+
+
+def _unaccounted(card: Mapping[str, Any]) -> str:
+    """Clients whose messages were used, and whose ledger could not be had, or not be read, at the end."""
+    names: Mapping[str, int] = card.get("unaccounted", {})
+    return "".join(
+        f"<p>No guarantee for <b>{_safe(name)}</b>: its ledger does not account for its {_safe(count)} messages.</p>"
+        for name, count in sorted(names.items())
+    )
 
 
 def _claims(card: Mapping[str, Any], plan: PrivacyPlan | None) -> str:
@@ -88,7 +90,8 @@ def _claims(card: Mapping[str, Any], plan: PrivacyPlan | None) -> str:
         return _paragraph("Messages were exact statistics of the clients' data: this run was made without privacy.")
     sentences = []
     clients: Mapping[str, Any] = card["clients"]
-    for names, value in _groups(clients, {name: bill["claim"]["epsilon"] for name, bill in clients.items()}):
+    accounted = {n: bill["claim"]["epsilon"] for n, bill in clients.items() if n not in card.get("unaccounted", {})}
+    for names, value in _groups(accounted, accounted):
         whose = f"<b>{names}</b>" if ", " not in names and "…" not in names else f"any one of <b>{names}</b>"
         if value == "infinity":
             sentences.append(f"<p>No guarantee for {whose}: its ledger holds releases without secure noise.</p>")

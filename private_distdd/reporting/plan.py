@@ -9,6 +9,7 @@ from private_distdd.privacy.accountants import epsilon
 from private_distdd.privacy.calibration import affordable_queries, epsilon_after_each_query, largest_sample_rate
 from private_distdd.privacy.events import SampledGaussian
 from private_distdd.privacy.spec import Privacy
+from private_distdd.reporting.rounding import rounded_up
 
 _WIDTH, _HEIGHT = 60, 12
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -29,12 +30,13 @@ def print_plan(privacy: Privacy, rounds: int, console: Console | None = None) ->
     sigma, rate, delta = plan.noise_multiplier, plan.sample_rate, plan.delta
     console.print(
         f"noise_multiplier {sigma:.5g}, sample_rate {rate:g}, {rounds} queries: "
-        f"epsilon {plan.epsilon:.4g} at delta {delta:g}, for each client"
+        f"epsilon {rounded_up(plan.epsilon)} at delta {delta:g}, for each client",
+        soft_wrap=True,
     )
     table = Table("queries", "epsilon by RDP", "epsilon by PRV")
     for count in sorted({max(1, round(rounds * share)) for share in (0.01, 0.1, 0.25, 0.5, 0.75, 1)} | {rounds}):
         event = [SampledGaussian(sigma, rate, count)]
-        table.add_row(str(count), f"{epsilon(event, delta, 'rdp'):.4g}", f"{epsilon(event, delta, 'prv'):.4g}")
+        table.add_row(str(count), *(rounded_up(epsilon(event, delta, name)) for name in ("rdp", "prv")))
     console.print(table)
     budget = privacy.target_epsilon or plan.epsilon
     # A hair above, so that the target's own last digit does not cost a query.

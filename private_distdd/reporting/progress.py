@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column
 
 from private_distdd.privacy.spec import PrivacyPlan
+from private_distdd.reporting.rounding import rounded_up
 
 if TYPE_CHECKING:
     from private_distdd.federation.session import RoundRecord
@@ -55,4 +56,4 @@ def describe(record: RoundRecord, plan: PrivacyPlan | None) -> str:
     if plan is None:
         return f"{loss}  NOT PRIVATE"
     most = max(record.epsilon.values(), default=0.0)
-    return f"{loss}  epsilon so far {most:.2f} (RDP)"
+    return f"{loss}  epsilon so far {rounded_up(most, 3)} (RDP)"

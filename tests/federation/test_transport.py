@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 
 from private_distdd.data.datasets import DatasetInfo, ImageDataset
+from private_distdd.data.synthetic import SyntheticDataset
 from private_distdd.errors import BudgetExceededError, ConfigurationError, DataError, QueryRefusedError
 from private_distdd.federation import statistics, transport
 from private_distdd.federation.client import Client
@@ -18,10 +21,12 @@ from private_distdd.federation.session import Session, stack
 from private_distdd.federation.transport import InProcess, Transport
 from private_distdd.models import ModelSpec
 from private_distdd.privacy.ledger import Budget, Ledger
-from private_distdd.privacy.spec import PrivacyPlan
+from private_distdd.privacy.spec import Privacy
+from private_distdd.release import Release, build_release
 
 SPEC = ModelSpec("mlp", {"width": 4, "depth": 1})
-PLAN = PrivacyPlan(1.0, 1.0, 1.0, 1.0, 3, 1e-5)
+PRIVACY = Privacy(noise_multiplier=1.0)
+PLAN = PRIVACY.plan(3)
 PRIVATE_TEXT = "patient Meier has label 2"
 MakeImages = Callable[..., ImageDataset]
 
@@ -174,7 +179,77 @@ def test_a_client_that_answers_nonsense_leaves_and_the_run_goes_on(clients: list
     assert [m.client_id for m in messages] == ["c1", "c2"]
     assert session.active == ["c1", "c2"]
     assert session.answered == {"c0": 0, "c1": 1, "c2": 1}
-    assert set(session.ledgers()) == {"c0", "c1", "c2"}
+    accounts = session.accounts()
+    assert set(accounts.ledgers) == {"c0", "c1", "c2"}
+    assert accounts.unaccounted == {}  # nothing of c0's was used
+
+
+class Losing(InProcess):
+    """A transport whose client c0 has no ledger, or another one, from some moment on."""
+
+    def __init__(self, clients: list[Client], spoil: Callable[[bytes], bytes]) -> None:
+        super().__init__(clients)
+        self._spoil, self.lost = spoil, False
+
+    def ledger(self, client_id: str) -> bytes:
+        data = super().ledger(client_id)
+        return self._spoil(data) if client_id == "c0" and self.lost else data
+
+
+def gone(data: bytes) -> bytes:
+    raise OSError("the site is down")
+
+
+SPOILT: dict[str, Callable[[bytes], bytes]] = {
+    "missing": gone,
+    "empty": lambda data: b"",
+    "garbage": lambda data: b"\x00" * 100,
+    "torn": lambda data: data[:-3],
+    "cut": lambda data: data[: data[:-1].rfind(b"\n") + 1],
+    "new": lambda data: Ledger(None).to_bytes(),
+    "another's": lambda data: Ledger(None, client_id="c1").to_bytes(),
+    "text": lambda data: data.decode(),  # type: ignore[dict-item,return-value]
+}
+
+
+@pytest.mark.parametrize("how", sorted(SPOILT))
+@pytest.mark.parametrize("from_start", [False, True])
+def test_a_client_that_spoils_its_ledger_does_not_spoil_the_release(
+    clients: list[Client], run: Run, tmp_path: Any, how: str, from_start: bool
+) -> None:
+    wire = Losing(clients, SPOILT[how])
+    wire.lost = from_start and how != "another's"
+    session = Session(wire, run)
+    pinned = clients[0].ledger.to_bytes()
+    messages = session.ask(["c0", "c1", "c2"], lambda client_id: query(run), shape)
+    assert len(messages) == 3
+    wire.lost = True
+    accounts = session.accounts()
+    assert accounts.unaccounted == {"c0": 1}
+    known = {} if from_start and how != "another's" else {"c0": pinned}
+    assert accounts.ledgers == known | {name: wire.ledger(name) for name in ("c1", "c2")}
+    images = torch.zeros(3, 1, 8, 8)
+    release = build_release(
+        SyntheticDataset(images, torch.arange(3), run.info),
+        run,
+        accounts.ledgers,
+        method="DistDD",
+        settings={"ipc": 1, "rounds": 3, "matching_steps": 1, "privacy": dataclasses.asdict(PRIVACY)},
+        seeds="none",
+        progress={"rounds_planned": 3, "rounds_done": 1, "matching_steps": 1, "stopped_early": True},
+        messages=session.answered,
+        unaccounted=accounts.unaccounted,
+    )
+    assert not release.private
+    assert release.epsilon["c0"] == math.inf
+    assert 0 < release.epsilon["c1"] < math.inf
+    found = Release.load(release.save(tmp_path / "release"))
+    found.verify()
+    assert "No guarantee for <b>c0</b>" in (tmp_path / "release" / "card.html").read_text()
+    for changed in ({"private": True}, {"unaccounted": {}}, {"unaccounted": {"c0": 7}}):
+        card = {**found.card, **changed}
+        worse = Release(found.dataset, card, found.ledgers)
+        assert worse.failures() or changed == {"unaccounted": {"c0": 7}}
 
 
 @pytest.mark.parametrize("lie", ["nothing", "noise", "half", "broken refusal", "nested", "array"])
