@@ -181,7 +181,12 @@ def _data_options(parser: argparse.ArgumentParser, default: str | None, use: str
         "--dataset", default=default, help=f"{use}: digits, mnist, fashionmnist, cifar10, FILE.npz or an image FOLDER"
     )
     parser.add_argument("--root", metavar="FOLDER", help="where torchvision's files are")
-    parser.add_argument("--num-classes", type=int, metavar="N", help="of an .npz: a public constant")
+    parser.add_argument(
+        "--num-classes", type=int, metavar="N", help="of an .npz, or a folder with classes 0, 1, ...: a public constant"
+    )
+    parser.add_argument(
+        "--classes", metavar="NAME,NAME,...", help="of a folder, in order, also those without images: a public constant"
+    )
     parser.add_argument("--download", action="store_true", help="let torchvision download what is missing")
 
 
@@ -199,6 +204,7 @@ def _privacy_options(parser: argparse.ArgumentParser, note: str) -> argparse._Ar
     return group
 
 
+_KNOWN = ("digits", "mnist", "fashionmnist", "cifar10")  # data sets whose class list is published
 _PRIVACY = ("delta", "sample_rate", "max_grad_norm")
 
 
@@ -244,11 +250,13 @@ def _distill(options: argparse.Namespace) -> int:
     budget = None
     if privacy is not None and options.budget_epsilon is not None:
         budget = Budget(options.budget_epsilon, privacy.delta)
-    if privacy is not None and options.dataset.endswith(".npz") and options.num_classes is None:
+    named = options.num_classes is not None or options.classes is not None
+    if privacy is not None and options.dataset not in _KNOWN and not named:
         raise ConfigurationError(
-            f"--dataset {options.dataset} with privacy and without --num-classes",
-            "the number of classes as a public constant",
-            "Reading it off private labels would tell something about them: add --num-classes.",
+            f"--dataset {options.dataset} with privacy and without its classes",
+            "the class list as a public constant",
+            "Reading it off private data would tell something about them: add --num-classes N, or --classes A,B,... "
+            "for an image folder.",
         )
     make_method: type[DistDD] | type[CollabDM] = CollabDM if options.method == "collabdm" else DistDD
     method = make_method(
@@ -267,7 +275,11 @@ def _distill(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     train, _ = load_dataset(
-        options.dataset, root=options.root, download=options.download, num_classes=options.num_classes
+        options.dataset,
+        root=options.root,
+        download=options.download,
+        num_classes=options.num_classes,
+        classes=_classes(options),
     )
     ledgers = None if options.checkpoint is None else _ledgers(options)
     with contextlib.ExitStack() as opened:
@@ -295,6 +307,10 @@ def _distill(options: argparse.Namespace) -> int:
     root = f" --root {options.root}" if options.root else ""
     print(f"next: private-distdd evaluate {folder} --dataset {options.dataset}{root}")
     return 0
+
+
+def _classes(options: argparse.Namespace) -> list[str] | None:
+    return None if options.classes is None else options.classes.split(",")
 
 
 def _check_output(folder: Path) -> None:
@@ -410,15 +426,19 @@ def _evaluate(options: argparse.Namespace) -> int:
         model_args = json.loads(options.model_args)
     except json.JSONDecodeError as error:
         raise ConfigurationError(f"--model-args {options.model_args}", "a JSON object", str(error)) from error
-    known = ("digits", "mnist", "fashionmnist", "cifar10")
-    name = options.dataset or (info.name if info.name in known else None)
+    name = options.dataset or (info.name if info.name in _KNOWN else None)
     if name is None:
         raise ConfigurationError(
             f"a release of {info.name!r} without --dataset", "the data to test on", "Add --dataset FILE.npz or FOLDER."
         )
-    classes = info.num_classes if name.endswith(".npz") else None
     _, test = load_dataset(
-        name, root=options.root, download=options.download, mean=info.mean, std=info.std, num_classes=classes
+        name,
+        root=options.root,
+        download=options.download,
+        mean=info.mean,
+        std=info.std,
+        num_classes=info.num_classes if name.endswith(".npz") else options.num_classes,
+        classes=_classes(options),
     )
     if test.info.name != info.name:
         print(f"note: S stands for {info.name!r}, the test images are of {test.info.name!r}", file=sys.stderr)

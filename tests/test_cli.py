@@ -75,13 +75,32 @@ def test_npz_and_folder(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for source in ("data.npz", "images"):
         output = f"run-{source}"
         distill = ["distill", "--dataset", source, *QUICK, "--target-epsilon", "5", "--output", output]
-        if source.endswith(".npz"):
-            assert main(distill) == 2  # the class list of private labels is no public constant
-            assert "--num-classes" in capsys.readouterr().err
-            distill += ["--num-classes", "2"]
-        assert main(distill) == 0
-        assert Release.load(output).dataset.info.num_classes == 2
-        assert main(["evaluate", output, "--dataset", source, "--epochs", "1", "--seeds", "1"]) == 0
+        assert main(distill) == 2  # the class list of private data is no public constant
+        assert "--num-classes" in capsys.readouterr().err
+        classes = ["--num-classes", "2"] if source.endswith(".npz") else ["--classes", "b,a,c"]
+        assert main([*distill, *classes]) == 0
+        assert Release.load(output).dataset.info.num_classes == (2 if source.endswith(".npz") else 3)
+        classes = classes if source == "images" else []
+        assert main(["evaluate", output, "--dataset", source, *classes, "--epochs", "1", "--seeds", "1"]) == 0
+    assert (
+        main(["distill", "--dataset", "images", *QUICK, "--output", "open"]) == 0
+    )  # without privacy it may be counted
+
+
+def test_evaluate_does_not_print_a_claim_that_does_not_verify(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["distill", *QUICK, "--target-epsilon", "5", "--output", "run"]) == 0
+    release = Release.load("run")
+    card = json.loads(json.dumps(release.card))
+    for bill in card["clients"].values():
+        bill["claim"]["epsilon"] = bill["claim"]["prv"] = bill["claim"]["rdp"] = 0.5
+    Release(release.dataset, card, release.ledgers).save("forged")
+    capsys.readouterr()
+    assert main(["evaluate", "forged", "--epochs", "1", "--seeds", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "NOT VERIFIED" in out or "does not verify" in out
+    assert "0.5" not in out.partition(";")[2]
+    assert main(["evaluate", "run", "--epochs", "1", "--seeds", "1"]) == 0
+    assert "epsilon 5.000 at delta 1e-05" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

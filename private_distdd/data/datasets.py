@@ -220,6 +220,7 @@ def load_dataset(
     mean: PerChannel | None = None,
     std: PerChannel | None = None,
     num_classes: int | None = None,
+    classes: Sequence[str] | None = None,
 ) -> tuple[ImageDataset, ImageDataset]:
     """(train, test) of a known data set, a Keras-style file or an image folder.
 
@@ -230,15 +231,21 @@ def load_dataset(
     - `"file.npz"`: arrays x_train, y_train, x_test, y_test as Keras writes them, without pickled objects.  x is uint8
       or floating point in [0, 1]; [n, H, W] is grey, [n, H, W, C] is taken where the last axis is 1 or 3 long,
       otherwise [n, C, H, W] where the second is.  y is integer, [n] or [n, 1].
-    - `"folder/"`: folder/train/CLASS/IMAGE and folder/test/CLASS/IMAGE; classes are numbered in sorted order of
-      train's folder names; all images are of one size and of mode L (grey) or RGB.
+    - `"folder/"`: folder/train/CLASS/IMAGE and folder/test/CLASS/IMAGE; all images are of one size and of mode L (grey)
+      or RGB.  Classes are numbered in the order of `classes`, or with `num_classes` named 0, 1, ...; with neither, in
+      sorted order of train's folder names.
+
+    The class list is a public constant (assumption A6): for runs with privacy say it, with `num_classes` or `classes`.
+    Else it is read off the data, and one example of a new class would change it for all to see.
 
     Args:
+        name_or_path: one of these.
         root: where torchvision's files are; used for its three data sets only.
         download: let torchvision download what is missing.
         mean: public constant of pixels in [0, 1]; default: the literature's for torchvision's three, 0.5 for the rest.
         std: public constant, likewise.
-        num_classes: of an `.npz`; default: 1 + the largest label in the file, right only where that is public.
+        num_classes: of an `.npz` or a folder; default: 1 + the largest label in the file, or the number of folders.
+        classes: of a folder: its classes' names in order, also of those that have no image or no folder.
 
     Raises:
         DataError: unknown name, missing or unreadable files, or contents that are not as above.
@@ -246,16 +253,21 @@ def load_dataset(
     constants = {field: _channels(value) for field, value in (("mean", mean), ("std", std)) if value is not None}
     name = str(name_or_path)
     path = Path(name_or_path)
-    if num_classes is not None and path.suffix != ".npz":
-        raise DataError(f"num_classes = {num_classes!r} for {name!r}", "None", "Only an .npz leaves it open.")
+    is_npz, is_folder = path.suffix == ".npz", name not in ("digits", *_TORCHVISION) and path.is_dir()
+    if num_classes is not None and not (is_npz or is_folder):
+        raise DataError(f"num_classes = {num_classes!r} for {name!r}", "None", "Only files and folders leave it open.")
+    if classes is not None and (not is_folder or num_classes is not None):
+        raise DataError(
+            f"classes = {classes!r} for {name!r}", "a folder, and no num_classes", "Only folders have class names."
+        )
     if name == "digits":
         return _load_digits(constants)
     if name in _TORCHVISION:
         return _load_torchvision(name, root, download, constants)
-    if path.suffix == ".npz":
+    if is_npz:
         return _load_npz(path, num_classes, constants)
-    if path.is_dir():
-        return _load_folder(path, constants)
+    if is_folder:
+        return _load_folder(path, _class_names(classes, num_classes), constants)
     raise DataError(
         f"data set {name!r}",
         f"'digits', {', '.join(map(repr, _TORCHVISION))}, a file ending in .npz, or an existing folder",
@@ -364,15 +376,37 @@ def _npz_labels(array: np.ndarray[Any, Any], key: str) -> Tensor:
     return torch.from_numpy(array.astype(np.int64))
 
 
-def _load_folder(path: Path, constants: _Constants) -> tuple[ImageDataset, ImageDataset]:
+def _class_names(classes: Sequence[str] | None, num_classes: int | None) -> list[str] | None:
+    """The folders' names in the order of their labels; None where nobody said."""
+    if classes is None:
+        if num_classes is None:
+            return None
+        if not _is_whole(num_classes) or not 2 <= num_classes <= CLASSES:
+            raise DataError(f"num_classes = {num_classes!r}", f"a whole number, 2 ... {CLASSES}", "Count the classes.")
+        return [str(label) for label in range(num_classes)]
+    names = list(classes) if not isinstance(classes, str) else []
+    plain = all(isinstance(name, str) and name and not name.startswith(".") and "/" not in name for name in names)
+    if not plain or len(set(names)) != len(names) or not 2 <= len(names) <= CLASSES:
+        raise DataError(f"classes = {classes!r}", "2 or more different folder names", "Name each class once.")
+    return names
+
+
+def _load_folder(path: Path, classes: list[str] | None, constants: _Constants) -> tuple[ImageDataset, ImageDataset]:
     layout = f"{path}/train/CLASS/IMAGE and {path}/test/CLASS/IMAGE"
     for part in ("train", "test"):
         if not (path / part).is_dir():
             raise DataError(f"no folder {str(path / part)!r}", layout, "Put the images into this layout.")
-    classes = sorted(folder.name for folder in _visible(path / "train"))
-    unknown = sorted({folder.name for folder in _visible(path / "test")} - set(classes))
-    if unknown:
-        raise DataError(f"class {unknown[0]!r} is in test only", layout, "Give train a folder (it may be empty).")
+    found = {part: sorted(folder.name for folder in _visible(path / part)) for part in _PARTS}
+    if classes is None:
+        classes = found["train"]
+    for part in _PARTS:
+        unknown = sorted(set(found[part]) - set(classes))
+        if unknown and classes is found["train"]:
+            raise DataError(f"class {unknown[0]!r} is in test only", layout, "Give train a folder (it may be empty).")
+        if unknown:
+            raise DataError(
+                f"folder {unknown[0]!r} in {str(path / part)!r}", f"the classes {classes}", "Name it, or move it away."
+            )
     files = {part: [(f, n) for n, name in enumerate(classes) for f in _visible(path / part / name)] for part in _PARTS}
     first = next(iter(files["train"]), None)
     if first is None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -304,6 +306,61 @@ def test_folder_round_trip(tmp_path: Path, mode: str, channels: int) -> None:
     assert test.labels.tolist() == [1]
     pixels = train.info.denormalise(train.images).mul(255).round().numpy()
     assert (pixels[3] == pictures["train", "cat", 1].reshape(5, 4, channels).transpose(2, 0, 1)).all()
+
+
+def test_a_folder_s_classes_are_what_the_caller_says(tmp_path: Path) -> None:
+    """One image in a new class must not change the class list, and a class may be without images or folder."""
+    write_folder(tmp_path / "pets")
+    train, test = load_dataset(tmp_path / "pets", classes=["dog", "cat", "ant"])
+    assert train.info.num_classes == 3
+    assert train.labels.tolist() == [1, 1, 1, 2, 2]
+    assert test.labels.tolist() == [1]
+    (tmp_path / "pets" / "train" / "dog").mkdir()
+    assert load_dataset(tmp_path / "pets", classes=["dog", "cat", "ant"])[0].info == train.info
+    (tmp_path / "pets" / "train" / "newt").mkdir()
+    with pytest.raises(DataError, match="'newt'"):
+        load_dataset(tmp_path / "pets", classes=["dog", "cat", "ant"])
+    with pytest.raises(DataError, match="'ant'"):  # numbered classes are folders named by their numbers
+        load_dataset(tmp_path / "pets", num_classes=5)
+    for part in ("train", "test"):
+        for name, number in (("ant", "0"), ("cat", "3"), ("dog", "1")):
+            if (tmp_path / "pets" / part / name).exists():
+                (tmp_path / "pets" / part / name).rename(tmp_path / "pets" / part / number)
+    (tmp_path / "pets" / "train" / "newt").rmdir()
+    train, _ = load_dataset(tmp_path / "pets", num_classes=5)
+    assert train.info.num_classes == 5
+    assert train.labels.tolist() == [0, 0, 3, 3, 3]
+    for wrong in (["cat"], ["cat", "cat"], ["cat", ""], ["cat", ".."], ["cat", "a/b"], "cat", ["cat", 3]):
+        with pytest.raises(DataError, match="classes"):
+            load_dataset(tmp_path / "pets", classes=wrong)  # type: ignore[arg-type]
+    for arguments in ({"classes": ["a", "b"], "num_classes": 2}, {"num_classes": 1}, {"num_classes": 10**9}):
+        with pytest.raises(DataError, match="classes"):
+            load_dataset(tmp_path / "pets", **arguments)
+    with pytest.raises(DataError, match="classes"):
+        load_dataset("digits", classes=["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"image_shape": (2**26, 1, 1)},
+        {"image_shape": (1, 2**20, 2**20)},
+        {"num_classes": 2**40},
+        {"name": "x" * 10**6},
+        {"image_shape": (2**70, 1, 1)},
+    ],
+)
+def test_a_few_bytes_cannot_stand_for_much(changes: dict[str, Any]) -> None:
+    """Constants are repeated for each channel: 265 bytes once took 88 s and 7 GB."""
+    record = DatasetInfo("x", 2, (1, 8, 8)).to_json() | changes
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError) as caught:
+            DatasetInfo.from_json(record)
+        assert len(str(caught.value)) < 2000
+        assert tracemalloc.get_traced_memory()[1] < 10**7
+    finally:
+        tracemalloc.stop()
 
 
 def test_bad_folders_are_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import math
 import os
 import random
 from fractions import Fraction
+from typing import Any
 
 import mpmath
 import numpy as np
@@ -154,6 +155,27 @@ def test_small_deviation_has_the_law_of_a_rounded_normal() -> None:
     wrong = wrong[np.abs(wrong) <= 2]
     counts = np.bincount(wrong + 2, minlength=5)
     assert stats.chisquare(counts, probabilities / probabilities.sum() * wrong.size).pvalue < ALPHA
+
+
+def test_mpmath_s_precision_is_never_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is one for the whole process: set and put back by two threads at once, it was left at 256 bits."""
+    touched, kind = [], type(mpmath.mp)
+    precision = next(vars(base)["prec"] for base in kind.__mro__ if "prec" in vars(base))
+
+    def watched(context: Any, bits: int) -> None:
+        if context is mpmath.mp:
+            touched.append(bits)
+        precision.fset(context, bits)
+
+    monkeypatch.setattr(kind, "prec", property(precision.fget, watched))
+    refined: list[int] = []
+    real = Stream._refined
+    monkeypatch.setattr(Stream, "_refined", lambda own, *pair: refined.append(1) or real(own, *pair))
+    InsecureRandomness(0).stream().rounded_normals((4000,), 2.0**40)  # so wide that some pairs are refined
+    assert refined
+    assert touched == []
+    with mpmath.workprec(60):
+        assert touched == [60]  # and the watch works
 
 
 def test_words_are_the_key_stream_of_aes_256_ctr() -> None:
