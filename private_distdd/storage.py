@@ -55,10 +55,10 @@ def read_file(path: Path, most: int) -> bytes:
         OSError: it is longer, or cannot be read.
     """
     with open(path, "rb") as file:
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise OSError(f"{path.name} is longer than {most} bytes")
-    return data
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise OSError(f"{path.name} is longer than {most} bytes")
+        return file.read(size)
 
 
 def write_file(path: Path, data: bytes, mode: int = 0o666) -> None:

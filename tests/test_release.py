@@ -9,6 +9,8 @@ import json
 import math
 import os
 import shutil
+import tracemalloc
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -482,6 +484,108 @@ def test_a_page_or_picture_that_shows_something_else_is_noticed(folder: Path) ->
     (folder / "preview.png").write_bytes(b"no picture")
     seal(folder)
     assert len(verify_folder(folder)) == 2
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+
+
+def test_a_picture_that_holds_more_than_pixels_is_noticed(folder: Path) -> None:
+    """A picture with the right pixels can carry anything behind its end, between its parts, or in its stream."""
+    data = (folder / "preview.png").read_bytes()
+    end = chunk(b"IEND", b"")
+    assert data.endswith(end)
+    pixels = data[data.index(b"IDAT") + 4 : -len(end) - 4]
+    head = data[: data.index(b"IDAT") - 4]
+    stream = zlib.decompress(pixels)
+    secret = b"what nobody should send"
+    hidden = {
+        "behind the end": data + secret,
+        "a text": data[: -len(end)] + chunk(b"tEXt", secret) + end,
+        "before the pixels": head + chunk(b"prVt", secret) + chunk(b"IDAT", pixels) + end,
+        "behind the stream": head + chunk(b"IDAT", pixels + secret) + end,
+        "in the stream": head + chunk(b"IDAT", zlib.compress(stream + secret)) + end,
+        "a second end": data + end,
+    }
+    for changed in hidden.values():
+        (folder / "preview.png").write_bytes(changed)
+        seal(folder)
+        assert verify_folder(folder) == ["preview.png holds more than one picture"]
+    (folder / "preview.png").write_bytes(head + chunk(b"IDAT", pixels[:9]) + chunk(b"IDAT", pixels[9:]) + end)
+    seal(folder)
+    assert verify_folder(folder) == []  # the pixels may come in parts
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("initialization", "real"), ("batch_per_class", 64), ("local_steps", 100), ("memo", "x" * 20_000)],
+)
+def test_settings_that_contradict_a_private_plan_are_noticed(folder: Path, name: str, value: Any) -> None:
+    found = forge(folder, lambda card: card["method"]["settings"].update({name: value}))
+    assert any(name in line or "characters" in line for line in found)
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        (("data", "image_shape"), [2**26, 1, 1]),
+        (("data", "image_shape"), [1, 2**40, 2**40]),
+        (("data", "num_classes"), 2**60),
+        (("ipc",), 2**62),
+        (("progress", "rounds_planned"), 10**300),
+        (("plan", "max_queries"), 10**400),
+    ],
+)
+def test_a_few_bytes_of_a_card_cannot_cost_much(folder: Path, where: tuple[str, ...], value: Any) -> None:
+    def edit(card: Any) -> None:
+        for key in where[:-1]:
+            card = card[key]
+        card[where[-1]] = value
+
+    tracemalloc.start()
+    try:
+        card = json.loads((folder / "card.json").read_bytes())
+        edit(card)
+        (folder / "card.json").write_bytes(release_module._pretty(card))
+        seal(folder)
+        assert verify_folder(folder)
+        assert tracemalloc.get_traced_memory()[1] < 3 * 10**7
+    finally:
+        tracemalloc.stop()
+
+
+def test_thin_images_have_no_monstrous_picture() -> None:
+    info = DatasetInfo("thin", 2, (1, 1, 100_000))
+    thin = SyntheticDataset(torch.zeros(20, 1, 1, 100_000), torch.arange(2).repeat_interleave(10), info)
+    assert thin.grid().nbytes < 40 * thin.images.nbytes
+
+
+@pytest.mark.parametrize("name", ["card.json", "manifest.json", "preview.png", "card.html", "ledgers/ann.jsonl"])
+def test_files_of_any_length_are_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    longest = max(len(data) for data in files_of(folder).values())
+    for limit in ("PAGE_BYTES", "LEDGER_BYTES"):
+        monkeypatch.setattr(release_module, limit, longest)
+    assert verify_folder(folder) == []
+    with open(folder / name, "ab") as file:
+        file.truncate(longest + 1)
+    (found,) = verify_folder(folder)
+    assert f"is longer than {longest} bytes" in found
+
+
+OLD = Path(__file__).parent / "fixtures"
+
+
+@pytest.mark.parametrize("name", ["release-distdd-1", "release-collabdm-1"])
+def test_releases_of_earlier_versions_still_verify(name: str, tmp_path: Path) -> None:
+    """Written by version 0.1.0."""
+    release = Release.load(OLD / name)
+    release.verify()
+    assert release.private
+    again = Release.load(release.save(tmp_path / "again"))
+    assert again.card == release.card
+    worse = copy.deepcopy(dict(release.card))
+    worse["clients"]["north"]["claim"]["prv"] -= 0.01
+    assert Release(release.dataset, worse, release.ledgers).failures()
 
 
 def test_other_images_under_the_same_card(folder: Path, private: Release) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from private_distdd.data.datasets import DatasetInfo
 from private_distdd.errors import ConfigurationError, QueryRefusedError
 from private_distdd.federation.messages import Enrolment, Message, Query, Refusal, Run, message_id
+from private_distdd.limits import HEADER_BYTES
 from private_distdd.privacy.spec import PrivacyPlan
 from private_distdd.storage import pack
 
@@ -44,6 +46,41 @@ def message(**changes: Any) -> Message:
         "values": torch.randn(3, 5, generator=torch.Generator().manual_seed(1)),
     }
     return Message(**(values | changes))
+
+
+def test_a_run_of_few_bytes_cannot_cost_much() -> None:
+    """265 bytes with 2^26 channels took 88 s and 7.3 GB: constants are repeated for each channel."""
+    record = json.loads(Run("run-1", INFO, PLAN).to_bytes())
+    for shape in ([2**26, 1, 1], [1, 2**31, 2**31], [2**70, 1, 1]):
+        record["info"]["image_shape"] = shape
+        data = json.dumps(record).encode()
+        assert len(data) < 500
+        tracemalloc.start()
+        try:
+            with pytest.raises(QueryRefusedError) as caught:
+                Run.from_bytes(data)
+            assert tracemalloc.get_traced_memory()[1] < 10**6
+        finally:
+            tracemalloc.stop()
+        assert len(str(caught.value)) < 2000
+    with pytest.raises(QueryRefusedError, match="more than 65536"):
+        Run.from_bytes(data + b" " * 2**16)
+
+
+@pytest.mark.parametrize("value", [None, 3, 1.5, True, ["a"], {"a": 1}, "x" * 1000])
+@pytest.mark.parametrize("field", ["message_id", "query_digest", "client_id"])
+def test_what_is_no_text_does_not_become_one(field: str, value: Any) -> None:
+    header = {"kind": "message", "client_id": "a", "message_id": "r:000000", "query_digest": "0" * 64}
+    values = {"values": torch.zeros(1, 1)}
+    assert Message.from_bytes(pack(header, values)).client_id == "a"
+    with pytest.raises(QueryRefusedError):
+        Message.from_bytes(pack(header | {field: value}, values))
+
+
+def test_a_header_of_any_length_is_not_parsed() -> None:
+    long = pack({"kind": "message", "client_id": "a" * HEADER_BYTES}, {"values": torch.zeros(1, 1)})
+    with pytest.raises(QueryRefusedError, match="a header of"):
+        Message.from_bytes(long)
 
 
 def test_runs_and_enrolments_round_trip() -> None:
