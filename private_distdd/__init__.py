@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from private_distdd.federation.client import Client
     from private_distdd.federation.partition import dirichlet_split, mislabel, shard_split
     from private_distdd.federation.session import RoundRecord
+    from private_distdd.limits import ComputeLimits
     from private_distdd.methods.collabdm import CollabDM
     from private_distdd.methods.distdd import DistDD
     from private_distdd.models import ModelSpec, register_model
@@ -29,6 +30,7 @@ _HOMES = {
     "Budget": "privacy.ledger",
     "Client": "federation.client",
     "CollabDM": "methods.collabdm",
+    "ComputeLimits": "limits",
     "DatasetInfo": "data.datasets",
     "DistDD": "methods.distdd",
     "Evaluation": "evaluation",
@@ -55,6 +57,7 @@ __all__ = [
     "Budget",
     "Client",
     "CollabDM",
+    "ComputeLimits",
     "DatasetInfo",
     "DistDD",
     "Evaluation",

@@ -208,18 +208,18 @@ class DistDD:
                 written; the round before is then still whole.
 
         Formal guarantee: killed at any instant, any number of times, and resumed each time, the run uses no message
-        twice and no client is charged twice for a round.  For (1) the run is written down before any client is asked to
-        agree to it, so that all its processes share one run_id, one pin in each ledger and one T_max.  (2) The
+        twice and no client sends two messages for a round.  For (1) the run is written down before any client is asked
+        to agree to it, so that all its processes share one run_id, one pin in each ledger and one T_max.  (2) The
         checkpoint after round t - 1 holds an S that has used every message of the rounds before t once and none of
         round t; what a killed process did in round t is gone with it.  (3) The queries of round t follow from that
         checkpoint and public seeds, so every process asks them with the same bytes.  (4) So a client whose message of
-        round t is sealed sends the stored bytes, free of charge; one that was charged and had not sealed had let
-        nothing out, and computes it under that charge (without privacy under a new one: both are infinite); any other
-        is charged now, once.  The checkpoint is durable before round t + 1 is asked, so the one message that a client
-        stores is the one that can still be wanted.
+        round t is sealed sends the stored bytes, free of charge; any other is charged now, also one that was charged
+        before and had not sealed: that its computation did not end may depend on its data.  The checkpoint is durable
+        before round t + 1 is asked, so the one message that a client stores is the one that can still be wanted.
 
-        Two damages cost a charge more, never a release less on the bill: a torn ledger line, and a lost store of a
-        sealed message.  Charges past T_max are refused in any case; clients trust their ledgers, not the checkpoint.
+        Three damages cost a charge more, never a release less on the bill: a computation that did not end, a torn
+        ledger line, and a lost store of a sealed message.  Charges past T_max are refused in any case, so such a client
+        leaves before the last round; clients trust their ledgers, not the checkpoint.
         """
         opened = open_run(
             clients,
