@@ -23,7 +23,7 @@ _PACKAGE = f"{os.sep}private_distdd{os.sep}"
 Result = TypeVar("Result")
 
 
-class Finding(AssertionError):
+class Finding(AssertionError):  # noqa: N818 - a word that every fuzzer uses
     """A property does not hold.
 
     Args:

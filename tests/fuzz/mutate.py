@@ -200,4 +200,5 @@ def edited_tensors(tensors: Mapping[str, Tensor], edits: Edits) -> dict[str, Ten
 
 def envelope(header: Any, tensors: Mapping[str, Tensor]) -> bytes:
     """`storage.pack`, for headers that it would not write."""
-    return bytes(safetensors.torch.save({k: v.contiguous().clone() for k, v in tensors.items()}, {"json": dump(header)}))
+    own = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
+    return bytes(safetensors.torch.save(own, {"json": dump(header)}))
