@@ -32,6 +32,9 @@ HOSTILE: tuple[Any, ...] = (
 )
 
 
+SIZES = (-1, 0, 1, 3, 1000, 2**20, 2**26, 2**31, 2**53, 2**63 - 1, 2**63, 2**70, 10**400)
+
+
 def values() -> st.SearchStrategy[Any]:
     """What nobody should send in place of a value."""
     numbers = st.one_of(st.integers(), st.integers(-4, 300), st.floats(), st.floats(0, 4))
@@ -63,8 +66,22 @@ def paths(record: Any, path: Path = ()) -> Iterator[Path]:
 def record_edits(*records: Any, most: int = 3) -> st.SearchStrategy[Edits]:
     """Edits at places that one of the records has; where the edited one has no such place, they do nothing."""
     places = sorted({path for record in records for path in paths(record)}, key=lambda path: (len(path), str(path)))
-    how = st.sampled_from(["replace", "replace", "replace", "replace", "nudge", "drop", "add"])
-    return st.lists(st.tuples(st.sampled_from(places), how, values()), min_size=1, max_size=most)
+    how = st.sampled_from(["replace", "replace", "replace", "nudge", "drop", "add"])
+    anything = st.tuples(st.sampled_from(places), how, values())
+    numbers = [path for path in places if any(type(_at(record, path)) in (int, float) for record in records)]
+    if not numbers:
+        return st.lists(anything, min_size=1, max_size=most)
+    sizes = st.tuples(st.sampled_from(numbers), st.just("replace"), st.sampled_from(SIZES) | st.floats())
+    return st.lists(anything | sizes, min_size=1, max_size=most)
+
+
+def _at(record: Any, path: Path) -> Any:
+    try:
+        for name in path:
+            record = record[name]
+    except (KeyError, IndexError, TypeError):
+        return None
+    return record
 
 
 def edited(record: Any, edits: Edits) -> Any:
