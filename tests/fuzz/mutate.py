@@ -157,14 +157,15 @@ def edited_bytes(data: bytes, edits: Edits) -> bytes:
 
 
 def _filled(value: float) -> Callable[[Tensor], Tensor]:
-    return lambda t: torch.full_like(t, value) if t.is_floating_point() else t - 1
+    # By way of float32: what is too large for a half is infinite there.
+    return lambda t: torch.full(t.shape, value if t.is_floating_point() else -float(t.is_signed())).to(t.dtype)
 
 
 def _one(value: float) -> Callable[[Tensor], Tensor]:
     def change(t: Tensor) -> Tensor:
         changed = t.clone().reshape(-1)
         if len(changed):
-            changed[0] = value if t.is_floating_point() else -1
+            changed[0] = value if t.is_floating_point() else -1 if t.is_signed() else 1
         return changed.reshape(t.shape)
 
     return change

@@ -290,7 +290,6 @@ def test_a_card_says_anything_and_verify_says_what_is_wrong(name: str, place: st
     write_changed_release(folder, (name, "card", [put(place, value)]))
     failures = succeeds(lambda: verify_folder(folder))
     assert not [line for line in failures if "MemoryError" in line]
-    assert failures or value == json.loads(released(name)["card.json"])["plan"]
 
 
 def test_what_lies_behind_the_picture_is_noticed() -> None:
