@@ -483,6 +483,7 @@ DAMAGES: list[tuple[str, str, Edit]] = [
     ("private", "remembers rounds", lambda header, state: header.update(memory={"-1": "0" * 64})),
     ("private", "bytes are not those", lambda header, state: header["memory"].update({"1": None})),
     ("private", "plan", run_record(plan=None)),
+    ("private", "plan", lambda header, state: header.update(run=header["run"].replace('"divisor":1.0', '"divisor":1'))),
     ("private", "other data", run_record(info=DatasetInfo("other", 3, (1, 8, 8)).to_json())),
     # Progress
     ("private", "'steps' is missing", lambda header, state: header["progress"].pop("steps")),
