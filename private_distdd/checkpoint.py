@@ -9,26 +9,32 @@ or post-processed with privacy: ledgers and stored messages stay with the client
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import math
 import os
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from private_distdd.errors import CheckpointError, PrivateDistDDError
 from private_distdd.federation.messages import Run
+from private_distdd.privacy.spec import PrivacyPlan
 from private_distdd.storage import pack, sync, to_json, unpack, write_file
 
 FORMAT = "private_distdd.checkpoint/1"
 STATE = "checkpoint.safetensors"
 _MEMORY = re.compile(r"memory-[0-9]{6,}\.safetensors(\.partial)?")
+_ROUND = re.compile(r"0|[1-9][0-9]{0,8}")
+_HEADER = {"identity": dict, "run": str, "progress": dict, "memory": dict, "sha256": str}
 _PACKAGES = ("private-distdd", "torch", "numpy")  # another version may draw other networks from the same seed
 
 
@@ -47,6 +53,107 @@ class Checkpoint:
     progress: Mapping[str, Any] = field(default_factory=dict)
     state: Mapping[str, Tensor] = field(default_factory=dict)
     memory: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
+
+
+class Field(NamedTuple):
+    """What one value of a checkpoint's progress must be.
+
+    Args:
+        allowed: in words.
+        test: from the value and all of progress; it may rely on the fields declared before its own.
+    """
+
+    allowed: str
+    test: Callable[[Any, Mapping[str, Any]], bool]
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a run's checkpoints look like, once it has begun: whatever else lies in a folder, nobody is asked for it.
+
+    Tensors are declared by tensors: one on torch's "meta" device stands for all of its shape and type that are finite,
+    any other for itself.
+
+    Args:
+        run: with the public constants and the plan that the settings lead to; its run_id is not looked at.
+        progress: every field of progress, in the order of their tests.
+        state: from progress that passed, the tensors of the state.
+        remembered: from progress that passed, how many rounds have a memory; they lie before progress["rounds"].
+        memory: the tensors of each of these rounds.
+    """
+
+    run: Run
+    progress: Mapping[str, Field]
+    state: Callable[[Mapping[str, Any]], Mapping[str, Tensor]]
+    remembered: Callable[[Mapping[str, Any]], int] = lambda progress: 0
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def fault(self, found: Checkpoint) -> str | None:
+        """The first thing in which the checkpoint is not of this form, or None."""
+        return next(self._faults(found), None)
+
+    def _faults(self, found: Checkpoint) -> Iterator[str]:
+        # Not to be exhausted: what comes later relies on what was looked at before.
+        yield from self._run_faults(found.run)
+        if not found.progress:  # before the first query
+            if found.state or found.memory:
+                yield "it holds tensors, but no progress"
+            return
+        for name in sorted(self.progress.keys() ^ found.progress.keys()):
+            yield f"progress: {name!r} is {'no field of it' if name in found.progress else 'missing'}"
+        for name, (allowed, test) in self.progress.items():
+            if not test(found.progress[name], found.progress):
+                yield f"progress: {name} is {reprlib.repr(found.progress[name])}, not {allowed}"
+        yield from _tensor_faults("state", self.state(found.progress), found.state)
+        if len(found.memory) != self.remembered(found.progress):
+            yield f"it remembers {len(found.memory)} rounds, not {self.remembered(found.progress)}"
+        for t, tensors in found.memory.items():
+            if t >= found.progress["rounds"]:
+                yield f"it remembers round {t}, which was not played"
+            yield from _tensor_faults(f"memory of round {t}", self.memory, tensors)
+
+    def _run_faults(self, found: Run) -> Iterator[str]:
+        here, there = self.run.plan, found.plan
+        if found.info != self.run.info:
+            yield "its run is on other data than its identity says"
+        # A calibrated sigma may differ in its last digits with other numerical libraries.
+        if here is not None and there is not None and math.isclose(*_sigmas(here, there), rel_tol=1e-6):
+            there = dataclasses.replace(there, noise_multiplier=here.noise_multiplier)
+        # By what clients pin: 1 and 1.0 are equal, and written otherwise.
+        if dataclasses.replace(self.run, plan=there).terms != self.run.terms:
+            yield f"its run has the plan {there}, the settings lead to {here}"
+
+
+def _sigmas(*plans: PrivacyPlan) -> tuple[float, ...]:
+    return tuple(plan.noise_multiplier for plan in plans)
+
+
+def is_whole(value: object, least: int, most: int) -> bool:
+    """Is it a whole number of this range?  True and 1.0 are none."""
+    return type(value) is int and least <= value <= most
+
+
+def is_part(value: object, names: Collection[str]) -> bool:
+    """Is it a list of some of these names, in their order and each once?"""
+    return isinstance(value, list) and value == [name for name in names if name in value]
+
+
+def prototypes(**shapes: tuple[int, ...]) -> dict[str, Tensor]:
+    """Any finite float32 tensors of these shapes."""
+    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+
+
+def _tensor_faults(where: str, declared: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Iterator[str]:
+    for name in sorted(declared.keys() ^ found.keys()):
+        yield f"{where}: tensor {name!r} is {'not expected' if name in found else 'missing'}"
+    for name in sorted(declared.keys() & found.keys()):
+        own, other = declared[name], found[name]
+        if (own.dtype, own.shape) != (other.dtype, other.shape):
+            yield f"{where}: {name} is {other.dtype} {list(other.shape)}, not {own.dtype} {list(own.shape)}"
+        elif not bool(torch.isfinite(other).all()):
+            yield f"{where}: {name} holds NaN or infinity"
+        elif not own.is_meta and not torch.equal(own, other):
+            yield f"{where}: {name} is not what its progress leads to"
 
 
 class CheckpointFolder:
@@ -113,32 +220,47 @@ class CheckpointFolder:
         except OSError as error:
             raise self._failed(error) from error
 
-    def read(self) -> Checkpoint:
+    def read(self, form: Callable[[], Form] | None = None) -> Checkpoint:
         """The newest checkpoint.
 
+        Args:
+            form: makes what it must look like, once its identity is known to be this one's; to go on needs it.
+
         Raises:
-            CheckpointError: there is none, it is damaged, or it belongs to another run or version.
+            CheckpointError: there is none, it is damaged, it belongs to another run or version, or it is not of the
+                form: hashes keep out accidents, the form what was made to look whole.
         """
         data = self._read(STATE)
         try:
             header, state = unpack(data)
             if _sealed({name: value for name, value in header.items() if name != "sha256"}, state) != data:
                 raise ValueError("its bytes are not those that were written")
-            identity = header["identity"]
-        except (ValueError, KeyError) as error:
+            if {name: type(value) for name, value in header.items()} != _HEADER:
+                raise ValueError(f"its header does not have the fields {sorted(_HEADER)}, or has others in their place")
+            run = header["run"].encode()
+            if wrong := [name for name in header["memory"] if not _ROUND.fullmatch(name)]:
+                raise ValueError(f"it remembers rounds {reprlib.repr(wrong)}")
+        except (ValueError, RecursionError) as error:
             raise self._damaged(STATE, str(error)) from error
-        self._compare(identity)
+        self._compare(header["identity"])
         self._written = {int(t): digest for t, digest in header["memory"].items()}
-        memory = {}
-        for t, digest in self._written.items():
-            part = self._read(_memory(t))
-            if _sha256(part) != digest:
-                raise self._damaged(_memory(t), "its bytes are not those that were written")
-            memory[t] = unpack(part)[1]
+        memory = {t: self._remembered(t, digest) for t, digest in self._written.items()}
         try:
-            return Checkpoint(Run.from_bytes(header["run"].encode()), header["progress"], state, memory)
+            found = Checkpoint(Run.from_bytes(run), header["progress"], state, memory)
         except PrivateDistDDError as error:
             raise self._damaged(STATE, str(error)) from error
+        if form is not None and (fault := form().fault(found)) is not None:
+            raise self._damaged(STATE, fault)
+        return found
+
+    def _remembered(self, t: int, digest: object) -> dict[str, Tensor]:
+        data = self._read(_memory(t))
+        try:
+            if _sha256(data) != digest:
+                raise ValueError("its bytes are not those that were written")
+            return unpack(data)[1]
+        except ValueError as error:
+            raise self._damaged(_memory(t), str(error)) from error
 
     def _read(self, name: str) -> bytes:
         try:

@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from private_distdd.checkpoint import Checkpoint
+from private_distdd.checkpoint import Checkpoint, Field, Form, is_part, is_whole, prototypes
 from private_distdd.data.datasets import DatasetInfo
 from private_distdd.data.synthetic import SyntheticDataset, require_partition
 from private_distdd.embeddings import ClassEmbeddings, EmbeddingSpec, class_means, match_means
 from private_distdd.errors import ConfigurationError, QueryRefusedError
 from private_distdd.federation.aggregators import require_aggregator
 from private_distdd.federation.client import Client
-from private_distdd.federation.messages import Message, Query
+from private_distdd.federation.messages import Message, Query, Run
 from private_distdd.federation.session import RoundRecord, allocate, stack
 from private_distdd.federation.statistics import open_statistic, private_statistic
 from private_distdd.federation.transport import Transport
@@ -199,6 +199,7 @@ class CollabDM:
             settings={name: value for name, value in self._settings().items() if name not in _FREE},
             plan=self._plan,
             check=self._check,
+            form=self._form,
             device=self.device,
             checkpoint=checkpoint,
             resume=resume,
@@ -217,6 +218,30 @@ class CollabDM:
         # As a client will, so that a network it would refuse is refused before anybody is asked.
         statistic = open_statistic if self.privacy is None else private_statistic
         statistic("class_embeddings", self.embedding(info).to_json(), {}, info, "cpu")
+
+    def _form(self, run: Run, client_ids: Sequence[str]) -> Form:
+        """What `_Matching._asked` writes in this run."""
+        info = run.info
+        queries = 3 if self.local_steps else 1  # embeddings; and for a share of S, counts and distillations
+
+        def are_answers(value: Any, progress: Mapping[str, Any]) -> bool:
+            return (
+                isinstance(value, dict)
+                and set(progress["active"]) <= value.keys() <= set(client_ids)
+                and all(is_whole(count, 0, queries) for count in value.values())
+            )
+
+        return Form(
+            run,
+            {
+                "active": Field("some of the clients, in order", lambda value, _: is_part(value, client_ids)),
+                "answered": Field(f"0 ... {queries} messages used, by client", are_answers),
+            },
+            lambda _: prototypes(
+                start=(info.num_classes * self.ipc, *info.image_shape),
+                targets=(info.num_classes, self.embedding(info).dimension),
+            ),
+        )
 
 
 class _Matching:

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from private_distdd.checkpoint import Checkpoint
+from private_distdd.checkpoint import Checkpoint, Field, Form, is_part, is_whole, prototypes
 from private_distdd.data.datasets import DatasetInfo
 from private_distdd.data.synthetic import SyntheticDataset
 from private_distdd.errors import ConfigurationError
 from private_distdd.federation.aggregators import require_aggregator
 from private_distdd.federation.client import Client
-from private_distdd.federation.messages import Message, Query
+from private_distdd.federation.messages import Message, Query, Run
 from private_distdd.federation.session import RoundRecord, allocate, stack
 from private_distdd.federation.statistics import GRANULARITIES, private_statistic
 from private_distdd.federation.transport import Transport
@@ -40,6 +40,7 @@ SCHEDULES = ("constant", "cosine")
 NETWORK_UPDATES = ("synthetic", "aggregated")
 INITIALIZATIONS = ("noise", "real")
 DEFAULT_BATCH_PER_CLASS = 64
+MOST_EXAMPLES = 10**9 - 1  # of one class, over all clients: numpy draws from no more without replacement
 
 
 @dataclass(frozen=True)
@@ -228,6 +229,7 @@ class DistDD:
             settings=self._settings(),
             plan=lambda client_ids: self._plan(self._schedule(client_ids)),
             check=self._check,
+            form=self._form,
             device=self.device,
             checkpoint=checkpoint,
             resume=resume,
@@ -246,6 +248,69 @@ class DistDD:
         state = self.spec.build(info.image_shape, info.num_classes, seed=0).state_dict()
         arguments = {"model": self.spec.to_json(), "granularity": self.granularity}
         private_statistic("class_gradients", arguments, state, info, "cpu")
+
+    def _form(self, run: Run, client_ids: Sequence[str]) -> Form:
+        """What `_Distillation._keep` writes in this run."""
+        info, asked = run.info, self._schedule(client_ids)
+        shape = (info.num_classes * self.ipc, *info.image_shape)
+        fresh = self.spec.build(info.image_shape, info.num_classes)
+        network = _named("network", {name: value.to("meta") for name, value in fresh.state_dict().items()})
+        # Without privacy clients are asked for their counts, and perhaps for real images to start from, beforehand.
+        before = 0 if run.plan is not None else 1 + (self.initialization == "real")
+
+        def are_answers(value: Any, progress: Mapping[str, Any]) -> bool:
+            if not isinstance(value, dict) or not set(progress["active"]) <= value.keys() <= set(client_ids):
+                return False
+            played = [client_id for round_ in asked[: progress["rounds"]] for client_id in round_]
+            return all(is_whole(count, 0, before + played.count(client_id)) for client_id, count in value.items())
+
+        def are_counts(value: Any, progress: Mapping[str, Any]) -> bool:
+            if run.plan is not None:
+                return value is None
+            active, answered = set(progress["active"]), progress["answered"].keys()
+            if not isinstance(value, dict) or not active <= value.keys() <= answered:
+                return False
+            rows = list(value.values())
+            if not all(isinstance(row, list) and len(row) == info.num_classes for row in rows):
+                return False
+            fair = all(is_whole(count, 0, MOST_EXAMPLES) for row in rows for count in row)
+            return fair and all(sum(column) <= MOST_EXAMPLES for column in zip(*rows, strict=True))
+
+        def state(progress: Mapping[str, Any]) -> dict[str, Tensor]:
+            tensors = {**prototypes(images=shape), **network}
+            if progress["steps"] and self.matching_optimizer == "adam":
+                step = torch.tensor(float(min(progress["steps"], 1 << 24)))  # float32 counts no further
+                tensors |= _named("optimizer", {"step": step, **prototypes(exp_avg=shape, exp_avg_sq=shape)})
+            elif progress["steps"]:
+                tensors |= _named("optimizer", prototypes(momentum_buffer=shape))
+            return tensors
+
+        groups = info.num_classes if self.granularity == "class" else 1
+        length = sum(p.numel() for p in fresh.parameters() if p.requires_grad)
+        return Form(
+            run,
+            {
+                "rounds": Field(f"0 ... {self.rounds}", lambda value, _: is_whole(value, 0, self.rounds)),
+                "steps": Field(
+                    f"{self.matching_steps} for each round in which somebody answered",
+                    lambda value, progress: (
+                        is_whole(value, 0, progress["rounds"] * self.matching_steps) and not value % self.matching_steps
+                    ),
+                ),
+                "started": Field(
+                    "true, or false before the first round",
+                    lambda value, progress: isinstance(value, bool) and (value or not progress["rounds"]),
+                ),
+                "active": Field("some of the clients, in order", lambda value, _: is_part(value, client_ids)),
+                "answered": Field("messages used, by client, no more than it was asked for", are_answers),
+                "class_counts": Field(
+                    "null with privacy; else by client how many examples of each class it holds", are_counts
+                ),
+            },
+            state,
+            lambda progress: min(progress["steps"] // self.matching_steps, self.memory),
+            {**prototypes(target=(groups, length)), **network},
+        )
 
     def _schedule(self, client_ids: Sequence[str]) -> list[list[str]]:
         """Who is asked in each round: drawn beforehand from the public seed, so that T_max is known."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from private_distdd.checkpoint import Checkpoint, CheckpointFolder
+from private_distdd.checkpoint import Checkpoint, CheckpointFolder, Form
 from private_distdd.data.datasets import DatasetInfo
 from private_distdd.errors import ConfigurationError, NotPrivateWarning
 from private_distdd.federation.client import Client
@@ -47,6 +47,7 @@ def open_run(
     settings: Mapping[str, Any],
     plan: Callable[[Sequence[str]], PrivacyPlan | None],
     check: Callable[[DatasetInfo], None],
+    form: Callable[[Run, Sequence[str]], Form],
     device: str,
     checkpoint: str | os.PathLike[str] | None,
     resume: bool,
@@ -60,6 +61,7 @@ def open_run(
         settings: its JSON-able knobs, which must be the same for a run to go on.
         plan: from the invited clients to the mechanism's constants, None without privacy.
         check: refuses public constants that the method cannot work with.
+        form: from a new run and the invited clients to what its checkpoints look like.
         device: where the server computes.
         checkpoint: see the methods' `fit`.
         resume: see the methods' `fit`.
@@ -79,7 +81,7 @@ def open_run(
     identity = {"method": method, "clients": list(transport.client_ids), "data": info.to_json(), **settings}
     folder = None if checkpoint is None else CheckpointFolder(checkpoint, identity)
     new = Checkpoint(Run(secrets.token_hex(8), info, mechanism))
-    saved = folder.read() if folder is not None and resume else new
+    saved = folder.read(lambda: form(new.run, transport.client_ids)) if folder is not None and resume else new
     if saved.run.plan is None:
         warnings.warn(
             "privacy=None: this run is NOT private; messages are exact statistics of the clients' data.",
