@@ -36,6 +36,7 @@ def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         tensors = safetensors.torch.load(data)
         header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["json"])
+        to_json(header)  # no NaN, no infinity: nothing that could not be written again
     except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError("not a safetensors envelope of this library") from error
     if not isinstance(header, dict):

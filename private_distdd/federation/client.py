@@ -269,6 +269,8 @@ class Client:
     def _plain(self, query: Query, statistic: OpenStatistic) -> Message:
         index = self._class_batch(query.batch)
         values, counts = statistic.plain(self._images[index], self._labels[index])
+        if not bool(torch.isfinite(values).all()):  # weights that overflow: nobody could read the message
+            raise QueryRefusedError("an answer of NaN or infinite values", "finite sums", "Ask with other weights.")
         return Message(self.client_id, query.message_id, query.digest, values, counts)
 
     @staticmethod
