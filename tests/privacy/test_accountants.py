@@ -18,11 +18,11 @@ from scipy.stats import norm
 
 from private_distdd.errors import ConfigurationError
 from private_distdd.privacy import accountants
-from private_distdd.privacy.accountants import GDP, PRV, RDP, RdpFilter, best_epsilon, bracket, delta, epsilon
+from private_distdd.privacy.accountants import GDP, PRV, RDP, RdpFilter, best_epsilon, bracket, delta, dots, epsilon
 from private_distdd.privacy.accountants import prv as prv_module
 from private_distdd.privacy.accountants.loss import AddLoss, RemoveLoss
 from private_distdd.privacy.accountants.rdp import ORDERS, renyi_divergences
-from private_distdd.privacy.events import Composition, NotPrivate, SampledGaussian
+from private_distdd.privacy.events import MAX_COUNT, Composition, NotPrivate, SampledGaussian
 
 with warnings.catch_warnings():  # those of the library, at its import, are not ours
     warnings.simplefilter("ignore")
@@ -260,7 +260,7 @@ class AccountantConformance:
             epsilon(self.event, DELTA, self.accountant)
 
     @pytest.mark.parametrize("sigma", [5e-324, 1e-10, 0.03, 1e5, 1.7e308])
-    @pytest.mark.parametrize("count", [1, 10**9, 10**400], ids=["one", "1e9", "1e400"])
+    @pytest.mark.parametrize("count", [1, 10**9, MAX_COUNT], ids=["one", "1e9", "most"])
     def test_odd_inputs_are_answered(self, sigma, count):
         rate = self.event.sample_rate
         for q in {rate, rate if rate == 1 else 1e-300}:
@@ -316,11 +316,18 @@ class TestPRV(AccountantConformance):
             (SampledGaussian(1e200, 0.5), "noise multiplier"),
         ],
     )
-    def test_rdp_serves_beyond_reach_and_says_so(self, event, reason):
+    def test_the_smaller_bound_serves_beyond_reach_and_says_so(self, event, reason):
         got = bracket([event], DELTA)
-        assert got.upper == epsilon([event], DELTA, "rdp")
-        assert got.note.startswith("RDP serves")
+        by_dots, by_rdp = dots.upper_epsilon((event,), DELTA), epsilon([event], DELTA, "rdp")
+        assert got == accountants.Bracket(0.0, min(by_dots, by_rdp), min(by_dots, by_rdp), got.note)
+        assert got.note.startswith("connected dots serve" if by_dots < by_rdp else "RDP serves")
         assert any(word in got.note for word in reason.split("|"))
+
+    def test_rdp_serves_beyond_the_reach_of_the_dots(self):
+        for event in (SampledGaussian(0.01, 0.5), SampledGaussian(1e200, 0.5)):
+            got = bracket([event], DELTA)
+            assert got.upper == epsilon([event], DELTA, "rdp")
+            assert got.note.startswith("RDP serves")
 
     def test_a_failed_cross_check_reports_the_larger(self, monkeypatch):
         honest = bracket([self.event], DELTA)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -27,6 +27,8 @@ class Bracket:
     upper: float
     note: str = ""
 
+
+MAX_DISTINCT = 128  # different mechanisms that are told apart: what bounds an accountant's work
 
 NOTHING_RELEASED = Bracket(0.0, 0.0, 0.0)
 NO_GUARANTEE = Bracket(math.inf, math.inf, math.inf, "at least one release carries no guarantee")
@@ -54,6 +56,8 @@ class Accountant(Protocol):
 def canonical(events: Iterable[ev.Event]) -> tuple[ev.SampledGaussian, ...] | None:
     """The history merged and sorted, the key of every cache; None when some release carries no guarantee.
 
+    A history of more than `MAX_DISTINCT` different mechanisms is priced as the dearer one of `coarsened`.
+
     Raises:
         ConfigurationError: `events` is not an iterable of events (an unknown object must not count as free).
     """
@@ -66,7 +70,45 @@ def canonical(events: Iterable[ev.Event]) -> tuple[ev.SampledGaussian, ...] | No
         )
     merged = ev.merge(history)
     sampled = tuple(event for event in merged if isinstance(event, ev.SampledGaussian))
-    return sampled if len(sampled) == len(merged) else None
+    return coarsened(sampled, MAX_DISTINCT) if len(sampled) == len(merged) else None
+
+
+def coarsened(terms: tuple[ev.SampledGaussian, ...], most: int) -> tuple[ev.SampledGaussian, ...]:
+    """A history of at most `most` different mechanisms that costs at least as much; `terms` where it has no more.
+
+    Noise multipliers are lowered and sample rates raised to a geometric ladder, the finest of those with steps of
+    2^(1/1024), 2^(1/512), ... that is coarse enough.
+
+    Formal guarantee: each release is replaced by one that dominates it, in both directions.  A smaller sigma does,
+    because the larger one is it with more noise added afterwards.  A larger rate does, because with
+    P_q = (1-q) Q + q N(1, sigma^2) and q <= r, P_q is a mixture of Q and P_r, and the hockey-stick divergence from Q,
+    or of Q from it, is convex, and least at Q itself.
+    """
+    rungs = 1024.0
+    coarser = terms
+    while len(coarser) > most:
+        least = min(term.noise_multiplier for term in terms)  # also guard the ladder's rounding
+        highest = max(term.sample_rate for term in terms)
+        coarser = tuple(
+            term
+            for term in ev.merge(
+                ev.SampledGaussian(
+                    max(least, min(term.noise_multiplier, _rung(term.noise_multiplier, math.floor, rungs))),
+                    min(highest, max(term.sample_rate, _rung(term.sample_rate, math.ceil, rungs))),
+                    term.count,
+                )
+                for term in terms
+            )
+            if isinstance(term, ev.SampledGaussian)
+        )
+        rungs /= 2
+    return coarser
+
+
+def _rung(value: float, rounding: Callable[[float], int], rungs: float) -> float:
+    """`value` rounded to a power of 2^(1/rungs), 0 where that has no float64."""
+    exponent = rounding(math.log2(value) * rungs) / rungs
+    return 2.0**exponent if abs(exponent) < 1023 else 0.0 if exponent < 0 else math.inf
 
 
 def check_delta(delta: object) -> float:
@@ -90,11 +132,3 @@ def check_positive(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise ConfigurationError(f"{name} = {value!r}", "a finite number > 0", "Pass one number.")
     return float(value)
-
-
-def as_float(count: int) -> float:
-    """A count of releases as a float; infinity where it has no float (a history nobody can make, priced as such)."""
-    try:
-        return float(count)
-    except OverflowError:
-        return math.inf
