@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -76,39 +76,32 @@ def canonical(events: Iterable[ev.Event]) -> tuple[ev.SampledGaussian, ...] | No
 def coarsened(terms: tuple[ev.SampledGaussian, ...], most: int) -> tuple[ev.SampledGaussian, ...]:
     """A history of at most `most` different mechanisms that costs at least as much; `terms` where it has no more.
 
-    Noise multipliers are lowered and sample rates raised to a geometric ladder, the finest of those with steps of
-    2^(1/1024), 2^(1/512), ... that is coarse enough.
+    Noise multipliers are lowered and sample rates raised to geometric ladders, from the smallest noise multiplier up
+    and from the largest sample rate down: the finest of those with rungs 2^(1/1024), 2^(1/512), ... apart that do.
 
     Formal guarantee: each release is replaced by one that dominates it, in both directions.  A smaller sigma does,
     because the larger one is it with more noise added afterwards.  A larger rate does, because with
     P_q = (1-q) Q + q N(1, sigma^2) and q <= r, P_q is a mixture of Q and P_r, and the hockey-stick divergence from Q,
     or of Q from it, is convex, and least at Q itself.
     """
+    least = min((term.noise_multiplier for term in terms), default=0.0)
+    highest = max((term.sample_rate for term in terms), default=0.0)
     rungs = 1024.0
     coarser = terms
     while len(coarser) > most:
-        least = min(term.noise_multiplier for term in terms)  # also guard the ladder's rounding
-        highest = max(term.sample_rate for term in terms)
-        coarser = tuple(
-            term
-            for term in ev.merge(
-                ev.SampledGaussian(
-                    max(least, min(term.noise_multiplier, _rung(term.noise_multiplier, math.floor, rungs))),
-                    min(highest, max(term.sample_rate, _rung(term.sample_rate, math.ceil, rungs))),
-                    term.count,
-                )
-                for term in terms
-            )
-            if isinstance(term, ev.SampledGaussian)
-        )
+        counts: dict[tuple[float, float], int] = {}
+        for term in coarser:
+            above = math.floor(rungs * (math.log2(term.noise_multiplier) - math.log2(least))) / rungs
+            below = math.floor(rungs * (math.log2(highest) - math.log2(term.sample_rate))) / rungs
+            sigma, rate = least, highest  # exactly, at either end; elsewhere min and max undo the ladder's rounding
+            if above:
+                sigma = max(least, min(term.noise_multiplier, 2.0 ** min(1023.0, math.log2(least) + above)))
+            if below:
+                rate = min(highest, max(term.sample_rate, 2.0 ** (math.log2(highest) - below)))
+            counts[sigma, rate] = counts.get((sigma, rate), 0) + term.count
+        coarser = tuple(ev.SampledGaussian(sigma, rate, count) for (sigma, rate), count in sorted(counts.items()))
         rungs /= 2
     return coarser
-
-
-def _rung(value: float, rounding: Callable[[float], int], rungs: float) -> float:
-    """`value` rounded to a power of 2^(1/rungs), 0 where that has no float64."""
-    exponent = rounding(math.log2(value) * rungs) / rungs
-    return 2.0**exponent if abs(exponent) < 1023 else 0.0 if exponent < 0 else math.inf
 
 
 def check_delta(delta: object) -> float:

@@ -161,10 +161,10 @@ def _composed(losses: list[_Loss], tail: float) -> _Bound | None:
     from scipy.fft import irfft, rfft
 
     with np.errstate(all="ignore"):
-        variance = sum(y.count * float(y.mass @ (y.values - y.mass @ y.values) ** 2) for y in losses)
-        if not 0 < variance < math.inf:
+        squares = sum(y.count * float(y.mass @ y.values**2) for y in losses)
+        if not 0 < squares < math.inf:
             return None
-        exponents: Array = math.sqrt(-2 * math.log(tail) / variance) * 2.0 ** np.arange(-12.0, 13.0)
+        exponents: Array = math.sqrt(-2 * math.log(tail) / squares) * 2.0 ** np.arange(-12.0, 13.0)
 
         def top(sign: int, parts: Iterable[tuple[Array, Array, int]]) -> float:
             """What `sign` times the sum of parts exceeds with at most the probability `tail` (Chernoff)."""

@@ -58,6 +58,13 @@ def _with_one_gaussian(terms: Terms) -> Terms:
     return (*sampled, SampledGaussian(1 / mu, 1.0)) if mu >= 1e-300 else sampled
 
 
+def _reach(terms: Terms, delta_error: float) -> float:
+    """A loss that one release exceeds with at most delta_error / 16 / releases, and all with delta_error / 8."""
+    each = delta_error / 16 / sum(term.count for term in terms)
+    single = max(tail_bound((SampledGaussian(term.noise_multiplier, term.sample_rate),), each) for term in terms)
+    return max(single, tail_bound(terms, delta_error / 8))
+
+
 def _grid(terms: Terms, eps_error: float, delta_error: float) -> _Grid:
     """The grid of Gopi, Lee and Wutschitz 2021, theorem 5.5, rounded to a ladder so that similar histories share one.
 
@@ -75,11 +82,7 @@ def _grid(terms: Terms, eps_error: float, delta_error: float) -> _Grid:
     if not finest >= 1e-300:
         raise _UnservedError("the predicted grid has no step")
     step = 2.0 ** math.floor(math.log2(finest))
-    single = max(
-        tail_bound((SampledGaussian(term.noise_multiplier, term.sample_rate),), delta_error / 16 / releases)
-        for term in terms
-    )
-    reach = max(single, tail_bound(terms, delta_error / 8)) + eps_error + releases * step / 2
+    reach = _reach(terms, delta_error) + eps_error + releases * step / 2
     if not reach <= MAX_LOSS:
         raise _UnservedError(f"the predicted domain reaches losses beyond {MAX_LOSS:.0f}")
     half = reach / step
@@ -301,17 +304,19 @@ def _microsoft(terms: Terms, delta: float, eps_error: float) -> tuple[float, flo
 def _microsoft_composer(
     mechanisms: tuple[tuple[float, float], ...], most: tuple[int, ...], eps_error: float, delta_error: float
 ) -> Any:
-    """What `PRVAccountant.__init__` of prv-accountant 0.2.0 sets up, with exact means.
+    """What `PRVAccountant.__init__` of prv-accountant 0.2.0 sets up, with exact means, and with our domain.
 
-    Its own quadrature of the mean, over twelve fixed points, is the part that fails (its issue 36: wrong by .02 at
-    q = .12, sigma = .8, 9 releases, and an exception on finer grids); a fix was merged, and never released.
+    Its own search for the domain takes up to a second a mechanism, however few the points.  Its own quadrature of the
+    mean, over twelve fixed points, is the part that fails (its issue 36: wrong by .02 at q = .12, sigma = .8, 9
+    releases, and an exception on finer grids); a fix was merged, and never released.
     """
-    from prv_accountant import PoissonSubsampledGaussianMechanism, accountant, composers, discretisers
+    from prv_accountant import PoissonSubsampledGaussianMechanism, composers, discretisers
     from prv_accountant.domain import Domain
     from prv_accountant.privacy_random_variables import GaussianMechanism, PrivacyRandomVariableTruncated
 
     losses = [GaussianMechanism(s) if q == 1 else PoissonSubsampledGaussianMechanism(q, s) for s, q in mechanisms]
-    reach = accountant.compute_safe_domain_size(losses, most, eps_error, delta_error)
+    terms = tuple(SampledGaussian(s, q, count) for (s, q), count in zip(mechanisms, most, strict=True))
+    reach = max(_reach(terms, delta_error), eps_error) + 3
     step = eps_error / math.sqrt(sum(most) / 2 * math.log(12 / delta_error))
     if not len(losses) * 2 * reach / step <= CHECKED_WORK:
         raise _UnservedError("the grid of prv-accountant is too large")

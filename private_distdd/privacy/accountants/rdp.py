@@ -152,10 +152,12 @@ def conversion(delta: float, orders: Orders = ORDERS) -> Array:
 
     epsilon = divergence + log(1 - 1/a) - (log delta + log a) / (a - 1): Balle et al. 2020, theorem 21, and Canonne,
     Kamath and Steinke 2020, proposition 12, which holds because (1 - e^(epsilon - y))_+ is at most
-    e^((a-1)(y - epsilon)) (1 - 1/a)^(a-1) / a for every loss y (and so for negative epsilon too).
+    e^((a-1)(y - epsilon)) (1 - 1/a)^(a-1) / a for every loss y (and so for negative epsilon too).  Moved up past
+    rounding.
     """
     alpha = np.asarray(orders)
     offset: Array = np.log1p(-1 / alpha) - (math.log(delta) + np.log(alpha)) / (alpha - 1)
+    offset += 1e-14 * (1 - math.log(delta) / (alpha - 1))
     offset.setflags(write=False)
     return offset
 
