@@ -31,7 +31,7 @@ Direction = Literal["remove", "add"]
 MAX_POINTS = 2**22
 MAX_LOSS = 700.0  # e^700 is still a float64
 MAX_NOISE = 1e100  # its square is still a float64
-MAX_WORK = 2**22  # different mechanisms times points
+MAX_WORK = 2**23  # different mechanisms times points: some 5 s
 CHECKED_EPSILON = 10.0  # above it, prv-accountant 0.2.0 brackets the wrong numbers
 CHECKED_POINTS = 2**21  # past this there is no cross-check
 CHECKED_WORK = 2**18  # mechanisms times points of prv-accountant, which computes in extended precision: 2 s
@@ -168,8 +168,8 @@ class PRV:
 
     Formal guarantee: that of `Accountant`, up to float64 rounding (an estimate of which is added to delta), and
     `bracket(...).lower` is a lower bound for the pair of distributions that the events describe.  Histories with only
-    sample_rate 1 are served by `GDP`, exactly.  Where the predicted grid passes 2^22 points, or losses of 700, `RDP`
-    serves, and the note says so.  That is decided by the events, delta and eps_error alone, never by time or load, so
+    sample_rate 1 are served by `GDP`, exactly.  Where the predicted grid passes 2^22 points (2^23, summed over
+    different mechanisms), or losses of 700, the smaller bound of `RDP` and of `dots` serves, and the note says so.  That is decided by the events, delta and eps_error alone, never by time or load, so
     everybody who recomputes a bill gets the same one.
     """
 
