@@ -169,8 +169,9 @@ class PRV:
     Formal guarantee: that of `Accountant`, up to float64 rounding (an estimate of which is added to delta), and
     `bracket(...).lower` is a lower bound for the pair of distributions that the events describe.  Histories with only
     sample_rate 1 are served by `GDP`, exactly.  Where the predicted grid passes 2^22 points (2^23, summed over
-    different mechanisms), or losses of 700, the smaller bound of `RDP` and of `dots` serves, and the note says so.  That is decided by the events, delta and eps_error alone, never by time or load, so
-    everybody who recomputes a bill gets the same one.
+    different mechanisms), or losses of 700, the smaller bound of `RDP` and of `dots` serves, and the note says so.
+    That is decided by the events, delta and eps_error alone, never by time or load, so everybody who recomputes a bill
+    gets the same one.
     """
 
     eps_error: float | None = None
