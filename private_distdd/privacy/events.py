@@ -20,10 +20,17 @@ from private_distdd.errors import ConfigurationError
 UNIT = "one labelled example of one client"
 RELATION = "add or remove one"
 
+# The most releases that one history may have of one mechanism.  No ledger comes near it (a thousand a second for thirty
+# thousand years), and up to it the accountants' arithmetic is shown to hold: every count is an exact float64.
+MAX_COUNT = 10**15
+
 
 def _check_count(count: object) -> None:
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ConfigurationError(f"count = {count!r}", "a whole number of at least 1", "Count the releases made.")
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_COUNT:
+        shown = f"{count!r}" if not isinstance(count, int) or abs(count) <= 10**30 else "a number of over 30 digits"
+        raise ConfigurationError(
+            f"count = {shown}", f"a whole number from 1 to {MAX_COUNT:.0e}", "Count the releases made."
+        )
 
 
 @dataclass(frozen=True, order=True)
@@ -36,7 +43,7 @@ class SampledGaussian:
     Args:
         noise_multiplier: sigma, finite and > 0; the noise's standard deviation divided by the L2 sensitivity.
         sample_rate: q in (0, 1].
-        count: number of independent releases, at least 1.
+        count: number of independent releases, from 1 to `MAX_COUNT`.
 
     Raises:
         ConfigurationError: an argument is outside its range.
@@ -77,7 +84,14 @@ class SampledGaussian:
 
 @dataclass(frozen=True, order=True)
 class NotPrivate:
-    """`count` releases without any guarantee (no noise, or noise from an insecure source): epsilon is infinite."""
+    """`count` releases without any guarantee (no noise, or noise from an insecure source): epsilon is infinite.
+
+    Args:
+        count: from 1 to `MAX_COUNT`.
+
+    Raises:
+        ConfigurationError: the count is outside its range.
+    """
 
     count: int = 1
 
@@ -118,7 +132,11 @@ def _is_real(value: object) -> bool:
 
 
 def merge(events: Iterable[Event]) -> tuple[SimpleEvent, ...]:
-    """The same cost in canonical form: flat, equal mechanisms added up, sorted.  Composition does not see order."""
+    """The same cost in canonical form: flat, equal mechanisms added up, sorted.  Composition does not see order.
+
+    Raises:
+        ConfigurationError: something is no event, or equal mechanisms add up to more than `MAX_COUNT` releases.
+    """
     rates: dict[tuple[float, float], int] = {}
     open_releases = 0
     pending = list(events)

@@ -43,8 +43,16 @@ class TestNoiseMultiplier:
 
     def test_unreachable_targets_are_refused(self):
         with pytest.raises(ConfigurationError, match="epsilon = 1e-09") as refused:
-            calibrate_noise_multiplier(1e-9, 1e-12, 0.1, 100)
+            calibrate_noise_multiplier(1e-9, 1e-300, 0.1, 100)
         assert "; allowed: " in str(refused.value)
+
+    def test_a_tiny_target_is_reached(self):  # RDP alone could prove none of the kind
+        sigma = calibrate_noise_multiplier(1e-9, 1e-12, 0.1, 100)
+
+        def upper(sigma):
+            return epsilon([SampledGaussian(sigma, 0.1, 100)], 1e-12, PRV.for_budget(1e-9))
+
+        assert upper(sigma) <= 1e-9 < upper(sigma * (1 - 1.5e-3))
 
     def test_a_cross_check_that_asks_for_more_is_heard(self, monkeypatch):
         honest = calibrate_noise_multiplier(1.0, DELTA, 0.05, 100)
@@ -111,7 +119,10 @@ class TestReverseQuestions:
 
     def test_no_rate_is_small_enough(self):
         with pytest.raises(ConfigurationError, match="epsilon"):
-            largest_sample_rate(1.0, 1e-9, 1e-12, 10)
+            largest_sample_rate(1.0, 1e-9, 1e-300, 10)
+
+    def test_a_rate_at_which_hardly_a_coin_falls(self):
+        assert largest_sample_rate(1.0, 1e-9, 1e-12, 10) == pytest.approx(1e-13, rel=2e-3)  # 10 q = delta
 
     def test_epsilon_after_each_query(self):
         spent = [SampledGaussian(3.0, 0.05, 10)]

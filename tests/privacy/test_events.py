@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from private_distdd.errors import ConfigurationError
 from private_distdd.privacy.events import (
+    MAX_COUNT,
     RELATION,
     UNIT,
     Composition,
@@ -43,11 +44,19 @@ class TestValidation:
         with pytest.raises(ConfigurationError, match="sample_rate"):
             SampledGaussian(1.0, rate)
 
-    @pytest.mark.parametrize("count", [0, -1, 1.0, math.nan, "1", None, True])
+    @pytest.mark.parametrize("count", [0, -1, 1.0, math.nan, "1", None, True, MAX_COUNT + 1, 10**18])
     @pytest.mark.parametrize("build", [lambda n: SampledGaussian(1.0, 0.1, n), NotPrivate])
     def test_count(self, count, build):
         with pytest.raises(ConfigurationError, match="count"):
             build(count)
+
+    def test_a_count_that_cannot_be_printed(self):
+        with pytest.raises(ConfigurationError, match="count = a number of over 30 digits"):
+            NotPrivate(10**5000)
+
+    def test_the_most_releases(self):
+        assert SampledGaussian(1.0, 0.1, MAX_COUNT).count == NotPrivate(MAX_COUNT).count == MAX_COUNT
+        assert int(float(MAX_COUNT)) == MAX_COUNT < 2**53
 
     @pytest.mark.parametrize("parts", [(), ("event",), (None,)])
     def test_composition(self, parts):
@@ -77,6 +86,15 @@ class TestMerge:
 
     def test_nothing(self):
         assert merge([]) == ()
+
+    @pytest.mark.parametrize("build", [lambda n: SampledGaussian(1.0, 0.1, n), NotPrivate])
+    def test_refuses_more_releases_than_can_be_priced(self, build):
+        half = MAX_COUNT // 2
+        assert merge([build(half), Composition((build(half),))]) == (build(2 * half),)
+        with pytest.raises(ConfigurationError, match="count"):
+            merge([build(MAX_COUNT), build(1)])
+        other = SampledGaussian(2.0, 0.1, MAX_COUNT)  # different mechanisms do not add up
+        assert len(merge([build(MAX_COUNT), other])) == 2
 
     @given(st.lists(EVENTS, max_size=5), st.randoms(use_true_random=False))
     def test_ignores_order_and_nesting_and_is_idempotent(self, events, random):

@@ -28,6 +28,8 @@ class Bracket:
     note: str = ""
 
 
+MAX_DISTINCT = 128  # different mechanisms that are told apart: what bounds an accountant's work
+
 NOTHING_RELEASED = Bracket(0.0, 0.0, 0.0)
 NO_GUARANTEE = Bracket(math.inf, math.inf, math.inf, "at least one release carries no guarantee")
 
@@ -54,6 +56,8 @@ class Accountant(Protocol):
 def canonical(events: Iterable[ev.Event]) -> tuple[ev.SampledGaussian, ...] | None:
     """The history merged and sorted, the key of every cache; None when some release carries no guarantee.
 
+    A history of more than `MAX_DISTINCT` different mechanisms is priced as the dearer one of `coarsened`.
+
     Raises:
         ConfigurationError: `events` is not an iterable of events (an unknown object must not count as free).
     """
@@ -66,7 +70,38 @@ def canonical(events: Iterable[ev.Event]) -> tuple[ev.SampledGaussian, ...] | No
         )
     merged = ev.merge(history)
     sampled = tuple(event for event in merged if isinstance(event, ev.SampledGaussian))
-    return sampled if len(sampled) == len(merged) else None
+    return coarsened(sampled, MAX_DISTINCT) if len(sampled) == len(merged) else None
+
+
+def coarsened(terms: tuple[ev.SampledGaussian, ...], most: int) -> tuple[ev.SampledGaussian, ...]:
+    """A history of at most `most` different mechanisms that costs at least as much; `terms` where it has no more.
+
+    Noise multipliers are lowered and sample rates raised to geometric ladders, from the smallest noise multiplier up
+    and from the largest sample rate down: the finest of those with rungs 2^(1/1024), 2^(1/512), ... apart that do.
+
+    Formal guarantee: each release is replaced by one that dominates it, in both directions.  A smaller sigma does,
+    because the larger one is it with more noise added afterwards.  A larger rate does, because with
+    P_q = (1-q) Q + q N(1, sigma^2) and q <= r, P_q is a mixture of Q and P_r, and the hockey-stick divergence from Q,
+    or of Q from it, is convex, and least at Q itself.
+    """
+    least = min((term.noise_multiplier for term in terms), default=0.0)
+    highest = max((term.sample_rate for term in terms), default=0.0)
+    rungs = 1024.0
+    coarser = terms
+    while len(coarser) > most:
+        counts: dict[tuple[float, float], int] = {}
+        for term in coarser:
+            above = math.floor(rungs * (math.log2(term.noise_multiplier) - math.log2(least))) / rungs
+            below = math.floor(rungs * (math.log2(highest) - math.log2(term.sample_rate))) / rungs
+            sigma, rate = least, highest  # exactly, at either end; elsewhere min and max undo the ladder's rounding
+            if above:
+                sigma = max(least, min(term.noise_multiplier, 2.0 ** min(1023.0, math.log2(least) + above)))
+            if below:
+                rate = min(highest, max(term.sample_rate, 2.0 ** (math.log2(highest) - below)))
+            counts[sigma, rate] = counts.get((sigma, rate), 0) + term.count
+        coarser = tuple(ev.SampledGaussian(sigma, rate, count) for (sigma, rate), count in sorted(counts.items()))
+        rungs /= 2
+    return coarser
 
 
 def check_delta(delta: object) -> float:
@@ -90,11 +125,3 @@ def check_positive(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise ConfigurationError(f"{name} = {value!r}", "a finite number > 0", "Pass one number.")
     return float(value)
-
-
-def as_float(count: int) -> float:
-    """A count of releases as a float; infinity where it has no float (a history nobody can make, priced as such)."""
-    try:
-        return float(count)
-    except OverflowError:
-        return math.inf

@@ -27,7 +27,7 @@ RELATIVE_ERROR = 1e-9  # of epsilon and delta: root finding and rounding; each b
 
 def gaussian_mu(terms: Iterable[SampledGaussian]) -> float:
     """mu = sqrt(sum of count / sigma^2) of Gaussian releases; may be infinite, where sigma is next to nothing."""
-    return math.hypot(*(math.sqrt(base.as_float(term.count)) / term.noise_multiplier for term in terms))
+    return math.hypot(*(math.sqrt(term.count) / term.noise_multiplier for term in terms))
 
 
 def log_delta(mu: float, y: float) -> float:

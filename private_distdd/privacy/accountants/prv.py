@@ -17,10 +17,11 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from private_distdd.privacy.accountants import base
+from private_distdd.privacy.accountants import base, dots
 from private_distdd.privacy.accountants.base import Bracket
 from private_distdd.privacy.accountants.gdp import GDP, gaussian_mu
-from private_distdd.privacy.accountants.loss import AddLoss, Array, GaussianLoss, Loss, RemoveLoss
+from private_distdd.privacy.accountants.loss import AddLoss, GaussianLoss, Loss, RemoveLoss
+from private_distdd.privacy.accountants.profile import Profile
 from private_distdd.privacy.accountants.rdp import RDP, tail_bound
 from private_distdd.privacy.events import Event, SampledGaussian
 
@@ -30,12 +31,14 @@ Direction = Literal["remove", "add"]
 MAX_POINTS = 2**22
 MAX_LOSS = 700.0  # e^700 is still a float64
 MAX_NOISE = 1e100  # its square is still a float64
+MAX_WORK = 2**23  # different mechanisms times points: some 5 s
 CHECKED_EPSILON = 10.0  # above it, prv-accountant 0.2.0 brackets the wrong numbers
-CHECKED_POINTS = 2**21  # prv-accountant computes in extended precision, slowly: past this, minutes
+CHECKED_POINTS = 2**21  # past this there is no cross-check
+CHECKED_WORK = 2**18  # mechanisms times points of prv-accountant, which computes in extended precision: 2 s
 
 
 class _UnservedError(Exception):
-    """The numbers asked for are beyond this accountant: RDP serves, and says why."""
+    """The grid asked for is beyond this accountant: another bound serves, and the note says why."""
 
 
 @dataclass(frozen=True)
@@ -46,40 +49,20 @@ class _Grid:
     step: float
 
 
-@dataclass(frozen=True, eq=False)
-class _Profile:
-    """delta as a function of epsilon for one direction, on the points `first + i * step`.
-
-    delta[i]: E[(1 - e^(t_i - Y))_+], non-increasing.  weight[i]: E[e^(t_i - Y); Y >= t_i].  rounding: what float64
-    may have moved any delta by.
-    """
-
-    first: float
-    step: float
-    delta: Array
-    weight: Array
-    rounding: float
-
-    def epsilon_at(self, delta: float) -> float:
-        """The epsilon (possibly negative; at least `first`) where the profile passes `delta`, exact between points."""
-        above = len(self.delta) - int(np.searchsorted(self.delta[::-1], delta, side="right"))
-        if above == 0:
-            return self.first
-        return self.first + above * self.step + math.log1p((self.delta[above] - delta) / self.weight[above])
-
-    def delta_at(self, epsilon: float) -> float:
-        """The profile at `epsilon`, exact between points."""
-        index = max(0, math.ceil((epsilon - self.first) / self.step))
-        if index >= len(self.delta):
-            return 0.0
-        return float(self.delta[index] - self.weight[index] * math.expm1(epsilon - self.first - index * self.step))
-
-
 def _with_one_gaussian(terms: Terms) -> Terms:
     """The terms with all releases of sample_rate 1 replaced by the one Gaussian release that equals them."""
     mu = gaussian_mu(term for term in terms if term.sample_rate == 1)
+    if mu > MAX_NOISE:
+        raise _UnservedError("the predicted domain is infinite")
     sampled = tuple(term for term in terms if term.sample_rate < 1)
     return (*sampled, SampledGaussian(1 / mu, 1.0)) if mu >= 1e-300 else sampled
+
+
+def _reach(terms: Terms, delta_error: float) -> float:
+    """A loss that one release exceeds with at most delta_error / 16 / releases, and all with delta_error / 8."""
+    each = delta_error / 16 / sum(term.count for term in terms)
+    single = max(tail_bound((SampledGaussian(term.noise_multiplier, term.sample_rate),), each) for term in terms)
+    return max(single, tail_bound(terms, delta_error / 8))
 
 
 def _grid(terms: Terms, eps_error: float, delta_error: float) -> _Grid:
@@ -94,16 +77,12 @@ def _grid(terms: Terms, eps_error: float, delta_error: float) -> _Grid:
     """
     if max(term.noise_multiplier for term in terms) > MAX_NOISE:
         raise _UnservedError(f"a noise multiplier beyond {MAX_NOISE:g}")
-    releases = sum(base.as_float(term.count) for term in terms)
+    releases = sum(term.count for term in terms)
     finest = eps_error / math.sqrt(releases / 2 * math.log(12 / delta_error))
     if not finest >= 1e-300:
         raise _UnservedError("the predicted grid has no step")
     step = 2.0 ** math.floor(math.log2(finest))
-    single = max(
-        tail_bound((SampledGaussian(term.noise_multiplier, term.sample_rate),), delta_error / 16 / releases)
-        for term in terms
-    )
-    reach = max(single, tail_bound(terms, delta_error / 8)) + eps_error + releases * step / 2
+    reach = _reach(terms, delta_error) + eps_error + releases * step / 2
     if not reach <= MAX_LOSS:
         raise _UnservedError(f"the predicted domain reaches losses beyond {MAX_LOSS:.0f}")
     half = reach / step
@@ -111,6 +90,8 @@ def _grid(terms: Terms, eps_error: float, delta_error: float) -> _Grid:
     points = 2 * math.ceil(half / 2**exponent) * 2**exponent  # 4 to 8 times a power of 2: sizes that FFTs like
     if points > MAX_POINTS:
         raise _UnservedError(f"the predicted domain of {points} points is beyond {MAX_POINTS}")
+    if points * len(terms) > MAX_WORK:
+        raise _UnservedError(f"{len(terms)} mechanisms on a domain of {points} points are beyond {MAX_WORK}")
     return _Grid(points, step)
 
 
@@ -153,10 +134,9 @@ def _power(transform: NDArray[np.complex128], count: int) -> NDArray[np.complex1
 
 
 @lru_cache(maxsize=2)  # both directions of one history: its whole curve is then composed once
-def _profile(terms: Terms, direction: Direction, grid: _Grid) -> _Profile:
+def _profile(terms: Terms, direction: Direction, grid: _Grid) -> Profile:
     """Composes the losses of `terms` by one product of Fourier transforms, and integrates the tails."""
     from scipy.fft import irfft
-    from scipy.signal import lfilter
 
     product: NDArray[np.complex128] | None = None
     shift = 0.0
@@ -167,16 +147,10 @@ def _profile(terms: Terms, direction: Direction, grid: _Grid) -> _Profile:
         shift += term.count * shift_of_one
     before_zero = grid.points // 2 - 1
     mass = np.maximum(np.roll(irfft(product, n=grid.points), before_zero), 0.0)
-    # Sums from the top down, of non-negative terms only: weight[i] = mass[i] + e^-h weight[i+1], and
-    # delta[i] = delta[i+1] + (1 - e^-h) weight[i+1].  Nothing cancels and nothing overflows.
-    weight = lfilter([1.0], [1.0, -math.exp(-grid.step)], mass[::-1])
-    delta = np.concatenate([[0.0], np.cumsum(weight[:-1]) * -math.expm1(-grid.step)])
-    # A Fourier coefficient f is wrong by about (machine epsilon) log2(points), so f^n by n times that; the error of
-    # any sum of masses follows by Cauchy and Schwarz.
+    # A Fourier coefficient f is wrong by about (machine epsilon) log2(points), so f^n by n times that.
     releases = sum(term.count for term in terms)
     relative = float(np.finfo(np.float64).eps) * math.log2(grid.points) * releases
-    rounding = relative * math.sqrt(grid.points * float(np.sum(mass * mass)))
-    return _Profile(shift - before_zero * grid.step, grid.step, delta[::-1], weight[::-1], rounding)
+    return Profile.of_mass(mass, shift - before_zero * grid.step, grid.step, relative)
 
 
 @dataclass(frozen=True)
@@ -194,9 +168,10 @@ class PRV:
 
     Formal guarantee: that of `Accountant`, up to float64 rounding (an estimate of which is added to delta), and
     `bracket(...).lower` is a lower bound for the pair of distributions that the events describe.  Histories with only
-    sample_rate 1 are served by `GDP`, exactly.  Where the predicted grid passes 2^22 points, or losses of 700, `RDP`
-    serves, and the note says so.  That is decided by the events, delta and eps_error alone, never by time or load, so
-    everybody who recomputes a bill gets the same one.
+    sample_rate 1 are served by `GDP`, exactly.  Where the predicted grid passes 2^22 points (2^23, summed over
+    different mechanisms), or losses of 700, the smaller bound of `RDP` and of `dots` serves, and the note says so.
+    That is decided by the events, delta and eps_error alone, never by time or load, so everybody who recomputes a bill
+    gets the same one.
     """
 
     eps_error: float | None = None
@@ -241,11 +216,11 @@ class PRV:
         try:
             profiles = _profiles(terms, error, 1e-12)
         except _UnservedError:
-            return RDP().delta(terms, epsilon)
+            return min(RDP().delta(terms, epsilon), dots.upper_delta(terms, epsilon), dots.chance_of_any_coin(terms))
         return min(1.0, max(p.delta_at(epsilon - error) + p.rounding + 1e-12 for p in profiles.values()))
 
 
-def _profiles(terms: Terms, eps_error: float, delta_error: float) -> dict[Direction, _Profile]:
+def _profiles(terms: Terms, eps_error: float, delta_error: float) -> dict[Direction, Profile]:
     merged = _with_one_gaussian(terms)
     grid = _grid(merged, eps_error, delta_error)
     return {"remove": _profile(merged, "remove", grid), "add": _profile(merged, "add", grid)}
@@ -259,8 +234,7 @@ def _bracket(terms: Terms, delta: float, eps_error: float, cross_check: bool) ->
         if any(p.rounding + delta_error >= delta / 2 for p in profiles.values()):
             raise _UnservedError("rounding would dominate at so small a delta")
     except _UnservedError as reason:
-        served = RDP().bracket(terms, delta)
-        return Bracket(served.lower, served.estimate, served.upper, f"RDP serves: {reason}")
+        return _upper(terms, delta, str(reason))
     lower = max(p.epsilon_at(delta + delta_error + p.rounding) - eps_error for p in profiles.values())
     estimates = {direction: p.epsilon_at(delta) for direction, p in profiles.items()}
     upper = max(p.epsilon_at(delta - delta_error - p.rounding) + eps_error for p in profiles.values())
@@ -270,19 +244,44 @@ def _bracket(terms: Terms, delta: float, eps_error: float, cross_check: bool) ->
     return _cross_checked(ours, estimates["remove"], _with_one_gaussian(terms), delta, eps_error)
 
 
+def _upper(terms: Terms, delta: float, reason: str) -> Bracket:
+    """The best bound that needs no fine grid; `lower` is 0."""
+    if dots.chance_of_any_coin(terms) <= delta:
+        return Bracket(0.0, 0.0, 0.0, f"no coin may have fallen: {reason}")
+    by_dots, by_rdp = dots.upper_epsilon(terms, delta), RDP().bracket(terms, delta).upper
+    upper, served = min((by_rdp, "RDP serves"), (by_dots, "connected dots serve"))
+    return Bracket(0.0, upper, upper, f"{served}: {reason}")
+
+
 def _cross_checked(ours: Bracket, removal: float, terms: Terms, delta: float, eps_error: float) -> Bracket:
     """`ours` confirmed by Microsoft's accountant, or widened to hold both and annotated."""
+    too_large = Bracket(ours.lower, ours.estimate, ours.upper, "not cross-checked: the grid is too large")
     if _grid(terms, eps_error, delta / 1000).points > CHECKED_POINTS:
-        return Bracket(ours.lower, ours.estimate, ours.upper, "not cross-checked: the grid is too large")
-    # First on a grid four times as coarse, for its time: estimates converge far faster than bounds.  Only where that
-    # disagrees does the fine grid decide.
-    for coarseness in (4, 1):
+        return too_large
+
+    def ask(coarseness: int) -> tuple[float, float, float] | None:
         try:
-            lower, estimate, upper = _microsoft(terms, delta, coarseness * eps_error)
-        except (ArithmeticError, AssertionError, IndexError, RuntimeError, ValueError) as error:
-            return Bracket(ours.lower, ours.estimate, ours.upper, f"not cross-checked: {type(error).__name__}")
-        if abs(max(0.0, estimate) - max(0.0, removal)) <= 2 * eps_error:
-            return ours
+            return _microsoft(terms, delta, coarseness * eps_error)
+        except _UnservedError:
+            return None
+
+    def agrees(found: tuple[float, float, float]) -> bool:
+        return abs(max(0.0, found[1]) - max(0.0, removal)) <= 2 * eps_error
+
+    # On a grid four times as coarse, for its time, or on the next coarser one that is not too much work: estimates
+    # converge far faster than bounds.  Only where the first disagrees does the fine grid decide; the last is too coarse
+    # to accuse anybody.
+    try:
+        coarseness, found = next(((c, answer) for c in (4, 16, 64) if (answer := ask(c))), (64, None))
+        if found and coarseness == 4 and not agrees(found):
+            found = ask(1) or found
+    except (ArithmeticError, AssertionError, IndexError, RuntimeError, ValueError) as error:
+        return Bracket(ours.lower, ours.estimate, ours.upper, f"not cross-checked: {type(error).__name__}")
+    if found is None or (coarseness == 64 and not agrees(found)):
+        return too_large
+    if agrees(found):
+        return ours
+    lower, estimate, upper = found
     note = f"prv-accountant says {estimate:.4g}, Opacus's numerics {removal:.4g} for removal: the larger is reported"
     return Bracket(min(ours.lower, max(0.0, lower)), max(ours.estimate, estimate), max(ours.upper, upper), note)
 
@@ -306,18 +305,22 @@ def _microsoft(terms: Terms, delta: float, eps_error: float) -> tuple[float, flo
 def _microsoft_composer(
     mechanisms: tuple[tuple[float, float], ...], most: tuple[int, ...], eps_error: float, delta_error: float
 ) -> Any:
-    """What `PRVAccountant.__init__` of prv-accountant 0.2.0 sets up, with exact means.
+    """What `PRVAccountant.__init__` of prv-accountant 0.2.0 sets up, with exact means, and with our domain.
 
-    Its own quadrature of the mean, over twelve fixed points, is the part that fails (its issue 36: wrong by .02 at
-    q = .12, sigma = .8, 9 releases, and an exception on finer grids); a fix was merged, and never released.
+    Its own search for the domain takes up to a second a mechanism, however few the points.  Its own quadrature of the
+    mean, over twelve fixed points, is the part that fails (its issue 36: wrong by .02 at q = .12, sigma = .8, 9
+    releases, and an exception on finer grids); a fix was merged, and never released.
     """
-    from prv_accountant import PoissonSubsampledGaussianMechanism, accountant, composers, discretisers
+    from prv_accountant import PoissonSubsampledGaussianMechanism, composers, discretisers
     from prv_accountant.domain import Domain
     from prv_accountant.privacy_random_variables import GaussianMechanism, PrivacyRandomVariableTruncated
 
     losses = [GaussianMechanism(s) if q == 1 else PoissonSubsampledGaussianMechanism(q, s) for s, q in mechanisms]
-    reach = accountant.compute_safe_domain_size(losses, most, eps_error, delta_error)
+    terms = tuple(SampledGaussian(s, q, count) for (s, q), count in zip(mechanisms, most, strict=True))
+    reach = max(_reach(terms, delta_error), eps_error) + 3
     step = eps_error / math.sqrt(sum(most) / 2 * math.log(12 / delta_error))
+    if not len(losses) * 2 * reach / step <= CHECKED_WORK:
+        raise _UnservedError("the grid of prv-accountant is too large")
     domain = Domain.create_aligned(-reach, reach, step)
     discrete = []
     for loss, (sigma, q) in zip(losses, mechanisms, strict=True):
