@@ -27,6 +27,8 @@ ARGUMENTS = 64  # of one registered model
 ARGUMENT_LENGTH = 256  # characters of a text, or items of a list
 ARGUMENT_SIZE = 1 << 20  # magnitude of a number
 DEPTH, WIDTH = 64, 1 << 14  # of the registered networks
+EXAMPLES = 10**9 - 1  # of one class, over all clients: numpy draws from no more without replacement
+VALUE = 1e15  # magnitude of a message's values, in units of C / b with privacy: what is larger overflows when matched
 NETWORKS = 1 << 12  # of one query
 STEPS = 1 << 20  # of a client's own distillation, without privacy
 

@@ -588,6 +588,28 @@ def test_releases_of_earlier_versions_still_verify(name: str, tmp_path: Path) ->
     assert Release(release.dataset, worse, release.ledgers).failures()
 
 
+def test_a_card_of_another_version_may_promise_less_never_more(private: Release) -> None:
+    """Accountants get tighter: an old card whose bounds are higher than today's is still true."""
+
+    def failures(version: str, part: str, change: float, note: str = "") -> list[str]:
+        card = json.loads(json.dumps(private.card))
+        card["versions"]["private-distdd"] = version
+        for name in ("prv", "epsilon") if part == "claim" else ("rdp",):
+            card["clients"]["ann"][part][name] += change
+        card["clients"]["ann"][part]["note"] += note
+        return Release(private.dataset, card, private.ledgers).failures()
+
+    here = private.card["versions"]["private-distdd"]
+    for part in ("claim", "spent", "so_far"):
+        assert failures("0.1.0", part, 0.01, "RDP serves") == []
+        assert failures("0.1.0", part, -0.01) != []
+        assert failures(here, part, 0.01) != []
+        assert failures(here, part, 0.0, "otherwise") != []
+    card = json.loads(json.dumps(private.card)) | {"versions": {**private.card["versions"], "private-distdd": "0.1.0"}}
+    card["clients"]["ann"]["charges"] += 1
+    assert Release(private.dataset, card, private.ledgers).failures()
+
+
 def test_other_images_under_the_same_card(folder: Path, private: Release) -> None:
     images = private.dataset.images.clone()
     images[0, 0, 0, 0] = 1e30

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,12 @@ from torch import Tensor
 from private_distdd.data.datasets import DatasetInfo, ImageDataset, image_shape_of
 from private_distdd.errors import ConfigurationError, DataError
 
+_log = logging.getLogger("private_distdd")
+
 FORMAT = "private_distdd.synthetic/1"
 _MOSAICS = "private_distdd.synthetic/2"  # a reader of 1 would take mosaics for whole images
 _DTYPES = {"images": torch.float32, "labels": torch.int64, "mean": torch.float64, "std": torch.float64}
+LARGEST_PIXEL = 1e6  # of S, on the normalised scale: beyond it, it is no image
 _GAP = 2  # pixels between the pictures of the preview
 _SHOWN = 48  # a picture of the preview is at least this wide and high, in pixels
 _LARGEST_PICTURE = 1 << 26  # pixels up to which images are enlarged
@@ -68,6 +72,18 @@ def mosaic(images: Tensor, partition: int) -> Tensor:
         count // partition**2, partition, partition, channels, height // partition, width // partition
     )
     return parts.permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, height, width)
+
+
+def presentable(images: Tensor) -> Tensor:
+    """Images as a release can hold them, on the CPU: NaN becomes 0, and no value is beyond a magnitude of 10^6.
+
+    What has been paid for is released whatever messages did to S; only a matching that diverged gets this far.
+    """
+    own = images.detach().cpu()
+    shown = own.nan_to_num(0.0).clamp(-LARGEST_PIXEL, LARGEST_PIXEL)
+    if not torch.equal(own, shown):
+        _log.warning("S diverged: NaN and values beyond %g are cut, and of no use", LARGEST_PIXEL)
+    return shown
 
 
 class SyntheticDataset(ImageDataset):

@@ -47,6 +47,12 @@ def _require_text(name: str, value: object, most: int) -> str:
     return value
 
 
+def _json_object(name: str, value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise QueryRefusedError(f"{name} = {value!r}", "a JSON object", "Correct it.")
+    return value
+
+
 def message_id(run_id: str, server_round: int) -> str:
     """The name of one message in a client's ledger; of constant length within a run."""
     return f"{run_id}:{server_round:06d}"
@@ -208,7 +214,7 @@ class Query:
                 header["run_id"],
                 header["server_round"],
                 header["statistic"],
-                dict(header["arguments"]),
+                _json_object("arguments", header["arguments"]),
                 tensors,
                 plan,
                 batch,

@@ -118,7 +118,9 @@ class LocalDistillations:
         require_count("steps", arguments["steps"], "200 is usual.", at_most=STEPS)
         require_count("seed", arguments["seed"], "Any whole number from 0 on.", at_least=0, at_most=2**63 - 1)
         for name, least in (("rate", 0.0), ("smoothness", math.nextafter(0, -1))):
-            require_number(name, arguments[name], least, math.inf, "a finite number, not negative", "0.1 is usual.")
+            require_number(
+                name, arguments[name], least, 1e30, "a number of at most 1e30, not negative", "0.1 is usual."
+            )
         self._arguments, self._info, self._device = arguments, info, device
         self.num_groups = sum(_counts(arguments, info))
         self.dimension = int(torch.Size(info.image_shape).numel())
@@ -152,8 +154,8 @@ class LocalDistillations:
             self._info,
             partition=asked["partition"],
             steps=asked["steps"],
-            rate=asked["rate"],
-            smoothness=asked["smoothness"],
+            rate=float(asked["rate"]),
+            smoothness=float(asked["smoothness"]),
             rng=rng,
         )
         return start.flatten(1).cpu(), torch.ones(len(start), dtype=torch.int64)

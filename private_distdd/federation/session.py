@@ -14,6 +14,7 @@ from torch import Tensor
 from private_distdd.errors import CheckpointError, QueryRefusedError
 from private_distdd.federation.messages import Message, Query, Refusal, Run
 from private_distdd.federation.transport import Transport, ask, enroll
+from private_distdd.limits import EXAMPLES, VALUE
 from private_distdd.privacy.accountants import epsilon
 from private_distdd.privacy.events import SampledGaussian
 from private_distdd.privacy.ledger import Pin, Sealed, parse
@@ -129,9 +130,7 @@ class Session:
             if client_id not in self.active:
                 continue
             reply = ask(self._transport, client_id, query(client_id))
-            if isinstance(reply, Message) and (
-                reply.values.shape != shape(client_id) or (reply.counts is None) == (self.run.plan is None)
-            ):
+            if isinstance(reply, Message) and not self._usable(reply, shape(client_id)):
                 reply = Refusal("failed")
             if isinstance(reply, Refusal):
                 _log.warning("client %s leaves the run: %s", client_id, reply.code)
@@ -140,6 +139,14 @@ class Session:
             self.answered[client_id] += 1
             messages.append(reply)
         return messages
+
+    def _usable(self, message: Message, shape: tuple[int, int]) -> bool:
+        """Has it the form that was asked for, with values and counts that cannot end the run for all others?"""
+        plan, counts = self.run.plan, message.counts
+        scale = 1.0 if plan is None else plan.max_grad_norm / plan.divisor
+        fair = counts is None or bool(((counts >= 0) & (counts <= EXAMPLES // len(self._transport.client_ids))).all())
+        large = message.values.numel() and float(message.values.abs().max()) > VALUE * scale
+        return message.values.shape == shape and (counts is None) == (plan is not None) and fair and not large
 
     def class_counts(self, server_round: int) -> dict[str, list[int]]:
         """Without privacy, one query: how many examples of each class the clients hold, by client."""

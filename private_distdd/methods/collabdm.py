@@ -16,7 +16,7 @@ from torch import Tensor
 
 from private_distdd.checkpoint import Checkpoint, Field, Form, is_part, is_whole, prototypes
 from private_distdd.data.datasets import DatasetInfo
-from private_distdd.data.synthetic import SyntheticDataset, require_partition
+from private_distdd.data.synthetic import SyntheticDataset, presentable, require_partition
 from private_distdd.embeddings import ClassEmbeddings, EmbeddingSpec, class_means, match_means
 from private_distdd.errors import ConfigurationError, QueryRefusedError
 from private_distdd.federation.aggregators import require_aggregator
@@ -367,7 +367,7 @@ class _Matching:
         method, session = self.method, self.session
         accounts = session.accounts()
         return build_release(
-            SyntheticDataset(self.images.detach().cpu(), self.labels, self.info, self.parts),
+            SyntheticDataset(presentable(self.images), self.labels, self.info, self.parts),
             session.run,
             accounts.ledgers,
             method="CollabDM",

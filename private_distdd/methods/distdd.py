@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from private_distdd.checkpoint import Checkpoint, Field, Form, is_part, is_whole, prototypes
 from private_distdd.data.datasets import DatasetInfo
-from private_distdd.data.synthetic import SyntheticDataset
+from private_distdd.data.synthetic import SyntheticDataset, presentable
 from private_distdd.errors import ConfigurationError
 from private_distdd.federation.aggregators import require_aggregator
 from private_distdd.federation.client import Client
@@ -26,6 +26,7 @@ from private_distdd.federation.session import RoundRecord, allocate, stack
 from private_distdd.federation.statistics import GRANULARITIES, private_statistic
 from private_distdd.federation.transport import Transport
 from private_distdd.gradients import group_gradients, loss_sum
+from private_distdd.limits import EXAMPLES
 from private_distdd.matching import DISTANCES, parameter_shapes
 from private_distdd.methods.opening import Opened, open_run, public_rng
 from private_distdd.models import ModelSpec
@@ -40,7 +41,6 @@ SCHEDULES = ("constant", "cosine")
 NETWORK_UPDATES = ("synthetic", "aggregated")
 INITIALIZATIONS = ("noise", "real")
 DEFAULT_BATCH_PER_CLASS = 64
-MOST_EXAMPLES = 10**9 - 1  # of one class, over all clients: numpy draws from no more without replacement
 
 
 @dataclass(frozen=True)
@@ -273,8 +273,8 @@ class DistDD:
             rows = list(value.values())
             if not all(isinstance(row, list) and len(row) == info.num_classes for row in rows):
                 return False
-            fair = all(is_whole(count, 0, MOST_EXAMPLES) for row in rows for count in row)
-            return fair and all(sum(column) <= MOST_EXAMPLES for column in zip(*rows, strict=True))
+            fair = all(is_whole(count, 0, EXAMPLES) for row in rows for count in row)
+            return fair and all(sum(column) <= EXAMPLES for column in zip(*rows, strict=True))
 
         def state(progress: Mapping[str, Any]) -> dict[str, Tensor]:
             tensors = {**prototypes(images=shape), **network}
@@ -562,7 +562,7 @@ class _Distillation:
         method, session = self.method, self.session
         accounts = session.accounts()
         return build_release(
-            SyntheticDataset(self.images.detach().cpu(), self.labels, self.info),
+            SyntheticDataset(presentable(self.images), self.labels, self.info),
             session.run,
             accounts.ledgers,
             method="DistDD",

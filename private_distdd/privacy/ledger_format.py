@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
+import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
@@ -73,7 +73,7 @@ class Budget:
     delta: float
 
     def __post_init__(self) -> None:
-        for name, value, most in (("epsilon", self.epsilon, math.inf), ("delta", self.delta, 1.0)):
+        for name, value, most in (("epsilon", self.epsilon, sys.float_info.max), ("delta", self.delta, 1.0)):
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < most:
                 raise ConfigurationError(
                     f"{name} = {value!r}", f"0 < {name} < {most:g}", "For no limit, give no budget at all."

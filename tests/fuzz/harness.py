@@ -11,10 +11,9 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from private_distdd import errors
-from private_distdd.errors import NotPrivateWarning, PrivateDistDDError
+from private_distdd.errors import ComputationError, NotPrivateWarning, PrivateDistDDError
 from private_distdd.privacy.ledger import Ledger
 
 SECONDS = 20  # of processor time a case, which does not depend on what else runs; a usual case takes 20 milliseconds
@@ -88,8 +87,7 @@ def answered(ledger: Ledger, call: Callable[[], Result]) -> Result | PrivateDist
         raise
     if isinstance(result, PrivateDistDDError) and len(ledger.events) != before:
         cause = result.__cause__ or result.__context__
-        # The integrator's name for it; the library's errors as they stood before have none.
-        if type(result) is not getattr(errors, "ComputationError", None):
+        if type(result) is not ComputationError:
             raise Finding("charged without a message", result) from result
         if isinstance(cause, TypeError | ValueError | LookupError | AttributeError | ArithmeticError):
             raise Finding("charged for a query that could have been refused", cause) from result
@@ -140,10 +138,3 @@ def bounded() -> Iterator[None]:
 def _peak() -> int:
     """The most memory this process ever had, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def supported(maker: Callable[..., Any], **arguments: Any) -> dict[str, Any]:
-    """Those of the arguments that the maker has: the fuzzers run on releases of before and after a change, too."""
-    import inspect
-
-    return {name: value for name, value in arguments.items() if name in inspect.signature(maker).parameters}

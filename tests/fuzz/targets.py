@@ -33,6 +33,7 @@ from private_distdd.errors import CheckpointError, DataError, PrivateDistDDError
 from private_distdd.federation.client import Client
 from private_distdd.federation.messages import Enrolment, Message, Query, Refusal, Run
 from private_distdd.federation.transport import InProcess
+from private_distdd.limits import GIB, ComputeLimits
 from private_distdd.methods.collabdm import CollabDM
 from private_distdd.methods.distdd import DistDD
 from private_distdd.models import ModelSpec
@@ -43,7 +44,7 @@ from private_distdd.release import Release, verify_folder
 from private_distdd.reporting.card import render_card
 from private_distdd.storage import unpack
 
-from .harness import Finding, answered, bounded, outcome, succeeds, supported, unchanged
+from .harness import Finding, answered, bounded, outcome, succeeds, unchanged
 from .mutate import byte_edits, dump, edited, edited_bytes, edited_tensors, envelope, record_edits, tensor_edits
 
 INFO = DatasetInfo("tiny", 2, (1, 8, 8))
@@ -112,12 +113,8 @@ def images(seed: int) -> ImageDataset:
 
 def client(name: str = "a", ledger: Ledger | None = None) -> Client:
     """Answers with and without privacy, with an owner's limits that suit these tests."""
-    more: dict[str, Any] = supported(Client, allow_without_privacy=True)
-    with contextlib.suppress(ImportError):
-        from private_distdd.limits import GIB, ComputeLimits
-
-        more |= supported(Client, limits=ComputeLimits(memory=GIB, work=1e8))
-    return Client(name, images(NAMES.index(name)), ledger, **more)
+    limits = ComputeLimits(memory=GIB, work=1e8)
+    return Client(name, images(NAMES.index(name)), ledger, allow_without_privacy=True, limits=limits)
 
 
 # Messages: bytes in

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from private_distdd.errors import ConfigurationError
 from private_distdd.privacy.accountants import base
 from private_distdd.privacy.accountants.rdp import Orders, composed, conversion
 from private_distdd.privacy.events import Event
@@ -19,7 +20,7 @@ class RdpFilter:
 
     Args:
         budget_epsilon: finite, > 0.
-        delta: in (0, 1).
+        delta: in [1e-300, 1).
 
     Raises:
         ConfigurationError: an argument is outside its range.
@@ -47,7 +48,8 @@ class RdpFilter:
 
     def __post_init__(self) -> None:
         base.check_positive("budget_epsilon", self.budget_epsilon)
-        base.check_delta(self.delta)
+        if base.check_delta(self.delta) < 1e-300:  # its share of one order must be a number, too
+            raise ConfigurationError(f"delta = {self.delta!r}", "1e-300 <= delta < 1", "1e-5 is usual.")
 
     @property
     def orders(self) -> Orders:
@@ -56,11 +58,11 @@ class RdpFilter:
         There, with divergence a * rho at order a and l = log(1/delta), epsilon = rho + 2 sqrt(rho l) at the order
         1 + sqrt(l / rho), so sqrt(rho) = sqrt(l + epsilon) - sqrt(l).  Orders above 11 are whole, and at most 1024.
         """
-        log_term = math.log(1 / self.delta)
+        log_term = -math.log(self.delta)
         root_rho = self.budget_epsilon / (math.sqrt(log_term + self.budget_epsilon) + math.sqrt(log_term))
         best = math.sqrt(log_term) / root_rho
         orders = [1 + best * 2 ** (step / 2) for step in range(-3, 3)]
-        return tuple(order if order < 11 else float(min(round(order), 1024)) for order in orders)
+        return tuple(order if order < 11 else float(round(min(order, 1024))) for order in orders)
 
     def affords(self, spent: Iterable[Event], event: Event) -> bool:
         """Whether releasing `event` after the events `spent` (all of them, in any order) keeps the guarantee."""
