@@ -149,7 +149,7 @@ def replay_client(
     run = Run("replay", info, plan)
     findings, worst = [], 0.0
 
-    group, blocks = question.group(label, info), question.blocks(info)
+    (_, group), blocks = question.row(image, label, info), question.blocks(info)
 
     def messages(images: Tensor, labels: Tensor) -> list[Tensor]:
         client = make("audited", ImageDataset(images, labels, info), randomness=InsecureRandomness(seed))
@@ -175,7 +175,7 @@ def replay_client(
             if not torch.equal(moved, told[2] - told[3]):
                 findings.append(f"{where}: it moves the message otherwise than it does alone")
             if name == "honest":
-                row = question.row(own[0], label, info)
+                row, _ = question.row(own[0], label, info)
                 row = row / max(1.0, float(row.norm()))
                 findings += [
                     f"{where}: block {block!r} is not moved by its part of the clipped row"

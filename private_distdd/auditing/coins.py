@@ -125,17 +125,17 @@ def client_coin_check(
     tests: list[Test] = []
     total = 0
     for number, (kind, question) in enumerate(every_question(info).items()):
-        rows = [question.row(image, label, info) for label, image in enumerate(images)]
-        plan = PrivacyPlan(_LITTLE, q, max(float(row.norm()) for row in rows), 1.0, _CLIENT_ROUNDS, delta=1e-5)
+        rows, groups = question.rows(images, labels, info)
+        plan = PrivacyPlan(_LITTLE, q, float(rows.norm(dim=1).max()), 1.0, _CLIENT_ROUNDS, delta=1e-5)
         run = Run("coins", info, plan)
         client = make("audited", held, randomness=InsecureRandomness(3 * seed + number))
         client.enroll(run)
-        messages = [client.answer(question.query(run, i)).values.to(torch.float64) for i in range(_CLIENT_ROUNDS)]
-        known = torch.zeros(info.num_classes, *messages[0].shape, dtype=torch.float64)
-        for label, row in enumerate(rows):
-            known[label, question.group(label, info)] = row
-        matrix, sums = known.flatten(1).T.numpy(), torch.stack(messages).flatten(1).T.numpy()
-        found = np.linalg.lstsq(matrix, sums, rcond=None)[0].T
+        asked = (client.answer(question.query(run, i)).values for i in range(_CLIENT_ROUNDS))
+        messages = torch.stack([values.to(torch.float64) for values in asked])
+        known = torch.zeros(info.num_classes, *messages.shape[1:], dtype=torch.float64)
+        known[labels, groups] = rows
+        known, sums = known.flatten(1), messages.flatten(1)
+        found = torch.linalg.solve(known @ known.T, known @ sums.T).T.numpy()
         counts = np.clip(np.rint(found), 0, _COPIES).astype(np.int64)
         if np.abs(found - counts).max() > 0.1:
             tests.append((f"{kind}: a message is no sum of whole examples", 0.0))

@@ -102,13 +102,18 @@ def _own(seed: int, count: int) -> Iterator[tuple[str, NDArray[Any]]]:
     yield "a key hashed from it", stream.rounded_normals((count,), 2.0**20)[:_REACH]
 
 
-@functools.lru_cache(maxsize=2)
-def _guesses(seeds: tuple[int, ...], count: int) -> tuple[list[str], NDArray[np.float32]]:
-    """Names, and the streams' normals float32 [streams, 256]."""
+@functools.lru_cache(maxsize=4)
+def _guesses(seeds: tuple[int, ...], count: int) -> tuple[list[str], NDArray[np.float32], NDArray[np.float32]]:
+    """Names, the streams' normals float32 [streams, 256], and the lengths of their centred windows [streams, 193]."""
     found = [(f"{name}, seed {seed}", values) for seed in seeds for name, values in _common(seed)]
     few = seeds[: max(1, _NORMALS // count)]
     found += [(f"{name}, seed {seed}", values) for seed in few for name, values in _own(seed, count)]
-    return [name for name, _ in found], np.stack([values for _, values in found]).astype(np.float32)
+    streams = np.stack([values for _, values in found]).astype(np.float32)
+    sums, squares = (
+        np.cumsum(np.pad(streams.astype(np.float64) ** power, ((0, 0), (1, 0))), axis=1) for power in (1, 2)
+    )
+    sums, squares = (total[:, _WINDOW:] - total[:, :-_WINDOW] for total in (sums, squares))
+    return [name for name, _ in found], streams, np.sqrt(squares - sums**2 / _WINDOW).astype(np.float32)
 
 
 def reproduced(noise: Tensor, public: Sequence[int] = ()) -> list[tuple[int, str]]:
@@ -127,7 +132,9 @@ def reproduced(noise: Tensor, public: Sequence[int] = ()) -> list[tuple[int, str
     """
     if noise.shape[1] < _WINDOW or noise.numel() < _REACH:
         raise DataError(f"noise {list(noise.shape)}", "64 columns or more, 256 values or more", "Ask a wider question.")
-    names, streams = _guesses((*public, *_SEEDS), noise.numel())
+    parts = [_guesses(tuple(seeds), noise.numel()) for seeds in (public, _SEEDS) if seeds]
+    names = [name for part in parts for name in part[0]]
+    streams, lengths = np.concatenate([part[1] for part in parts]), np.concatenate([part[2] for part in parts])
     rows = noise[:, :_WINDOW].to(torch.float64).numpy()
     rows = rows - rows.mean(axis=1, keepdims=True)
     rows = (rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-300)).astype(np.float32)
@@ -137,7 +144,7 @@ def reproduced(noise: Tensor, public: Sequence[int] = ()) -> list[tuple[int, str
     largest = np.zeros((len(streams), len(rows)), dtype=np.float32)
     for offset in offsets:
         part = streams[:, offset : offset + _WINDOW]
-        np.maximum(largest, np.abs(part @ rows.T) / (part.std(axis=1) * _WINDOW**0.5)[:, None], out=largest)
+        np.maximum(largest, np.abs(part @ rows.T) / lengths[:, offset, None], out=largest)
     return [(int(row), names[stream]) for stream, row in np.argwhere(largest > bound)]
 
 

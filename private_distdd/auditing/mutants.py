@@ -38,7 +38,7 @@ from private_distdd.privacy.randomness import Randomness, Stream
 from private_distdd.privacy.spec import PrivacyPlan
 
 _STATISTICAL = 9  # gates that share the family-wise level
-_SMALL, _WIDTH = 50_000, 8  # values of a large message, and width of the clients' networks, where chunks play no part
+SMALL, _WIDTH = 50_000, 8  # values of a large message, and width of the clients' networks, where chunks play no part
 _INFO = DatasetInfo("noise", 40, (1, 8, 8), (0.5,), (0.5,))
 
 
@@ -138,7 +138,7 @@ def statistical_gates(
         large: values of the largest message; by default above all chunks where streams are broken.
     """
     each = alpha / _STATISTICAL
-    large = large or (_SMALL if mutant.stream is Stream else LARGE)
+    large = large or (SMALL if mutant.stream is Stream else LARGE)
     found, parts, make = [], mutant.parts, mutant.make
     whole, sampled = Setting(mechanism=mutant.messages), Setting(sample_rate=0.1, mechanism=mutant.messages)
     run = Setting(sample_rate=0.3, rounds=8, divisor=4.0, mechanism=mutant.messages)

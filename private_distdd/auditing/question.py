@@ -35,28 +35,27 @@ class Question:
         """The same question in one round of a run."""
         return Query(run.run_id, server_round, self.statistic, self.arguments, self.tensors, run.plan)
 
-    def row(self, image: Tensor, label: int, info: DatasetInfo) -> Tensor:
-        """One example's row before clipping, float64 [dimension].
+    def rows(self, images: Tensor, labels: Tensor, info: DatasetInfo) -> tuple[Tensor, Tensor]:
+        """Examples' rows before clipping, float64 [n, dimension], and the group each is summed into, int64 [n].
 
         Args:
-            image: float32 [C, H, W], normalised.
-            label: its class.
+            images: float32 [n, C, H, W], normalised; 64 of them at most.
+            labels: their classes, int64 [n].
             info: public constants.
         """
         statistic = private_statistic(self.statistic, self.arguments, self.tensors, info, "cpu")
-        (rows, _), *_ = statistic.rows(image[None], torch.tensor([label]))
-        return rows[0].to(torch.float64)
+        (rows, groups), *_ = statistic.rows(images, labels)
+        return rows[: len(labels)].to(torch.float64), groups
+
+    def row(self, image: Tensor, label: int, info: DatasetInfo) -> tuple[Tensor, int]:
+        """One example's row before clipping, float64 [dimension], and its group; see `rows`."""
+        rows, groups = self.rows(image[None], torch.tensor([label]), info)
+        return rows[0], int(groups[0])
 
     def shape(self, info: DatasetInfo) -> tuple[int, int]:
         """Groups and values a group of its messages."""
         statistic = private_statistic(self.statistic, self.arguments, self.tensors, info, "cpu")
         return statistic.num_groups, statistic.dimension
-
-    def group(self, label: int, info: DatasetInfo) -> int:
-        """The row of a message that an example of this label is summed into."""
-        statistic = private_statistic(self.statistic, self.arguments, self.tensors, info, "cpu")
-        (_, groups), *_ = statistic.rows(torch.zeros(1, *info.image_shape), torch.tensor([label]))
-        return int(groups[0])
 
     def blocks(self, info: DatasetInfo) -> Mapping[str, slice]:
         """The parts of a row that mean something of their own, by name: a tensor of the network, or a network, a count.
