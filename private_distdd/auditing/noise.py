@@ -73,8 +73,7 @@ def noise_check(setting: Setting, seed: int = 0, gate_alpha: float = GATE_ALPHA)
         for name, square, p in zip(names, squares, scale, strict=True)
         if not p >= level
     ]
-    with np.errstate(invalid="ignore"):
-        correlation = np.nan_to_num(np.corrcoef(values))
+    correlation = torch.corrcoef(torch.from_numpy(values)).nan_to_num(0.0).numpy()
     largest = 0.0
     bound = float(np.sqrt(stats.beta.isf(level, 0.5, _DIMENSION / 2 - 1)))  # r^2 of independent vectors
     for one, other in pairs:

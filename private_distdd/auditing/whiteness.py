@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import fft, special, stats
 
@@ -38,8 +39,8 @@ def scale(squares: Values, degrees: int | NDArray[np.int64], names: Sequence[str
 
 def pairs(rows: Values, names: Sequence[str]) -> Test:
     """The largest correlation of two of `rows`, [n, d], by Pearson's exact law for Gaussians."""
-    with np.errstate(invalid="ignore"):
-        r = np.abs(np.triu(np.nan_to_num(np.corrcoef(rows)), 1))
+    correlations = torch.corrcoef(torch.from_numpy(rows))  # by torch, which keeps to the threads that it was given
+    r = np.triu(correlations.abs().nan_to_num(0.0).numpy(), 1)
     one, other = divmod(int(np.argmax(r)), len(rows))
     p = float(stats.beta.sf(min(1.0, float(r[one, other]) ** 2), 0.5, rows.shape[1] / 2 - 1))
     count = len(rows) * (len(rows) - 1) // 2
