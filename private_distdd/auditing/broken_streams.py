@@ -72,6 +72,14 @@ class _Uniform(Stream):
         return np.rint(uniform * (math.sqrt(12) * standard_deviation)).astype(np.int64).reshape(shape)
 
 
+class _TailCut(Stream):
+    """No value is beyond 4.25 standard deviations."""
+
+    def rounded_normals(self, shape: tuple[int, ...], standard_deviation: float) -> NDArray[np.int64]:
+        end = math.floor(4.25 * standard_deviation)
+        return np.clip(super().rounded_normals(shape, standard_deviation), -end, end)
+
+
 class _RoundedUp(Stream):
     """One word more than q allows."""
 
@@ -97,6 +105,7 @@ STREAMS: tuple[tuple[str, type[Stream]], ...] = (
     ("Box-Muller's cosine used twice, signs apart", _CosineSigned),
     ("the counter starts again with each chunk", _StartsAgain),
     ("uniform noise", _Uniform),
+    ("noise without its tail", _TailCut),
     ("coins rounded up", _RoundedUp),
     ("the first example in every batch", _FirstAlways),
 )

@@ -56,6 +56,14 @@ def shape(values: Values) -> Test:
     return f"noise that is not Gaussian: its distribution is off by {distance:.4f}", bound
 
 
+def extreme(values: Values) -> Test:
+    """The largest size among `values`, [n], by its exact law, two-sided: a tail that is cut, or too heavy."""
+    largest = float(np.max(np.abs(values)))
+    below = len(values) * math.log1p(-2 * float(special.ndtr(-largest))) if largest > 0 else -math.inf
+    p = 2 * min(math.exp(below), -math.expm1(below))
+    return f"noise whose largest value is {largest:.3f} standard deviations", min(1.0, p)
+
+
 def lags(values: Values, what: str) -> Test:
     """The largest autocovariance of `values`, [n], over all lags: periods and neighbours that know one another.
 
@@ -80,12 +88,12 @@ def sizes(values: Values) -> Values:
 
 
 def whole(values: Values, what: str) -> Iterator[Test]:
-    """Scale by blocks of 16,384 values, shape, and all lags, of one flattened message, [n]."""
+    """Scale by blocks of 16,384 values, distribution, tail, and all lags, of one flattened message, [n]."""
     starts = np.arange(0, len(values), _BLOCK)
     lengths = np.diff(np.append(starts, len(values)))
     names = [f"{what}, values from {start:,} on" for start in starts]
     yield scale(np.add.reduceat(values**2, starts), lengths, names)
-    for text, p in (shape(values), lags(values, "noise"), lags(sizes(values), "sizes of noise")):
+    for text, p in (shape(values), extreme(values), lags(values, "noise"), lags(sizes(values), "sizes of noise")):
         yield f"{what}: {text}", p
 
 

@@ -33,6 +33,7 @@ MUST_BE_SEEN_BY = {
     "Box-Muller's cosine used twice, signs apart": "message_check",
     "the counter starts again with each chunk": "message_check",
     "uniform noise": "message_check",
+    "noise without its tail": "message_check",
     "round 1 takes everybody": "coin_check",
     "round 1 of a client takes everybody": "client_coin_check",
     "the first example in every batch": "coin_check",

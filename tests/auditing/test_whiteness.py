@@ -32,6 +32,8 @@ def test_probabilities_are_bounds() -> None:
     [
         (lambda x: np.where(np.arange(len(x)) < 90_000, x, 0.0), "values from 81,920 on"),
         (lambda x: np.sqrt(3) * (2 * np.random.default_rng(1).random(len(x)) - 1), "not Gaussian"),
+        (lambda x: np.clip(x, -3.0, 3.0), "largest value is 3.000"),
+        (lambda x: np.append(x[1:], 9.0), "largest value is 9.000"),
         (lambda x: np.resize(x[:65_536], len(x)), "noise 65536 values apart"),
         (lambda x: np.repeat(x[::2], 2), "noise 1 values apart"),
         (lambda x: np.repeat(x[::2], 2) * np.sign(normals(9)), "sizes of noise 1 values apart"),
