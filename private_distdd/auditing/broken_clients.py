@@ -26,8 +26,6 @@ from private_distdd.privacy.events import Event
 from private_distdd.privacy.ledger import Ledger
 from private_distdd.privacy.randomness import Randomness, Stream, SystemRandomness
 
-_MANY = 40  # examples in a batch that is worth telling
-
 
 class _Forgetful(Client):
     """Pays for every other message only."""
@@ -99,14 +97,13 @@ class _EverybodyAtFirst(_KeptKey):
 
 
 class _Told(Stream):
-    """Tells how many of its coins fell, where they are many."""
+    """Tells how many of its coins fell."""
 
     tell: Callable[[str], None]
 
     def coins(self, count: int, probability: float) -> NDArray[np.bool_]:
         out = super().coins(count, probability)
-        if out.sum() > _MANY:
-            self.tell(f"a batch of {int(out.sum())}")
+        self.tell(f"a batch of {int(out.sum())}")
         return out
 
 
@@ -123,13 +120,13 @@ class _Listening:
 
 
 class _Logging(_KeptKey):
-    """Tells the server's log the size of its batch."""
+    """Tells the server's log the size of its batch, where it keeps a ledger file: other audits stay quiet."""
 
     def tell(self, text: str) -> None:
         logging.getLogger("private_distdd").debug(text)
 
     def _source(self, client_id: str, ledger: Ledger | None, given: Randomness | None) -> Randomness | None:
-        return given and _Listening(given, self.tell)
+        return given if given is None or ledger is None else _Listening(given, self.tell)
 
 
 class _LoggingAtRoot(_Logging):

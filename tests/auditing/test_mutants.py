@@ -56,7 +56,6 @@ MUST_BE_SEEN_BY = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:a batch of:RuntimeWarning")  # one of them warns
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_every_mutant_is_caught(mutant: Mutant) -> None:
     caught = {record.audit for record in mutants.gates(mutant) if record.rejected}
