@@ -15,7 +15,9 @@ import torch
 
 from private_distdd.auditing.canary import Setting, canary_client, canary_gaussian, canary_single, clients
 from private_distdd.auditing.checks import replay_client, replay_sensitivity
-from private_distdd.auditing.leaks import client_check, coin_check, guess_check, noise_check, seed_check
+from private_distdd.auditing.coins import coin_check
+from private_distdd.auditing.leaks import client_check, guess_check, seed_check
+from private_distdd.auditing.noise import noise_check
 from private_distdd.auditing.one_run import one_run, one_run_tradeoff
 from private_distdd.auditing.question import about_embeddings, about_gradients
 from private_distdd.auditing.records import AuditRecord, table

@@ -256,7 +256,7 @@ def client_scores(
     image, label = canary
     if (background.labels == label).any():
         raise DataError(f"background of the canary's class {label}", "none", "The canary stands alone in its class.")
-    target = question.row(image, label, info)
+    target, group = question.row(image, label, info)
     max_norm = float(target.norm()) / CANARY_NORM
     plan = dataclasses.replace(setting.plan, max_grad_norm=max_norm)
     held = background
@@ -272,7 +272,7 @@ def client_scores(
         for server_round in range(setting.rounds):
             query = question.query(run, server_round)
             values = client.answer(Query.from_bytes(query.data)).values
-            scores[number, server_round] = float(values[label].to(torch.float64) @ direction)
+            scores[number, server_round] = float(values[group].to(torch.float64) @ direction)
     return scores * (setting.divisor / max_norm)
 
 

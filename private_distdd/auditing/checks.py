@@ -6,7 +6,8 @@ import hashlib
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from private_distdd.auditing.canary import Setting, rows_statistic
 from private_distdd.auditing.question import Question
 from private_distdd.auditing.records import AuditRecord
 from private_distdd.data.datasets import ImageDataset
+from private_distdd.errors import QueryRefusedError
 from private_distdd.federation.client import Client
 from private_distdd.federation.messages import Message, Refusal, Run
 from private_distdd.federation.transport import Transport
@@ -57,7 +59,8 @@ def replay_sensitivity(setting: Setting, seed: int = 0) -> AuditRecord:
 
     The claimed C and b are replaced by 1 and sigma by 2^-20, so that float32 holds the lattice integers exactly and the
     comparison has no tolerance.  The examples: natural, scaled by 50, huge, against its group's sum, with NaN, with
-    infinity, and one of 300,001 lattice coordinates whose norm float32 underestimates.
+    infinity, and one of 300,001 lattice coordinates whose norm float32 underestimates.  With q = 1 an example must move
+    the message, to the last bit, as it does where it is alone (A2): nothing but sums of rows is in it.
 
     Args:
         setting: what is attacked.
@@ -85,6 +88,15 @@ def replay_sensitivity(setting: Setting, seed: int = 0) -> AuditRecord:
             ]
             moved = worlds[1] - worlds[0]
             compared += 1
+            if rate == 1:
+                alone, nothing = (
+                    setting.mechanism(_LITTLE, rate, 1.0, 1.0)(
+                        n, rows_statistic(row[None], torch.tensor([1])), 3, dimension, InsecureRandomness(seed)
+                    ).to(torch.float64)
+                    for n in (1, 0)
+                )
+                if not torch.equal(moved, alone - nothing):
+                    findings.append(f"{name}: the example moves the message otherwise than it does alone")
             if not bool(torch.isfinite(moved).all()):
                 findings.append(f"{name}: the message is not finite")
                 continue
@@ -111,17 +123,24 @@ def replay_sensitivity(setting: Setting, seed: int = 0) -> AuditRecord:
 
 
 def replay_client(
-    background: ImageDataset, example: tuple[Tensor, int], question: Question, seed: int = 0
+    background: ImageDataset,
+    example: tuple[Tensor, int],
+    question: Question,
+    seed: int = 0,
+    make: Callable[..., Client] = Client,
 ) -> AuditRecord:
-    """`replay_sensitivity` end to end: two real clients, one with the example; honest, huge and NaN tensors.
+    """`replay_sensitivity` end to end: real clients with and without the example; honest, huge and NaN tensors.
 
-    The example comes as it is and scaled by 50.  C = b = q = 1 and sigma = 2^-20.
+    The example comes as it is and scaled by 50.  C = b = q = 1 and sigma = 2^-20.  It moves one group by at most C / b,
+    the others not at all; as much, to the last bit, beside the background as alone; and with honest tensors each block
+    of a row (see `Question.blocks`) by what its clipped row says.
 
     Args:
-        background: what both clients hold; at most 10 examples of a class, so that float32 stays exact.
+        background: what the clients hold; at most 10 examples of a class, so that float32 stays exact.
         example: image float32 [C, H, W], and label.
         question: what both are asked.
-        seed: of the noise that both share; the clients' ledgers therefore say "not private".
+        seed: of the noise that all share; the clients' ledgers therefore say "not private".
+        make: the clients: `Client`, or what takes its place.
     """
     started = time.perf_counter()
     info, (image, label) = background.info, example
@@ -130,30 +149,45 @@ def replay_client(
     run = Run("replay", info, plan)
     findings, worst = [], 0.0
 
-    def messages(dataset: ImageDataset) -> list[Tensor]:
-        client = Client("audited", dataset, randomness=InsecureRandomness(seed))
+    (_, group), blocks = question.row(image, label, info), question.blocks(info)
+
+    def messages(images: Tensor, labels: Tensor) -> list[Tensor]:
+        client = make("audited", ImageDataset(images, labels, info), randomness=InsecureRandomness(seed))
         client.enroll(run)
         queries = (asked.query(run, i) for i, asked in enumerate(questions.values()))
         return [client.answer(query).values.to(torch.float64) for query in queries]
 
-    without = messages(background)
+    without = messages(background.images, background.labels)
+    nothing = messages(background.images[:0], background.labels[:0])
     for scale in (1.0, 50.0):
-        images = torch.cat([background.images, scale * image[None]])
-        held = ImageDataset(images, torch.cat([background.labels, torch.tensor([label])]), info)
-        for name, one, other in zip(questions, messages(held), without, strict=True):
-            moved = one - other
+        own, target = scale * image[None], torch.tensor([label])
+        beside = messages(torch.cat([background.images, own]), torch.cat([background.labels, target]))
+        alone = messages(own, target)
+        for name, *told in zip(questions, beside, without, alone, nothing, strict=True):
+            moved = told[0] - told[1]
+            where = f"{name} tensors, image times {scale:g}"
             squared = float(moved.square().sum())
             worst = max(worst, math.sqrt(squared))
             if not squared <= 1.0:
-                findings.append(f"{name} tensors, image times {scale:g}: moved by {math.sqrt(squared):.6g} C / b")
-            if bool(moved[torch.arange(info.num_classes) != label].any()):
-                findings.append(f"{name} tensors, image times {scale:g}: other classes moved")
+                findings.append(f"{where}: moved by {math.sqrt(squared):.6g} C / b")
+            if bool(moved[torch.arange(len(moved)) != group].any()):
+                findings.append(f"{where}: other classes moved")
+            if not torch.equal(moved, told[2] - told[3]):
+                findings.append(f"{where}: it moves the message otherwise than it does alone")
+            if name == "honest":
+                row, _ = question.row(own[0], label, info)
+                row = row / max(1.0, float(row.norm()))
+                findings += [
+                    f"{where}: block {block!r} is not moved by its part of the clipped row"
+                    for block, part in blocks.items()
+                    if not float((moved[group, part] - row[part]).abs().max()) <= 2 * _LITTLE
+                ]
     return AuditRecord(
         audit="replay_client",
         claim="one example moves one class of a message by at most C / b",
         kind="deterministic",
         statistic="norm of the difference of two clients' messages with equal noise",
-        trials=2 * len(questions),
+        trials=4 * len(questions),
         rejected=bool(findings),
         adversary="chooses one example and the query's tensors",
         assumptions="the examples and tensors tried; nothing is said about others",
@@ -162,6 +196,31 @@ def replay_client(
         figures={"largest move in C / b": worst},
         findings=tuple(findings),
     )
+
+
+def answered(gate: Callable[..., AuditRecord], *arguments: Any, **named: Any) -> AuditRecord:
+    """What `gate` finds; or that a client refused, which is a finding where every query is within the plan.
+
+    Args:
+        gate: an audit of clients.
+        arguments, named: its own.
+    """
+    started = time.perf_counter()
+    try:
+        return gate(*arguments, **named)
+    except QueryRefusedError as error:
+        return AuditRecord(
+            audit=gate.__name__,
+            claim="a query within the plan is answered, whatever the client holds",
+            kind="deterministic",
+            statistic="refusals",
+            trials=1,
+            rejected=True,
+            adversary="the server",
+            assumptions="the audit asks only what a client must answer",
+            seconds=time.perf_counter() - started,
+            findings=(f"refused: {error}",),
+        )
 
 
 class Tap:

@@ -1,7 +1,4 @@
-"""What else a message could tell: noise that is not fresh or not as large as claimed, and coins that are not coins.
-
-All read the real messages: noise where every example's statistic is zero, coins where sigma is one lattice unit.
-"""
+"""Noise that somebody else could draw again, from seeds, generators or names; and what a message's form tells."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import functools
 import itertools
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -19,148 +16,22 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from private_distdd.auditing.canary import Release, Setting, rows_statistic
+from private_distdd.auditing.canary import Setting, rows_statistic
+from private_distdd.auditing.noise import noise_message
 from private_distdd.auditing.question import Question
-from private_distdd.auditing.records import GATE_ALPHA, AuditRecord
+from private_distdd.auditing.records import AuditRecord
 from private_distdd.data.datasets import ImageDataset
 from private_distdd.errors import DataError
 from private_distdd.federation.client import Client
-from private_distdd.federation.messages import Run
-from private_distdd.privacy.randomness import InsecureRandomness, Randomness, Stream, SystemRandomness
+from private_distdd.federation.messages import Message, Run
+from private_distdd.privacy.randomness import InsecureRandomness, Stream, SystemRandomness
 from private_distdd.privacy.spec import PrivacyPlan
 
-_LITTLE = 2.0**-20  # sigma at which coins are seen: one lattice unit
-_SIZES = (0, 8, 9)  # data sets of the noise check: an empty one, and two that a realised divisor tells apart
-_ROUNDS, _GROUPS, _DIMENSION = 3, 4, 4096
+_GROUPS = 4
 _WINDOW, _REACH = 64, 256  # values of a message, laid beside so many of a guessed stream
 _SEEDS = (*range(1000), 1234, 1337, 12345, 31337, 123456, 1234567, 123456789, 2**31 - 1, 2**32 - 1)
 _COINCIDENCE, _NORMALS = 1e-9, 1 << 22
 _NOBODY = torch.zeros(0, dtype=torch.int64)
-_COIN_ROUNDS, _COIN_EXAMPLES = 40, 500
-
-
-def _noise(release: Release, size: int, randomness: Randomness) -> Tensor:
-    """A message that is nothing but noise, [4, 4096]: zeros, all in group 0, so that the others are absent."""
-    rows, groups = torch.zeros(size, _DIMENSION), torch.zeros(size, dtype=torch.int64)
-    return release(size, rows_statistic(rows, groups), _GROUPS, _DIMENSION, randomness).to(torch.float64)
-
-
-def noise_check(setting: Setting, seed: int = 0, gate_alpha: float = GATE_ALPHA) -> AuditRecord:
-    """The noise has the claimed scale for every client, round and group, and no two of its vectors are correlated.
-
-    Three clients with 0, 8 and 9 examples, three rounds, four groups of which one is present: 36 vectors of 4,096.
-    A divisor by the realised batch, noise on present classes only, noise reused over rounds, shared by the groups or
-    drawn from something public that clients share: each breaks one of the tests.  Scale: sum of squares against
-    chi^2 with 4,096 degrees of freedom, two-sided.  Independence: Pearson's r of each pair, by its exact law for
-    Gaussians.  All at gate_alpha by Bonferroni.
-
-    Args:
-        setting: what is attacked.
-        seed: of the clients' streams.
-        gate_alpha: of the whole check.
-    """
-    started = time.perf_counter()
-    names, vectors = [], []
-    for client, size in enumerate(_SIZES):
-        release, randomness = setting.release(), InsecureRandomness(seed * len(_SIZES) + client)
-        for server_round in range(_ROUNDS):
-            message = _noise(release, size, randomness) * (setting.divisor / setting.max_norm)
-            for group, vector in enumerate(message.numpy()):
-                names.append(f"client of {size}, round {server_round}, group {group}")
-                vectors.append(vector / setting.noise_multiplier)
-    values = np.stack(vectors)
-    pairs = list(itertools.combinations(range(len(values)), 2))
-    level = gate_alpha / (len(values) + len(pairs))
-    squares = (values**2).sum(axis=1)
-    scale = 2 * np.minimum(stats.chi2.cdf(squares, _DIMENSION), stats.chi2.sf(squares, _DIMENSION))
-    findings = [
-        f"{name}: noise of {np.sqrt(square / _DIMENSION):.4g} times the claimed scale"
-        for name, square, p in zip(names, squares, scale, strict=True)
-        if not p >= level
-    ]
-    with np.errstate(invalid="ignore"):
-        correlation = np.nan_to_num(np.corrcoef(values))
-    largest = 0.0
-    bound = float(np.sqrt(stats.beta.isf(level, 0.5, _DIMENSION / 2 - 1)))  # r^2 of independent vectors
-    for one, other in pairs:
-        r = abs(float(correlation[one, other]))
-        largest = max(largest, r)
-        if r > bound:
-            findings.append(f"{names[one]} and {names[other]}: correlation {r:.3f}")
-    return AuditRecord(
-        audit="noise_check",
-        claim="noise of standard deviation sigma C / b, independent over clients, rounds and groups",
-        kind="rigorous",
-        statistic="chi^2 of each noise vector, correlation of each pair",
-        trials=len(values),
-        rejected=bool(findings),
-        adversary="reads messages of clients whose examples have zero gradients",
-        assumptions="noise does not depend on the statistic's values",
-        seconds=time.perf_counter() - started,
-        seed=seed,
-        figures={"largest correlation": largest, "allowed correlation": bound},
-        findings=tuple(findings[:10]),
-        gate_alpha=gate_alpha,
-    )
-
-
-def _two_sided(counts: NDArray[np.int64], trials: int, probability: float) -> NDArray[np.float64]:
-    low, high = stats.binom.cdf(counts, trials, probability), stats.binom.sf(counts - 1, trials, probability)
-    return np.asarray(np.minimum(1.0, 2 * np.minimum(low, high)))
-
-
-def coin_check(setting: Setting, seed: int = 0, gate_alpha: float = GATE_ALPHA) -> AuditRecord:
-    """Every example has a coin of its own in every round, of the claimed probability.
-
-    500 examples, each alone in its group, over 40 rounds at sigma = 2^-20, where a message shows who was in the batch.
-    Three exact binomial tests, at gate_alpha by Bonferroni: the number of examples drawn (q doubled, q = 1); the number
-    of rounds whose batch size is within half a standard deviation of its mean (fixed-size batches: all; one coin for
-    all: none); the overlap of each pair of rounds, Binomial(500, q^2) (coins reused, a stored sum).
-
-    Args:
-        setting: what is attacked; with sample_rate 1 only the rate is tested.
-        seed: of the coins.
-        gate_alpha: of the whole check.
-    """
-    started = time.perf_counter()
-    n, q = _COIN_EXAMPLES, setting.sample_rate
-    release, randomness = setting.mechanism(_LITTLE, q, 1.0, 1.0), InsecureRandomness(seed)
-    statistic = rows_statistic(torch.ones(n, 1), torch.arange(n))
-    drawn = np.stack([release(n, statistic, n, 1, randomness)[:, 0].numpy() > 1e-3 for _ in range(_COIN_ROUNDS)])
-    findings = []
-    total = int(drawn.sum())
-    pairs = list(itertools.combinations(range(_COIN_ROUNDS), 2)) if q < 1 else []
-    level = gate_alpha / (2 + len(pairs))
-    if not _two_sided(np.array([total]), drawn.size, q)[0] >= level:
-        findings.append(f"{total} of {drawn.size} examples drawn, not about {q:g} of them")
-    if q < 1:
-        half = 0.5 * np.sqrt(n * q * (1 - q))
-        low, high = np.ceil(n * q - half), np.floor(n * q + half)
-        near = float(stats.binom.cdf(high, n, q) - stats.binom.cdf(low - 1, n, q))
-        sizes = drawn.sum(axis=1)
-        count = int(((sizes >= low) & (sizes <= high)).sum())
-        if not _two_sided(np.array([count]), _COIN_ROUNDS, near)[0] >= level:
-            findings.append(f"{count} of {_COIN_ROUNDS} batches have about {n * q:g} examples, not {near:.0%}")
-        both = drawn.astype(np.int64) @ drawn.T.astype(np.int64)
-        overlaps = np.array([both[one, other] for one, other in pairs])
-        wrong = int((_two_sided(overlaps, n, q * q) < level).sum())
-        if wrong:
-            findings.append(f"{wrong} of {len(pairs)} pairs of rounds do not overlap as independent draws do")
-    return AuditRecord(
-        audit="coin_check",
-        claim=f"a fresh coin of probability {q:g} for every example and round",
-        kind="rigorous",
-        statistic="examples drawn, batch sizes, overlaps of rounds",
-        trials=drawn.size,
-        rejected=bool(findings),
-        adversary="reads messages at a noise that hides nothing",
-        assumptions="coins do not depend on sigma",
-        seconds=time.perf_counter() - started,
-        seed=seed,
-        figures={"rate": total / drawn.size},
-        findings=tuple(findings),
-        gate_alpha=gate_alpha,
-    )
 
 
 def _seed_everything(seed: int) -> None:
@@ -187,9 +58,9 @@ def seed_check(setting: Setting) -> AuditRecord:
             release = setting.release()
             for server_round in range(2):
                 _seed_everything(server_round)
-                messages.append(_noise(release, 0, SystemRandomness()))
+                messages.append(noise_message(release, 0, SystemRandomness()))
         _seed_everything(0)  # one client, the same global state again
-        messages.append(_noise(release, 0, SystemRandomness()))
+        messages.append(noise_message(release, 0, SystemRandomness()))
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
@@ -231,13 +102,18 @@ def _own(seed: int, count: int) -> Iterator[tuple[str, NDArray[Any]]]:
     yield "a key hashed from it", stream.rounded_normals((count,), 2.0**20)[:_REACH]
 
 
-@functools.lru_cache(maxsize=2)
-def _guesses(seeds: tuple[int, ...], count: int) -> tuple[list[str], NDArray[np.float32]]:
-    """Names, and the streams' normals float32 [streams, 256]."""
+@functools.lru_cache(maxsize=4)
+def _guesses(seeds: tuple[int, ...], count: int) -> tuple[list[str], NDArray[np.float32], NDArray[np.float32]]:
+    """Names, the streams' normals float32 [streams, 256], and the lengths of their centred windows [streams, 193]."""
     found = [(f"{name}, seed {seed}", values) for seed in seeds for name, values in _common(seed)]
     few = seeds[: max(1, _NORMALS // count)]
     found += [(f"{name}, seed {seed}", values) for seed in few for name, values in _own(seed, count)]
-    return [name for name, _ in found], np.stack([values for _, values in found]).astype(np.float32)
+    streams = np.stack([values for _, values in found]).astype(np.float32)
+    sums, squares = (
+        np.cumsum(np.pad(streams.astype(np.float64) ** power, ((0, 0), (1, 0))), axis=1) for power in (1, 2)
+    )
+    sums, squares = (total[:, _WINDOW:] - total[:, :-_WINDOW] for total in (sums, squares))
+    return [name for name, _ in found], streams, np.sqrt(squares - sums**2 / _WINDOW).astype(np.float32)
 
 
 def reproduced(noise: Tensor, public: Sequence[int] = ()) -> list[tuple[int, str]]:
@@ -256,7 +132,9 @@ def reproduced(noise: Tensor, public: Sequence[int] = ()) -> list[tuple[int, str
     """
     if noise.shape[1] < _WINDOW or noise.numel() < _REACH:
         raise DataError(f"noise {list(noise.shape)}", "64 columns or more, 256 values or more", "Ask a wider question.")
-    names, streams = _guesses((*public, *_SEEDS), noise.numel())
+    parts = [_guesses(tuple(seeds), noise.numel()) for seeds in (public, _SEEDS) if seeds]
+    names = [name for part in parts for name in part[0]]
+    streams, lengths = np.concatenate([part[1] for part in parts]), np.concatenate([part[2] for part in parts])
     rows = noise[:, :_WINDOW].to(torch.float64).numpy()
     rows = rows - rows.mean(axis=1, keepdims=True)
     rows = (rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-300)).astype(np.float32)
@@ -264,9 +142,10 @@ def reproduced(noise: Tensor, public: Sequence[int] = ()) -> list[tuple[int, str
     level = _COINCIDENCE / (len(rows) * len(streams) * len(offsets))
     bound = float(np.sqrt(stats.beta.isf(level, 0.5, _WINDOW / 2 - 1)))  # r^2 of independent vectors
     largest = np.zeros((len(streams), len(rows)), dtype=np.float32)
-    for offset in offsets:
-        part = streams[:, offset : offset + _WINDOW]
-        np.maximum(largest, np.abs(part @ rows.T) / (part.std(axis=1) * _WINDOW**0.5)[:, None], out=largest)
+    suspects, seen = torch.from_numpy(streams), torch.from_numpy(np.ascontiguousarray(rows.T))
+    for offset in offsets:  # torch multiplies: it keeps to the threads that it was given
+        products = (suspects[:, offset : offset + _WINDOW] @ seen).numpy()
+        np.maximum(largest, np.abs(products) / lengths[:, offset, None], out=largest)
     return [(int(row), names[stream]) for stream, row in np.argwhere(largest > bound)]
 
 
@@ -303,16 +182,21 @@ def _digests(*names: str) -> list[int]:
     return [int.from_bytes(sha256(name.encode()).digest()[:size], "big") >> 1 for name in names for size in (4, 8)]
 
 
-def client_check(dataset: ImageDataset, question: Question) -> AuditRecord:
+def client_check(dataset: ImageDataset, question: Question, make: Callable[..., Client] = Client) -> AuditRecord:
     """End to end: the form of a message tells nothing about the data, and seeds of the program do not repeat it.
 
-    Clients with no example, one, one class and the whole of `dataset` answer one query: as many bytes from each, finite
-    values in every class, no counts.  Then every global generator is seeded and the same clients are made again: all
-    messages differ, and no guessed seed reproduces the noise, those made of the names of client and run included.
+    Clients with no example, one, one class and the whole of `dataset` answer one query, all of them: who fails where
+    others answer tells of its data.  As many bytes from each, finite values in every class, no counts.  Then every
+    global generator is seeded and the same clients are made again: all messages differ, and no guessed seed reproduces
+    the noise, those made of the names of client and run included.
 
     Args:
         dataset: what the largest client holds, at least one example.
         question: what they are asked.
+        make: the clients: `Client`, or what takes its place.
+
+    Raises:
+        Exception: the client's own, where every one of them fails: that tells nothing, and nothing can be audited.
     """
     started = time.perf_counter()
     info = dataset.info
@@ -320,22 +204,27 @@ def client_check(dataset: ImageDataset, question: Question) -> AuditRecord:
     run = Run("leaks", info, plan)
     query = question.query(run, 0)
     one_class = dataset.labels == dataset.labels[0]
-    parts = [(dataset.images[:n], dataset.labels[:n]) for n in (0, 1, len(dataset))]
-    parts.append((dataset.images[one_class], dataset.labels[one_class]))
+    parts = {f"{n} examples": (dataset.images[:n], dataset.labels[:n]) for n in (0, 1, len(dataset))}
+    parts["one class"] = dataset.images[one_class], dataset.labels[one_class]
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    replies = []
+    replies, failures = list[Message](), dict[str, Exception]()
     try:
-        for images, labels in parts:
+        for name, (images, labels) in parts.items():
             for _ in range(2):
                 _seed_everything(0)
-                client = Client("audited", ImageDataset(images, labels, info))
+                client = make("audited", ImageDataset(images, labels, info))
                 client.enroll(run)
-                replies.append(client.answer(query))
+                try:
+                    replies.append(client.answer(query))
+                except Exception as error:  # whatever it is, the others have none
+                    failures[name] = error
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
-    findings = []
+    if not replies:
+        raise next(iter(failures.values()))
+    findings = [f"a client with {name} fails: {type(error).__name__}" for name, error in failures.items()]
     if len({len(reply.data) for reply in replies}) > 1:
         findings.append("messages of different data sets differ in their number of bytes")
     if any(reply.counts is not None for reply in replies):
@@ -344,14 +233,14 @@ def client_check(dataset: ImageDataset, question: Question) -> AuditRecord:
         findings.append("a class of a message is without noise")
     if any(_same(a.values, b.values) for a, b in itertools.combinations(replies, 2)):
         findings.append("two messages carry the same noise")
-    # The first client is empty: its messages are noise alone.
-    names = _digests("audited", run.run_id, run.terms, query.message_id)
-    findings += [f"class {row}: noise of {name}" for row, name in reproduced(replies[0].values, names)]
+    if "0 examples" not in failures:  # the first client is empty: its messages are noise alone
+        names = _digests("audited", run.run_id, run.terms, query.message_id)
+        findings += [f"class {row}: noise of {name}" for row, name in reproduced(replies[0].values, names)]
     return AuditRecord(
         audit="client_check",
         claim="a message's form is public, and its noise new each time",
         kind="deterministic",
-        statistic="bytes, counts, classes, equality of messages, guessed seeds",
+        statistic="failures, bytes, counts, classes, equality of messages, guessed seeds",
         trials=len(replies),
         rejected=bool(findings),
         adversary="the server, which knows every public seed",

@@ -1,94 +1,171 @@
-"""Broken mechanisms, and the gates that must catch each of them while the library's own passes.
+"""The library with one thing broken, and the gates that must catch each of them while the library's own passes.
 
-None of them copies the mechanism: each calls the library's, with other constants, other streams, other statistics, or
-more than once, and so breaks one thing only.
+None of them copies the mechanism: each is made of the library's own pieces, and breaks one thing only.
 """
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from private_distdd.auditing.broken_clients import CLIENTS, FILTERS
+from private_distdd.auditing.broken_mechanisms import MECHANISMS
+from private_distdd.auditing.broken_streams import STREAMS
+from private_distdd.auditing.budget import filter_check
 from private_distdd.auditing.canary import Mechanism, Release, Setting, canary_gaussian, canary_single, library
-from private_distdd.auditing.checks import Tap, bill_check, replay_sensitivity
-from private_distdd.auditing.leaks import coin_check, guess_check, noise_check, seed_check
+from private_distdd.auditing.checks import Tap, answered, bill_check, replay_client, replay_sensitivity
+from private_distdd.auditing.coins import client_coin_check, coin_check, stream_check, threshold_check
+from private_distdd.auditing.leaks import client_check, guess_check, seed_check
+from private_distdd.auditing.noise import LARGE, client_noise_check, message_check, noise_check
+from private_distdd.auditing.observed import observed_check
+from private_distdd.auditing.question import every_question
 from private_distdd.auditing.records import GATE_ALPHA, AuditRecord
+from private_distdd.auditing.restart import restart_check
+from private_distdd.auditing.rows import micro_batch_check, norm_check
 from private_distdd.auditing.runs import canary_run
 from private_distdd.data.datasets import DatasetInfo, ImageDataset
 from private_distdd.federation.client import Client
-from private_distdd.federation.messages import Message, Query, Run
+from private_distdd.federation.messages import Query, Run
 from private_distdd.federation.transport import InProcess, ask, enroll
 from private_distdd.models import ModelSpec
-from private_distdd.privacy.ledger import Ledger
-from private_distdd.privacy.mechanism import Rows, Statistic
+from private_distdd.privacy.accountants import RdpFilter
+from private_distdd.privacy.mechanism import Statistic
 from private_distdd.privacy.randomness import Randomness, Stream
 from private_distdd.privacy.spec import PrivacyPlan
 
-_NONE = 2.0**-30  # a sigma whose noise rounds to zero lattice units
-_STATISTICAL = 5  # gates that share the family-wise level
+_STATISTICAL = 9  # gates that share the family-wise level
+SMALL, _WIDTH = 50_000, 8  # values of a large message, and width of the clients' networks, where chunks play no part
+_INFO = DatasetInfo("noise", 40, (1, 8, 8), (0.5,), (0.5,))
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """One broken mechanism, or one broken client.
+    """The library, but for one thing.
 
     Args:
         name: of the fault.
-        mechanism: what the gates of messages attack.
-        client: what the gate of the bill attacks.
+        mechanism: what makes a message of a batch's rows.
+        stream: the class of all streams of noise and coins.
+        client: who answers.
+        filter: what guards an adaptive budget.
     """
 
     name: str
     mechanism: Mechanism = library
+    stream: type[Stream] = Stream
     client: type[Client] = Client
+    filter: type[RdpFilter] = RdpFilter
+
+    @property
+    def messages(self) -> Mechanism:
+        """The mechanism with these streams: what the gates of messages attack."""
+        return self.mechanism if self.stream is Stream else _with_stream(self.mechanism, self.stream)
+
+    @property
+    def make(self) -> Callable[..., Client]:
+        """The client with these streams: what the gates of clients attack.
+
+        Where a gate lets the operating system draw, the streams are the library's: a client charges any other source as
+        not private, and would be caught for that alone.
+        """
+        if self.stream is Stream:
+            return self.client
+
+        def client(client_id: str, dataset: ImageDataset, *others: Any, **named: Any) -> Client:
+            if "randomness" in named:
+                named["randomness"] = _Restreamed(named["randomness"], self.stream)
+            return self.client(client_id, dataset, *others, **named)
+
+        return client
+
+    @property
+    def parts(self) -> frozenset[str]:
+        """Which of "messages", "clients" and "filter" the fault can show in; all of them for the library itself."""
+        found = set()
+        if self.mechanism is not library or self.stream is not Stream:
+            found.add("messages")
+        if self.client is not Client or self.stream is not Stream:
+            found.add("clients")
+        if self.filter is not RdpFilter:
+            found.add("filter")
+        return frozenset(found or {"messages", "clients", "filter"})
 
 
 def deterministic_gates(mutant: Mutant) -> list[AuditRecord]:
-    """The gates that chance plays no part in: sensitivity, bill, seeds."""
-    return [
-        replay_sensitivity(Setting(sample_rate=0.3, mechanism=mutant.mechanism)),
-        _paid(mutant.client),
-        seed_check(Setting(mechanism=mutant.mechanism)),
-        guess_check(Setting(mechanism=mutant.mechanism)),
-    ]
+    """The gates that chance plays no part in, of those parts that the mutant does not share with the library."""
+    found, parts = [], mutant.parts
+    if "messages" in parts:
+        once = Setting(mechanism=mutant.messages)
+        found += [
+            replay_sensitivity(Setting(sample_rate=0.3, mechanism=mutant.messages)),
+            norm_check(once),
+            threshold_check(Setting(sample_rate=0.3, mechanism=mutant.mechanism), mutant.stream),
+            seed_check(once),
+            guess_check(once),
+        ]
+    if "clients" in parts:
+        images = torch.randn((9, *_INFO.image_shape), generator=torch.Generator().manual_seed(0))
+        background = ImageDataset(images[:8], 1 + torch.arange(8), _INFO)
+        question = every_question(_INFO)["class gradients"]
+        found += [
+            answered(client_check, background, question, mutant.make),
+            answered(_paid, mutant.make),
+            observed_check(mutant.make),
+            answered(replay_client, background, (images[8], 0), question, make=mutant.make),
+            answered(micro_batch_check, mutant.make),
+        ]
+        if mutant.stream is Stream:  # fresh interpreters import a client by its name
+            found.append(restart_check(mutant.client))
+    if "filter" in parts:
+        found.append(filter_check(mutant.filter))
+    return found
 
 
 def statistical_gates(
-    mutant: Mutant, trials: int = 1000, seed: int = 0, alpha: float = GATE_ALPHA
+    mutant: Mutant, trials: int = 1000, seed: int = 0, alpha: float = GATE_ALPHA, large: int | None = None
 ) -> list[AuditRecord]:
-    """Noise, coins and canaries; the five share `alpha` by Bonferroni.
+    """Noise, coins and canaries; all of them share `alpha` by Bonferroni.  Again of those parts that are not shared.
 
     Args:
         mutant: what is attacked.
         trials: messages or runs a side.
         seed: of everything random.
-        alpha: probability that any of them fires on a correct mechanism, at most.
+        alpha: probability that any of them fires on a correct library, at most.
+        large: values of the largest message; by default above all chunks where streams are broken.
     """
     each = alpha / _STATISTICAL
-    whole, sampled = Setting(mechanism=mutant.mechanism), Setting(sample_rate=0.1, mechanism=mutant.mechanism)
-    run = Setting(sample_rate=0.3, rounds=8, divisor=4.0, mechanism=mutant.mechanism)
-    return [
-        noise_check(run, seed, each),
-        coin_check(sampled, seed, each),
-        canary_gaussian(whole, trials, seed, each),
-        canary_single(whole, trials, seed, each),
-        canary_run(run, trials, seed, each),
-    ]
+    large = large or (SMALL if mutant.stream is Stream else LARGE)
+    found, parts, make = [], mutant.parts, mutant.make
+    whole, sampled = Setting(mechanism=mutant.messages), Setting(sample_rate=0.1, mechanism=mutant.messages)
+    run = Setting(sample_rate=0.3, rounds=8, divisor=4.0, mechanism=mutant.messages)
+    if "messages" in parts:
+        found += [
+            noise_check(run, seed, each),
+            message_check(run, seed, each, large),
+            coin_check(sampled, seed, each),
+            stream_check(run, seed, each),
+            canary_gaussian(whole, trials, seed, each),
+            canary_single(whole, trials, seed, each),
+            canary_run(run, trials, seed, each),
+        ]
+    if "clients" in parts:
+        found += [
+            answered(client_noise_check, run, seed, each, make, _INFO, _WIDTH),
+            answered(client_coin_check, run, seed, each, make),
+        ]
+    return found
 
 
 def gates(mutant: Mutant, trials: int = 1000, seed: int = 0) -> list[AuditRecord]:
-    """All gates on one mechanism; `CORRECT` is the library itself."""
+    """All gates on one mutant; `CORRECT` is the library itself."""
     return deterministic_gates(mutant) + statistical_gates(mutant, trials, seed)
 
 
-def _paid(make: type[Client]) -> AuditRecord:
+def _paid(make: Callable[..., Client]) -> AuditRecord:
     """`bill_check` of four queries to one small client."""
     info = DatasetInfo("noise", 2, (1, 8, 8), (0.5,), (0.5,))
     spec = ModelSpec("mlp", {"width": 2, "depth": 1})
@@ -102,299 +179,38 @@ def _paid(make: type[Client]) -> AuditRecord:
     return bill_check(tap)
 
 
-# What mutants are made of
-
-
-def _empty(batch: NDArray[np.int64]) -> Iterator[Rows]:
-    return iter(())
-
-
-def _gathered(statistic: Statistic, batch: NDArray[np.int64], dimension: int) -> tuple[Tensor, Tensor]:
-    """All rows [n, d] and groups [n] of a batch at once, without padding."""
-    parts = [(rows[: len(groups)], groups) for rows, groups in statistic(batch)]
-    if not parts:
-        return torch.zeros(0, dimension), torch.zeros(0, dtype=torch.int64)
-    return torch.cat([rows for rows, _ in parts]), torch.cat([groups for _, groups in parts])
-
-
-def _with_rows(
-    change: Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]], loosened: float = 1.0, batch_rate: float = 0.0
-) -> Mechanism:
-    """The library's mechanism on changed rows, its own clip loosened by a factor; noise and scale stay as claimed.
+class _Restreamed:
+    """Another source's streams, read by another class.
 
     Args:
-        change: from rows, groups and C to other rows and groups.
-        loosened: the library's clip is at this many C.
-        batch_rate: the library's q, where it is not the claimed one.
+        inner: where the keys come from.
+        stream: that class.
     """
 
-    def mechanism(sigma: float, q: float, max_norm: float, divisor: float) -> Release:
-        own = library(sigma / loosened, batch_rate or q, loosened * max_norm, divisor)
-
-        def release(size: int, statistic: Statistic, groups: int, dimension: int, randomness: Randomness) -> Tensor:
-            def changed(batch: NDArray[np.int64]) -> Iterator[Rows]:
-                yield change(*_gathered(statistic, batch, dimension), max_norm)
-
-            return own(size, changed, groups, dimension, randomness)
-
-        return release
-
-    return mechanism
-
-
-class _Streams:
-    """Streams of which some are replaced: the mechanism asks first for the noise's stream, then for the coins'.
-
-    Args:
-        noise, coins: the key in place of a fresh one, or None for a fresh one.
-        inner: where fresh streams come from.
-    """
-
-    secure = False
-
-    def __init__(self, inner: Randomness, noise: bytes | None = None, coins: bytes | None = None) -> None:
-        self._inner, self._keys = inner, [noise, coins]
+    def __init__(self, inner: Randomness, stream: type[Stream]) -> None:
+        self._inner, self._stream, self.secure = inner, stream, inner.secure
 
     def stream(self) -> Stream:
-        key = self._keys.pop(0)
-        return self._inner.stream() if key is None else Stream(key)
+        """The next stream."""
+        return self._stream(self._inner.stream().words(4).tobytes())
 
 
-def _with_generator(noise: Callable[[int], Callable[[tuple[int, int]], Tensor]], seeds: Iterable[int]) -> Mechanism:
-    """Noise of a generator that is none of secrecy's, each client's under the next of `seeds`."""
-    clients = iter(seeds)
-
-    def mechanism(sigma: float, q: float, max_norm: float, divisor: float) -> Release:
-        clean, draw = library(_NONE, q, max_norm, divisor), noise(next(clients))
+def _with_stream(mechanism: Mechanism, stream: type[Stream]) -> Mechanism:
+    def changed(sigma: float, q: float, max_norm: float, divisor: float) -> Release:
+        own = mechanism(sigma, q, max_norm, divisor)
 
         def release(size: int, statistic: Statistic, groups: int, dimension: int, randomness: Randomness) -> Tensor:
-            drawn = draw((groups, dimension)) * (sigma * max_norm / divisor)
-            return clean(size, statistic, groups, dimension, randomness) + drawn
+            return own(size, statistic, groups, dimension, _Restreamed(randomness, stream))
 
         return release
 
-    return mechanism
-
-
-def _torch_noise(seed: int) -> Callable[[tuple[int, int]], Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return lambda shape: torch.randn(shape, generator=generator)
-
-
-def _numpy_noise(seed: int) -> Callable[[tuple[int, int]], Tensor]:
-    generator = np.random.default_rng(seed)
-    return lambda shape: torch.from_numpy(generator.standard_normal(shape).astype(np.float32))
-
-
-def _key(number: int) -> bytes:
-    return hashlib.sha256(str(number).encode()).digest()
-
-
-def _with_streams(keys: Callable[[int, bytes], tuple[bytes | None, bytes | None]]) -> Mechanism:
-    """The library's mechanism on keys of noise and coins that follow from the round and one fresh key a client."""
-
-    def mechanism(sigma: float, q: float, max_norm: float, divisor: float) -> Release:
-        own = library(sigma, q, max_norm, divisor)
-        state: dict[str, bytes] = {}
-        rounds = iter(range(1 << 30))
-
-        def release(size: int, statistic: Statistic, groups: int, dimension: int, randomness: Randomness) -> Tensor:
-            if "key" not in state:
-                state["key"] = randomness.stream().words(4).tobytes()
-            noise, coins = keys(next(rounds), state["key"])
-            return own(size, statistic, groups, dimension, _Streams(randomness, noise, coins))
-
-        return release
-
-    return mechanism
-
-
-# The mutants
-
-
-def _constants(noise: float = 1.0, clip: float = 1.0, rate: Callable[[float], float] = lambda q: q) -> Mechanism:
-    """Noise `noise` times, the clip `clip` times, the sample rate other than claimed."""
-
-    def mechanism(sigma: float, q: float, max_norm: float, divisor: float) -> Release:
-        return library(sigma * noise / clip, rate(q), max_norm * clip, divisor)
-
-    return mechanism
-
-
-def _without_noise(sigma: float, q: float, max_norm: float, divisor: float) -> Release:
-    return library(_NONE, q, max_norm, divisor)
-
-
-def _clipped(rows: Tensor, max_norm: float) -> Tensor:
-    norms: Tensor = torch.linalg.vector_norm(rows.to(torch.float64), dim=1, keepdim=True)
-    return (rows.to(torch.float64) * (max_norm / norms).clamp(max=1.0).nan_to_num(0.0)).nan_to_num(0.0, 0.0, 0.0)
-
-
-def _by_blocks(cut: Callable[[int], int]) -> Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]:
-    def change(rows: Tensor, groups: Tensor, max_norm: float) -> tuple[Tensor, Tensor]:
-        at = cut(rows.shape[1])
-        return torch.cat([_clipped(rows[:, :at], max_norm), _clipped(rows[:, at:], max_norm)], dim=1), groups
-
-    return change
-
-
-def _batch_sums(rows: Tensor, groups: Tensor, max_norm: float) -> tuple[Tensor, Tensor]:
-    present, place = torch.unique(groups, return_inverse=True)
-    sums = torch.zeros(len(present), rows.shape[1], dtype=torch.float64)
-    return sums.index_add_(0, place, rows.to(torch.float64).nan_to_num(0.0, 0.0, 0.0)), present
-
-
-def _float32_clip(rows: Tensor, groups: Tensor, max_norm: float) -> tuple[Tensor, Tensor]:
-    single = rows.to(torch.float32)
-    norms = torch.linalg.vector_norm(single, dim=1, keepdim=True)
-    return single * (max_norm / norms).clamp(max=1.0).nan_to_num(0.0), groups
-
-
-def _twice(rows: Tensor, groups: Tensor, max_norm: float) -> tuple[Tensor, Tensor]:
-    return torch.cat([rows, rows]), torch.cat([groups, groups])
-
-
-def _without_guard(sigma: float, q: float, max_norm: float, divisor: float) -> Release:
-    own = library(sigma, q, max_norm, divisor)
-
-    def release(size: int, statistic: Statistic, groups: int, dimension: int, randomness: Randomness) -> Tensor:
-        seen = []
-
-        def watched(batch: NDArray[np.int64]) -> Iterator[Rows]:
-            for rows, targets in statistic(batch):
-                seen.append(bool(torch.isfinite(rows).all()))
-                yield rows, targets
-
-        message = own(size, watched, groups, dimension, randomness)
-        return message if all(seen) else message * torch.nan
-
-    return release
-
-
-def _realised_divisor(sigma: float, q: float, max_norm: float, divisor: float) -> Release:
-    own = library(sigma, q, max_norm, 1.0)
-
-    def release(size: int, statistic: Statistic, groups: int, dimension: int, randomness: Randomness) -> Tensor:
-        sizes = []
-
-        def watched(batch: NDArray[np.int64]) -> Iterator[Rows]:
-            sizes.append(len(batch))
-            return iter(statistic(batch))
-
-        message = own(size, watched, groups, dimension, randomness)
-        return message / max(1, sizes[0])
-
-    return release
-
-
-def _private_divisor(sigma: float, q: float, max_norm: float, divisor: float) -> Release:
-    own = library(sigma, q, max_norm, 1.0)
-    return lambda size, *others: own(size, *others) / max(1.0, q * size)
-
-
-def _present_only(sigma: float, q: float, max_norm: float, divisor: float) -> Release:
-    own = library(sigma, q, max_norm, divisor)
-
-    def release(size: int, statistic: Statistic, groups: int, dimension: int, randomness: Randomness) -> Tensor:
-        message = own(size, statistic, groups, dimension, randomness)
-        _, present = _gathered(statistic, np.arange(size), dimension)
-        return message * torch.isin(torch.arange(groups), present)[:, None]
-
-    return release
-
-
-def _one_vector(sigma: float, q: float, max_norm: float, divisor: float) -> Release:
-    clean, noise = library(_NONE, q, max_norm, divisor), library(sigma, q, max_norm, divisor)
-
-    def release(size: int, statistic: Statistic, groups: int, dimension: int, randomness: Randomness) -> Tensor:
-        shared = noise(0, _empty, 1, dimension, randomness)
-        return clean(size, statistic, groups, dimension, randomness) + shared
-
-    return release
-
-
-def _remembering(decay: float, keep_first: bool) -> Mechanism:
-    """Fresh noise on clean sums that a client keeps: with momentum, or the first ones for ever."""
-
-    def mechanism(sigma: float, q: float, max_norm: float, divisor: float) -> Release:
-        clean, noise = library(_NONE, q, max_norm, divisor), library(sigma, q, max_norm, divisor)
-        held: list[Tensor] = []
-
-        def release(size: int, statistic: Statistic, groups: int, dimension: int, randomness: Randomness) -> Tensor:
-            if not (keep_first and held):
-                now = clean(size, statistic, groups, dimension, randomness)
-                held.append(now + decay * held[-1] if held else now)
-            return held[-1] + noise(0, _empty, groups, dimension, randomness)
-
-        return release
-
-    return mechanism
-
-
-def _one_coin(sigma: float, q: float, max_norm: float, divisor: float) -> Release:
-    own = library(sigma, 1.0, max_norm, divisor)
-
-    def release(size: int, statistic: Statistic, groups: int, dimension: int, randomness: Randomness) -> Tensor:
-        taken = bool(randomness.stream().coins(1, q)[0])
-        return own(size, statistic if taken else _empty, groups, dimension, randomness)
-
-    return release
-
-
-def _fixed_size(sigma: float, q: float, max_norm: float, divisor: float) -> Release:
-    own = library(sigma, 1.0, max_norm, divisor)
-
-    def release(size: int, statistic: Statistic, groups: int, dimension: int, randomness: Randomness) -> Tensor:
-        chosen = np.sort(randomness.stream().words(size).argsort()[: round(q * size)])
-        return own(size, lambda batch: statistic(batch[chosen]), groups, dimension, randomness)
-
-    return release
-
-
-class _Forgetful(Client):
-    """Pays for every other message only."""
-
-    def answer(self, query: Query) -> Message:
-        if query.server_round % 2 == 0:
-            return super().answer(query)
-        kept, self.ledger = self.ledger, Ledger(None)
-        try:
-            return super().answer(query)
-        finally:
-            self.ledger = kept
-
-
-def _global_key(server_round: int, own: bytes) -> tuple[bytes | None, bytes | None]:
-    return _key(int(torch.randint(2**62, (1,)))), None
+    return changed
 
 
 MUTANTS: tuple[Mutant, ...] = (
-    Mutant("no noise", _without_noise),
-    Mutant("sigma / 2", _constants(noise=0.5)),
-    Mutant("no clip", _constants(clip=1000.0)),
-    Mutant("clip at 2 C", _constants(clip=2.0)),
-    Mutant("per-layer clip", _with_rows(_by_blocks(lambda dimension: dimension - 1), loosened=2.0)),
-    Mutant("K networks without sqrt(K)", _with_rows(_by_blocks(lambda dimension: dimension // 2), loosened=2.0)),
-    Mutant("per-batch clip", _with_rows(_batch_sums)),
-    Mutant("augmentations clipped separately", _with_rows(_twice)),
-    Mutant("float32 norms", _with_rows(_float32_clip, loosened=1.001)),
-    Mutant("no NaN guard", _without_guard),
-    Mutant("q doubled", _constants(rate=lambda q: min(1.0, 2 * q))),
-    Mutant("q = 1", _constants(rate=lambda q: 1.0)),
-    Mutant("coins reused between rounds", _with_streams(lambda server_round, own: (None, own))),
-    Mutant("one coin for all examples", _one_coin),
-    Mutant("fixed-size batches", _fixed_size),
-    Mutant("divisor: the realised batch", _realised_divisor),
-    Mutant("divisor: the size of the data set", _private_divisor),
-    Mutant("noise reused between rounds", _with_streams(lambda server_round, own: (own, None))),
-    Mutant("noise from the round's number", _with_streams(lambda server_round, own: (_key(server_round), None))),
-    Mutant("noise from a global generator", _with_streams(_global_key)),
-    Mutant("noise of torch, public seeds", _with_generator(_torch_noise, itertools.cycle(range(100, 1000)))),
-    Mutant("noise of numpy, public seeds", _with_generator(_numpy_noise, itertools.cycle(range(100, 1000)))),
-    Mutant("noise on present classes only", _present_only),
-    Mutant("one noise vector for all classes", _one_vector),
-    Mutant("fresh noise on a stored sum", _remembering(0.0, keep_first=True)),
-    Mutant("momentum kept on the client", _remembering(0.9, keep_first=False)),
-    Mutant("a release that is not charged", client=_Forgetful),
+    *(Mutant(name, mechanism=mechanism) for name, mechanism in MECHANISMS),
+    *(Mutant(name, stream=stream) for name, stream in STREAMS),
+    *(Mutant(name, client=client) for name, client in CLIENTS),
+    *(Mutant(name, filter=own) for name, own in FILTERS),
 )
 CORRECT = Mutant("correct")

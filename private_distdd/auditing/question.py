@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from private_distdd.data.datasets import DatasetInfo
 from private_distdd.embeddings import EmbeddingSpec
+from private_distdd.errors import ConfigurationError
 from private_distdd.federation.messages import Query, Run
 from private_distdd.federation.statistics import private_statistic
 from private_distdd.models import ModelSpec
@@ -33,17 +35,41 @@ class Question:
         """The same question in one round of a run."""
         return Query(run.run_id, server_round, self.statistic, self.arguments, self.tensors, run.plan)
 
-    def row(self, image: Tensor, label: int, info: DatasetInfo) -> Tensor:
-        """One example's row before clipping, float64 [dimension].
+    def rows(self, images: Tensor, labels: Tensor, info: DatasetInfo) -> tuple[Tensor, Tensor]:
+        """Examples' rows before clipping, float64 [n, dimension], and the group each is summed into, int64 [n].
 
         Args:
-            image: float32 [C, H, W], normalised.
-            label: its class.
+            images: float32 [n, C, H, W], normalised; 64 of them at most.
+            labels: their classes, int64 [n].
             info: public constants.
         """
         statistic = private_statistic(self.statistic, self.arguments, self.tensors, info, "cpu")
-        (rows, _), *_ = statistic.rows(image[None], torch.tensor([label]))
-        return rows[0].to(torch.float64)
+        (rows, groups), *_ = statistic.rows(images, labels)
+        return rows[: len(labels)].to(torch.float64), groups
+
+    def row(self, image: Tensor, label: int, info: DatasetInfo) -> tuple[Tensor, int]:
+        """One example's row before clipping, float64 [dimension], and its group; see `rows`."""
+        rows, groups = self.rows(image[None], torch.tensor([label]), info)
+        return rows[0], int(groups[0])
+
+    def shape(self, info: DatasetInfo) -> tuple[int, int]:
+        """Groups and values a group of its messages."""
+        statistic = private_statistic(self.statistic, self.arguments, self.tensors, info, "cpu")
+        return statistic.num_groups, statistic.dimension
+
+    def blocks(self, info: DatasetInfo) -> Mapping[str, slice]:
+        """The parts of a row that mean something of their own, by name: a tensor of the network, or a network, a count.
+
+        Raises:
+            ConfigurationError: nobody has said how this statistic's rows are made up.
+        """
+        if self.statistic not in BLOCKS:
+            raise ConfigurationError(
+                f"the blocks of {self.statistic!r}", f"one of {sorted(BLOCKS)}", "Add it to question.BLOCKS."
+            )
+        lengths = BLOCKS[self.statistic](self.arguments, info)
+        ends = itertools.accumulate(lengths.values())
+        return {name: slice(end - lengths[name], end) for name, end in zip(lengths, ends, strict=True)}
 
     def hostile(self) -> Mapping[str, Question]:
         """This question, and the same with huge and with NaN tensors where it has any."""
@@ -54,12 +80,44 @@ class Question:
         }
 
 
-def about_gradients(spec: ModelSpec, info: DatasetInfo) -> Question:
-    """DistDD's question: class gradients at the weights of seed 0."""
+def about_gradients(spec: ModelSpec, info: DatasetInfo, granularity: str = "class") -> Question:
+    """DistDD's question: gradients at the weights of seed 0, summed by class, or "joint"."""
     state = spec.build(info.image_shape, info.num_classes, seed=0).state_dict()
-    return Question("class_gradients", {"model": spec.to_json(), "granularity": "class"}, dict(state))
+    return Question("class_gradients", {"model": spec.to_json(), "granularity": granularity}, dict(state))
 
 
 def about_embeddings(spec: EmbeddingSpec) -> Question:
     """CollabDM's question: class sums of embeddings."""
     return Question("class_embeddings", spec.to_json(), {})
+
+
+def every_question(info: DatasetInfo, width: int = 8) -> Mapping[str, Question]:
+    """One question about each registered statistic, in each form of its message, by name.
+
+    Args:
+        info: of those who are asked.
+        width: of the network; the messages are about so many times as long.
+    """
+    spec = ModelSpec("mlp", {"width": width, "depth": 1})
+    return {
+        "class gradients": about_gradients(spec, info),
+        "joint gradients": about_gradients(spec, info, "joint"),
+        "class embeddings": about_embeddings(EmbeddingSpec(spec, (0, 1), 1, 0.5, 42 * width, True)),
+    }
+
+
+def _tensors(arguments: Mapping[str, Any], info: DatasetInfo) -> Mapping[str, int]:
+    network = ModelSpec.from_json(arguments["model"]).build(info.image_shape, info.num_classes, seed=0)
+    return {name: tensor.numel() for name, tensor in network.named_parameters() if tensor.requires_grad}
+
+
+def _networks(arguments: Mapping[str, Any], info: DatasetInfo) -> Mapping[str, int]:
+    spec = EmbeddingSpec.from_json(arguments)
+    return {**{f"network {i}": 2 * spec.frequencies for i in range(len(spec.seeds))}, "count": 1}
+
+
+BLOCKS: Mapping[str, Callable[[Mapping[str, Any], DatasetInfo], Mapping[str, int]]] = {
+    "class_gradients": _tensors,
+    "class_embeddings": _networks,
+}
+"""From a registered statistic's arguments to the lengths of its rows' blocks, in order."""

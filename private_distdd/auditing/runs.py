@@ -76,9 +76,12 @@ def components(
     where its coin fell, 0 elsewhere.  D is what was seen; q has a Clopper-Pearson bound; sigma^2, from the scores
     without the canary, a chi^2 bound.  Each of the two at half the level.
 
+    The messages are shared out over the T rounds of a run (as many as leave 20 messages each), and the batch indicator
+    is bounded in each of them too: a round that takes more than q is refuted, though all together do not show it.
+
     Args:
         setting: what is attacked, with its number of rounds.
-        trials: messages a side.
+        trials: messages a side; rounded down to a multiple of the rounds looked at.
         seed: of noise and coins.
         gate_alpha: of the rejection.
         source: of the scores: the mechanism itself, or `canary.clients`.
@@ -88,8 +91,10 @@ def components(
     """
     require_count("trials", trials, "1e5 or more.", at_least=bounds.FEWEST)
     started = time.perf_counter()
-    once = dataclasses.replace(setting, rounds=1)
-    inside, outside = (source.scores(once, trials, InsecureRandomness(seed), world)[:, 0] for world in (True, False))
+    rounds = min(setting.rounds, trials // bounds.FEWEST)
+    run, runs = dataclasses.replace(setting, rounds=rounds), trials // rounds
+    trials = runs * rounds
+    inside, outside = (source.scores(run, runs, InsecureRandomness(seed), world) for world in (True, False))
     moved = np.abs(inside - outside)
     sensitivity = float(moved.max())
     if not 0 < sensitivity < math.inf or not outside.any():
@@ -98,7 +103,14 @@ def components(
             "a finite move above 0, and noise",
             "Look at replay first.",
         )
-    drawn = int((moved > sensitivity / 2).sum())
+    by_round = (moved > sensitivity / 2).sum(axis=0)
+    drawn = int(by_round.sum())
+    least = special.betaincinv(by_round, np.maximum(runs - by_round + 1, 1), gate_alpha / 2 / rounds)
+    findings = [
+        f"round {number}: the canary is drawn with probability {rate:.3g} or more"
+        for number, rate in enumerate(np.where(by_round > 0, least, 0.0))
+        if rate > setting.sample_rate
+    ]
 
     def parts(level: float) -> tuple[float, float]:
         sigma = math.sqrt(float((outside**2).sum()) / stats.chi2.ppf(level / 2, trials))
@@ -118,13 +130,14 @@ def components(
         kind="assumes the form",
         statistic="sigma, sensitivity and q, each bounded, composed by the accountant",
         trials=trials,
-        rejected=lower(gate_alpha, AIM) > curve.epsilon(AIM),
+        rejected=bool(findings) or lower(gate_alpha / 2, AIM) > curve.epsilon(AIM),
         adversary=KNOWS,
         assumptions=f"a subsampled Gaussian, rounds independent, of unknown sigma, sensitivity and q; {source.says}",
         seconds=time.perf_counter() - started,
         seed=seed,
         lower=tuple((delta, lower(1 - CONFIDENCE, delta)) for delta in DELTAS),
         upper=tuple((delta, curve.epsilon(delta)) for delta in DELTAS),
-        figures={"sigma upper": sigma, "sensitivity": sensitivity, "q lower": rate},
+        figures={"sigma upper": sigma, "sensitivity": sensitivity, "q lower": rate, "rounds looked at": rounds},
+        findings=tuple(findings[:10]),
         gate_alpha=gate_alpha,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -11,15 +12,21 @@ from typing import Any
 
 import torch
 
+from private_distdd.auditing.budget import filter_check
 from private_distdd.auditing.canary import Setting, canary_client, canary_gaussian, canary_single, clients
-from private_distdd.auditing.checks import replay_client, replay_sensitivity
+from private_distdd.auditing.checks import answered, replay_client, replay_sensitivity
+from private_distdd.auditing.coins import client_coin_check, coin_check, drawn_rate, stream_check, threshold_check
 from private_distdd.auditing.inversion import Inversion, LBFGSAttack, gradient_inversion
-from private_distdd.auditing.leaks import client_check, coin_check, guess_check, noise_check, seed_check
+from private_distdd.auditing.leaks import client_check, guess_check, seed_check
 from private_distdd.auditing.membership import membership_gradient
+from private_distdd.auditing.noise import LARGE, client_noise_check, message_check, noise_check
+from private_distdd.auditing.observed import observed_check
 from private_distdd.auditing.one_run import one_run, one_run_tradeoff
 from private_distdd.auditing.page import render_audit
 from private_distdd.auditing.question import Question, about_embeddings, about_gradients
 from private_distdd.auditing.records import GATE_ALPHA, AuditRecord, as_json
+from private_distdd.auditing.restart import restart_check
+from private_distdd.auditing.rows import micro_batch_check, norm_check
 from private_distdd.auditing.runs import canary_run, components
 from private_distdd.data.datasets import DatasetInfo, ImageDataset, load_dataset
 from private_distdd.embeddings import EmbeddingSpec
@@ -105,14 +112,27 @@ def audit(target: Target, quick: bool = False, seed: int = 0) -> list[AuditRecor
     background = ImageDataset(images[:6], 1 + torch.arange(6) % max(1, info.num_classes - 1), info)
     canary = images[6], 0
     less = 10 if quick else 1
+    drawn = dataclasses.replace(once, sample_rate=drawn_rate(once.sample_rate))
     records = [
         replay_sensitivity(run, seed),
-        replay_client(background, canary, question, seed),
+        norm_check(once),
+        answered(replay_client, background, canary, question, seed),
+        answered(micro_batch_check),
+        threshold_check(once),
+        filter_check(),
         seed_check(once),
         guess_check(once),
-        client_check(background, question),
+        answered(client_check, background, question),
+        restart_check(),
+        observed_check(seed=seed),
         noise_check(once, seed),
-        coin_check(once, seed),
+        message_check(once, seed, values=LARGE if quick else 4 * LARGE),
+        answered(client_noise_check, once, seed),
+        *([coin_check(once, seed)] if drawn != once else []),
+        coin_check(drawn, seed),
+        answered(client_coin_check, once, seed),
+        stream_check(once, seed),
+        *([canary_gaussian(once, 10_000, seed)] if plan.sample_rate == 1 else []),
         canary_single(once, 100_000 // less, seed),
         canary_client(background, canary, question, once, 500 if quick else 1000, seed),
         one_run(run, seed=seed),
@@ -128,8 +148,6 @@ def audit(target: Target, quick: bool = False, seed: int = 0) -> list[AuditRecor
         source, short = clients(background, canary, question), Setting(*constants, rounds=min(10, plan.max_queries))
         records.append(components(short, 1000, seed, source=source))
         records.append(canary_run(short, 100, seed, source=source))
-    if plan.sample_rate == 1:
-        records.insert(6, canary_gaussian(once, 10_000, seed))
     return records
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from private_distdd.auditing import leaks
+from private_distdd.auditing import coins, leaks, noise, rows
 from private_distdd.auditing.canary import Setting
 from private_distdd.auditing.question import about_gradients
 from private_distdd.data.datasets import ImageDataset
@@ -25,7 +25,16 @@ from private_distdd.privacy.spec import PrivacyPlan
 
 @pytest.mark.parametrize("setting", [Setting(), Setting(0.5, 0.3, 0.1, 9.0), Setting(4.0, 0.05)], ids=str)
 def test_the_library_is_fresh(setting: Setting) -> None:
-    for check in (leaks.noise_check, leaks.coin_check, leaks.seed_check, leaks.guess_check):
+    for check in (
+        noise.noise_check,
+        noise.message_check,
+        coins.coin_check,
+        coins.stream_check,
+        coins.threshold_check,
+        rows.norm_check,
+        leaks.seed_check,
+        leaks.guess_check,
+    ):
         record = check(setting)
         assert not record.findings
 

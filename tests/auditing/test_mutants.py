@@ -26,6 +26,33 @@ MUST_BE_SEEN_BY = {
     "one noise vector for all classes": "noise_check",
     "momentum kept on the client": "canary_run",
     "a release that is not charged": "bill_check",
+    "half the noise on the last coordinate, a count": "client_noise_check",
+    "noise on the first 2^21 values only": "message_check",
+    "class 9's noise is class 0's": "message_check",
+    "Box-Muller's cosine used twice": "message_check",
+    "Box-Muller's cosine used twice, signs apart": "message_check",
+    "the counter starts again with each chunk": "message_check",
+    "uniform noise": "message_check",
+    "noise without its tail": "message_check",
+    "round 1 takes everybody": "coin_check",
+    "round 1 of a client takes everybody": "client_coin_check",
+    "the first example in every batch": "coin_check",
+    "coins and noise from one key": "stream_check",
+    "coins rounded up": "threshold_check",
+    "no integer check after the float clip": "norm_check",
+    "parity of the batch in the lowest bit": "replay_sensitivity",
+    "noise of a key kept over restarts": "restart_check",
+    "noise of a key made of the client's name": "restart_check",
+    "a client that refuses where classes are missing": "observed_check",
+    "size of the batch in the server's log": "observed_check",
+    "size of the batch in the root's log": "observed_check",
+    "size of the batch printed": "observed_check",
+    "size of the batch on descriptor 2": "observed_check",
+    "size of the batch in a warning": "observed_check",
+    "size of the batch in a temporary file": "observed_check",
+    "micro-batches that are not padded": "micro_batch_check",
+    "the filter's delta is not split over its orders": "filter_check",
+    "the filter looks at what was spent alone": "filter_check",
 }
 
 
@@ -50,3 +77,5 @@ def test_alarms_on_the_library_are_rare() -> None:
 
 def test_names_are_unique() -> None:
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS)
+    assert MUST_BE_SEEN_BY.keys() <= {mutant.name for mutant in MUTANTS}
+    assert len(MUTANTS) >= 40

@@ -56,6 +56,17 @@ def test_the_command_writes_both_files(plan_file: Path, capsys: pytest.CaptureFi
     names = {record["audit"] for record in content["records"]}
     assert {
         "replay_sensitivity",
+        "norm_check",
+        "replay_client",
+        "micro_batch_check",
+        "threshold_check",
+        "filter_check",
+        "restart_check",
+        "observed_check",
+        "message_check",
+        "client_noise_check",
+        "client_coin_check",
+        "stream_check",
         "canary_gaussian",
         "canary_single",
         "canary_client",
