@@ -16,6 +16,7 @@ from unittest import mock
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from private_distdd.data.datasets import ImageDataset
 from private_distdd.errors import ConfigurationError, QueryRefusedError
@@ -24,6 +25,7 @@ from private_distdd.federation.messages import Message, Query
 from private_distdd.privacy.accountants import RdpFilter
 from private_distdd.privacy.events import Event
 from private_distdd.privacy.ledger import Ledger
+from private_distdd.privacy.mechanism import SampledGaussianMechanism, Statistic
 from private_distdd.privacy.randomness import Randomness, Stream, SystemRandomness
 
 
@@ -38,6 +40,32 @@ class _Forgetful(Client):
             return super().answer(query)
         finally:
             self.ledger = kept
+
+
+class _FreeRetries(Client):
+    """Keeps a ledger in which a try after one that failed is free."""
+
+    def __init__(self, client_id: str, dataset: ImageDataset, ledger: Ledger | None = None, **others: Any) -> None:
+        super().__init__(client_id, dataset, _Lenient(None) if ledger is None else ledger, **others)
+
+
+class _Lenient(Ledger):
+    def charge(self, event: Event, message_id: str) -> None:
+        if self.status(message_id) != "charged":
+            super().charge(event, message_id)
+
+
+class _Idle(Client):
+    """Computes nothing for an empty batch."""
+
+    def answer(self, query: Query) -> Message:
+        release = SampledGaussianMechanism.release
+
+        def idle(own: SampledGaussianMechanism, size: int, statistic: Statistic, *others: Any) -> Tensor:
+            return release(own, size, lambda batch: statistic(batch) if len(batch) else (), *others)
+
+        with mock.patch.object(SampledGaussianMechanism, "release", idle):
+            return super().answer(query)
 
 
 class _OfOneKey(SystemRandomness):
@@ -198,6 +226,8 @@ def _micro_batches_of(size: int) -> Iterator[None]:
 
 CLIENTS: tuple[tuple[str, type[Client]], ...] = (
     ("a release that is not charged", _Forgetful),
+    ("a computation that failed is free to repeat", _FreeRetries),
+    ("an empty batch computes nothing", _Idle),
     ("noise of a key kept over restarts", _KeptKey),
     ("noise of a key made of the client's name", _KeyOfName),
     ("round 1 of a client takes everybody", _EverybodyAtFirst),

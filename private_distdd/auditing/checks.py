@@ -8,20 +8,22 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
 
 from private_distdd.auditing.canary import Setting, rows_statistic
-from private_distdd.auditing.question import Question
+from private_distdd.auditing.question import Question, about_gradients
 from private_distdd.auditing.records import AuditRecord
-from private_distdd.data.datasets import ImageDataset
-from private_distdd.errors import QueryRefusedError
+from private_distdd.data.datasets import DatasetInfo, ImageDataset
+from private_distdd.errors import PrivateDistDDError, QueryRefusedError
 from private_distdd.federation.client import Client
 from private_distdd.federation.messages import Message, Refusal, Run
 from private_distdd.federation.transport import Transport
+from private_distdd.models import ModelSpec
 from private_distdd.privacy.ledger import Charge, parse
-from private_distdd.privacy.mechanism import LATTICE
+from private_distdd.privacy.mechanism import LATTICE, SampledGaussianMechanism
 from private_distdd.privacy.randomness import InsecureRandomness
 from private_distdd.privacy.spec import PrivacyPlan
 
@@ -259,6 +261,49 @@ class Tap:
     def ledger(self, client_id: str) -> bytes:
         """See Transport."""
         return self._transport.ledger(client_id)
+
+
+def retry_check(make: Callable[..., Client] = Client) -> AuditRecord:
+    """A computation that fails is paid for each time that it is tried, up to T_max, and nothing leaves.
+
+    A fault is put in: the mechanism fails for every batch.  A real failure may depend on the data, so a server that
+    could have it tried again for nothing would learn more with each try.
+
+    Args:
+        make: the client: `Client`, or what takes its place.
+    """
+    started, findings, tries = time.perf_counter(), list[str](), 3
+    info = DatasetInfo("noise", 2, (1, 8, 8), (0.5,), (0.5,))
+    run = Run("retry", info, PrivacyPlan(1.0, 1.0, 1.0, 1.0, tries, delta=1e-5))
+    client = make("audited", ImageDataset(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]), info))
+    client.enroll(run)
+    query = about_gradients(ModelSpec("mlp", {"width": 2, "depth": 1}), info).query(run, 0)
+
+    def fail(*_: Any) -> Tensor:
+        raise MemoryError("put in by an audit")
+
+    with mock.patch.object(SampledGaussianMechanism, "release", fail):
+        for number in range(1, tries + 2):
+            try:
+                client.answer(query)
+                findings.append(f"try {number}: a message came of a computation that failed")
+            except PrivateDistDDError:
+                pass
+            paid = sum(isinstance(entry, Charge) for entry in client.ledger)
+            if paid != min(number, tries):
+                findings.append(f"after {number} tries {paid} charges, not {min(number, tries)}")
+    return AuditRecord(
+        audit="retry_check",
+        claim="a computation that failed uses its charge up",
+        kind="deterministic",
+        statistic="charges after each of several tries",
+        trials=tries + 1,
+        rejected=bool(findings),
+        adversary="asks again after a failure",
+        assumptions="the mechanism is where the client computes",
+        seconds=time.perf_counter() - started,
+        findings=tuple(findings),
+    )
 
 
 def bill_check(tap: Tap) -> AuditRecord:

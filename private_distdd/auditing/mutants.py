@@ -17,7 +17,7 @@ from private_distdd.auditing.broken_mechanisms import MECHANISMS
 from private_distdd.auditing.broken_streams import STREAMS
 from private_distdd.auditing.budget import filter_check
 from private_distdd.auditing.canary import Mechanism, Release, Setting, canary_gaussian, canary_single, library
-from private_distdd.auditing.checks import Tap, answered, bill_check, replay_client, replay_sensitivity
+from private_distdd.auditing.checks import Tap, answered, bill_check, replay_client, replay_sensitivity, retry_check
 from private_distdd.auditing.coins import client_coin_check, coin_check, stream_check, threshold_check
 from private_distdd.auditing.leaks import client_check, guess_check, seed_check
 from private_distdd.auditing.noise import LARGE, client_noise_check, message_check, noise_check
@@ -114,6 +114,7 @@ def deterministic_gates(mutant: Mutant) -> list[AuditRecord]:
         found += [
             answered(client_check, background, question, mutant.make),
             answered(_paid, mutant.make),
+            answered(retry_check, mutant.make),
             observed_check(mutant.make),
             answered(replay_client, background, (images[8], 0), question, make=mutant.make),
             answered(micro_batch_check, mutant.make),

@@ -14,7 +14,7 @@ import torch
 
 from private_distdd.auditing.budget import filter_check
 from private_distdd.auditing.canary import Setting, canary_client, canary_gaussian, canary_single, clients
-from private_distdd.auditing.checks import answered, replay_client, replay_sensitivity
+from private_distdd.auditing.checks import answered, replay_client, replay_sensitivity, retry_check
 from private_distdd.auditing.coins import client_coin_check, coin_check, drawn_rate, stream_check, threshold_check
 from private_distdd.auditing.inversion import Inversion, LBFGSAttack, gradient_inversion
 from private_distdd.auditing.leaks import client_check, guess_check, seed_check
@@ -118,6 +118,7 @@ def audit(target: Target, quick: bool = False, seed: int = 0) -> list[AuditRecor
         norm_check(once),
         answered(replay_client, background, canary, question, seed),
         answered(micro_batch_check),
+        answered(retry_check),
         threshold_check(once),
         filter_check(),
         seed_check(once),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 from private_distdd.auditing.budget import divergence, filter_check
 from private_distdd.auditing.canary import Setting
-from private_distdd.auditing.checks import answered
+from private_distdd.auditing.checks import answered, retry_check
 from private_distdd.auditing.coins import client_coin_check, coin_check
 from private_distdd.auditing.leaks import client_check
 from private_distdd.auditing.mutants import MUTANTS, Mutant
@@ -21,7 +23,7 @@ from private_distdd.data.datasets import DatasetInfo, ImageDataset
 from private_distdd.errors import ModelError, QueryRefusedError
 from private_distdd.federation.client import Client
 from private_distdd.federation.messages import Message, Query
-from private_distdd.privacy.accountants.rdp import renyi_divergences
+from private_distdd.privacy.accountants.rdp import ROUNDING, renyi_divergences
 
 INFO = DatasetInfo("noise", 40, (1, 8, 8), (0.5,), (0.5,))
 
@@ -75,7 +77,9 @@ def test_the_filter_is_held_to_its_proof() -> None:
 def test_divergences_by_quadrature_are_the_accountants(sigma: float, q: float) -> None:
     orders = (1.5, 2.0, 7.3, 16.0, 40.0)
     mine = [divergence(sigma, q, order) for order in orders]
-    np.testing.assert_allclose(mine, renyi_divergences(sigma, q, orders), rtol=1e-9)
+    stated = renyi_divergences(sigma, q, orders)
+    np.testing.assert_allclose(mine, stated / (1 + ROUNDING), rtol=1e-9)
+    assert (stated >= mine).all()  # bounds, rounding included
 
 
 def test_micro_batches_have_one_size() -> None:
@@ -114,3 +118,17 @@ def test_a_client_that_answers_nobody_tells_nothing_and_cannot_be_audited(digits
     with pytest.raises(ModelError):
         client_check(held, question, Closed)
     assert "a client with 1 examples fails: RuntimeError" in client_check(held, question, Fussy).findings
+
+
+@pytest.mark.parametrize(
+    ("name", "gate", "says"),
+    [
+        ("a computation that failed is free to repeat", retry_check, "after 2 tries 1 charges, not 2"),
+        ("an empty batch computes nothing", micro_batch_check, "an empty batch computes nothing"),
+    ],
+)
+def test_what_failures_and_empty_batches_cost_is_seen(
+    name: str, gate: Callable[[type[Client]], AuditRecord], says: str
+) -> None:
+    assert gate(Client).findings == ()
+    assert any(says in line for line in gate(mutant(name).client).findings)
