@@ -462,7 +462,11 @@ def test_a_client_is_private_unless_its_owner_said_otherwise(
 
 @pytest.mark.parametrize(
     ("name", "arguments"),
-    [("mlp", {"width": 16000, "depth": 2}), ("mlp", {"width": 4096, "depth": 60}), ("convnet", {"width": 8192})],
+    [
+        ("mlp", {"width": 16000, "depth": 2}),
+        ("mlp", {"width": 4096, "depth": 60}),
+        ("convnet", {"width": 4096, "depth": 2}),
+    ],
 )
 def test_networks_beyond_the_owner_s_limits_are_refused_before_they_are_made(
     client: Client, run: Run, monkeypatch: pytest.MonkeyPatch, name: str, arguments: dict[str, int]

@@ -61,7 +61,7 @@ class RdpFilter:
         log_term = -math.log(self.delta)
         root_rho = self.budget_epsilon / (math.sqrt(log_term + self.budget_epsilon) + math.sqrt(log_term))
         best = math.sqrt(log_term) / root_rho
-        orders = [1 + best * 2 ** (step / 2) for step in range(-3, 3)]
+        orders = [1 + max(best * 2 ** (step / 2), 1e-3) for step in range(-3, 3)]  # above 1 for huge budgets, too
         return tuple(order if order < 11 else float(round(min(order, 1024))) for order in orders)
 
     def affords(self, spent: Iterable[Event], event: Event) -> bool:
