@@ -178,13 +178,14 @@ class NetworkSize:
 
 
 @lru_cache(maxsize=256)
-def _size_once(_: object, spec: ModelSpec, image_shape: ImageShape, num_classes: int) -> NetworkSize:
+def _size_once(factory: object, spec: ModelSpec, image_shape: ImageShape, num_classes: int) -> NetworkSize:
     try:
         with torch.device("meta"):
             return _size(spec.build(image_shape, num_classes), image_shape, "meta")
-    except ModelError:
-        raise
-    except Exception:  # foreign code that looks at its own weights: registered here, so it may be built here
+    except Exception:
+        # Foreign code may look at its own weights: registered by the owner, it may be built.  Ours never needs that.
+        if getattr(factory, "__module__", __name__) == __name__:
+            raise
         return _size(spec.build(image_shape, num_classes), image_shape, "cpu")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import pickle
 
 import pytest
@@ -349,3 +350,28 @@ def test_sound_models_pass_and_are_left_alone(make: object) -> None:
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert not any(module._forward_hooks or module._backward_hooks for module in model.modules())
     assert not any(hasattr(parameter, "grad_sample") for parameter in model.parameters())
+
+
+@register_model("test_models_looks_at_its_weights")
+def _looking(image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    layer = nn.Linear(math.prod(image_shape), num_classes)
+    if float(layer.weight.detach().abs().max()) > 1:  # cannot be asked of a weight without storage
+        raise AssertionError
+    return nn.Sequential(nn.Flatten(), layer)
+
+
+def test_the_size_of_a_network_is_counted_without_making_it() -> None:
+    for name, arguments in (("convnet", {"width": 8}), ("mlp", {"width": 5, "depth": 2}), ("resnet", {"width": 8})):
+        spec = ModelSpec(name, arguments)
+        size, model = spec.size((3, 16, 16), 7), spec.build((3, 16, 16), 7)
+        assert size.parameters == sum(p.numel() for p in model.parameters())
+        assert size.features == next(layer for layer in reversed(list(model.modules()))).in_features
+        assert size.activations > 7
+    linear = ModelSpec("mlp", {"width": 5, "depth": 1}).size((1, 4, 4), 3)
+    assert linear.work == 2 * (16 * 5 + 5 * 3)  # a multiplication and an addition each
+    assert linear.activations == 16 + 5 + 5 + 3  # flattened, hidden, rectified, logits
+    big = ModelSpec("mlp", {"width": 16384, "depth": 64}).size((1, 28, 28), 10)  # 70 GB, had it been made
+    assert big.parameters > 16384**2 * 63
+    assert ModelSpec("test_models_looks_at_its_weights").size((1, 4, 4), 3).parameters == 51
+    with pytest.raises(ModelError, match="depth = 65"):
+        ModelSpec("mlp", {"depth": 65}).size((1, 4, 4), 3)

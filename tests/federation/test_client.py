@@ -471,18 +471,17 @@ def test_a_client_is_private_unless_its_owner_said_otherwise(
 def test_networks_beyond_the_owner_s_limits_are_refused_before_they_are_made(
     client: Client, run: Run, monkeypatch: pytest.MonkeyPatch, name: str, arguments: dict[str, int]
 ) -> None:
-    before, real = client.ledger.to_bytes(), torch.empty
+    before = client.ledger.to_bytes()
     asked = query(run, arguments={"model": ModelSpec(name, arguments).to_json(), "granularity": "class"})
 
-    def small(*size: Any, **named: Any) -> Tensor:
-        made = real(*size, **named)
-        assert made.device.type == "meta" or made.numel() < 10**6, "it was made"
-        return made
-
-    monkeypatch.setattr(torch, "empty", small)
+    made: list[nn.Parameter] = []
+    for layer in (nn.Linear, nn.modules.conv._ConvNd):
+        monkeypatch.setattr(layer, "reset_parameters", lambda own: made.append(own.weight))
     with pytest.raises(QueryRefusedError, match="GiB"):
         client.answer(asked)
     assert client.ledger.to_bytes() == before
+    assert made
+    assert all(weight.is_meta for weight in made)
 
 
 def test_an_owner_may_set_other_limits(make_images: MakeImages, run: Run) -> None:
