@@ -25,6 +25,7 @@ from private_distdd.federation.messages import Message, Query, Run
 from private_distdd.federation.session import RoundRecord, allocate, stack
 from private_distdd.federation.statistics import open_statistic, private_statistic
 from private_distdd.federation.transport import Transport
+from private_distdd.limits import STEPS
 from private_distdd.methods.opening import Opened, open_run, public_rng
 from private_distdd.models import ModelSpec
 from private_distdd.privacy.spec import Privacy, PrivacyPlan, require_count, require_number
@@ -63,8 +64,8 @@ class CollabDM:
         matching_steps: steps on S, >= 1, each at one network.
         matching_rate: Adam's rate, > 0; it falls along half a cosine to 0.
         smoothness: weight of S's total variation beside the distance, >= 0; keeps S from taking on noise.
-        local_steps: without privacy only: clients first distil a share of S from their own data, in so many steps from
-            mosaics of their real images, and S starts from that (the paper).  0: S starts from noise.
+        local_steps: without privacy only: clients first distil a share of S from their own data, in so many steps (at
+            most 4,096) from mosaics of their real images, and S starts from that (the paper).  0: S starts from noise.
         privacy: the mechanism of the message; None is not private, and is said loudly.
         device: where the server computes ("cpu", "cuda").
         seed: steers everything public: networks, S's start.  Never the noise.
@@ -108,7 +109,7 @@ class CollabDM:
             require_count("pool", self.pool, "1 embeds images as they are.")
         require_count("networks", self.networks, "32 is usual.")
         require_count("matching_steps", self.matching_steps, "1,500 is usual.")
-        require_count("local_steps", self.local_steps, "0 starts from noise.", at_least=0)
+        require_count("local_steps", self.local_steps, "0 starts from noise.", at_least=0, at_most=STEPS)
         require_count("seed", self.seed, "Any whole number from 0 on.", at_least=0)
         require_number("matching_rate", self.matching_rate, 0, math.inf, "a finite number > 0", "0.1 is usual.")
         least = math.nextafter(0, -1)
