@@ -16,6 +16,7 @@ from torch import Tensor
 
 from private_distdd.auditing.inversion import Inversion
 from private_distdd.auditing.records import AIM
+from private_distdd.reporting.rounding import rounded_down, rounded_up
 
 _SHOWN = 6  # targets of an inversion
 _CURVES = {"attack": "what the attack reached", "ceiling": "what epsilon allows", "guess": "guessing"}
@@ -175,7 +176,8 @@ def _bar(record: Mapping[str, Any]) -> str:
     share = 100 * min(1.0, low / high) if high > 0 else 0.0
     return (
         f"<tr><th scope=row>{_safe(record['audit'])} <small>{_safe(record['kind'])}</small>"
-        f"<div class=bar style='width:{share:.1f}%'></div></th><td>{low:.3f} &le; {high:.3f}</td></tr>"
+        f"<div class=bar style='width:{share:.1f}%'></div></th>"
+        f"<td>{rounded_down(low)} &le; {rounded_up(high)}</td></tr>"
     )
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from private_distdd.reporting.rounding import rounded_down, rounded_up
+
 Kind: TypeAlias = Literal["deterministic", "rigorous", "assumes Gaussian", "assumes the form", "descriptive"]
 Curve: TypeAlias = tuple[tuple[float, float], ...]
 
@@ -94,7 +96,7 @@ def table(records: Iterable[AuditRecord]) -> str:
     rows = [("audit", "kind", "trials", "epsilon, lower <= upper", "verdict", "seconds")]
     for record in records:
         low, high = dict(record.lower).get(AIM), dict(record.upper).get(AIM)
-        bound = "" if low is None or high is None else f"{low:.3f} <= {high:.3f}"
+        bound = "" if low is None or high is None else f"{rounded_down(low)} <= {rounded_up(high)}"
         verdict = "REJECTED" if record.rejected else "" if record.kind == "descriptive" else "not rejected"
         rows.append((record.audit, record.kind, f"{record.trials:,}", bound, verdict, f"{record.seconds:.1f}"))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

@@ -9,7 +9,7 @@ from private_distdd.privacy.accountants import epsilon
 from private_distdd.privacy.calibration import affordable_queries, epsilon_after_each_query, largest_sample_rate
 from private_distdd.privacy.events import SampledGaussian
 from private_distdd.privacy.spec import Privacy
-from private_distdd.reporting.rounding import rounded_up
+from private_distdd.reporting.rounding import rounded_down, rounded_up
 
 _WIDTH, _HEIGHT = 60, 12
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -41,9 +41,9 @@ def print_plan(privacy: Privacy, rounds: int, console: Console | None = None) ->
     budget = privacy.target_epsilon or plan.epsilon
     # A hair above, so that the target's own last digit does not cost a query.
     console.print(
-        f"with this noise, epsilon {budget:.4g} pays {affordable_queries(sigma, budget * (1 + 1e-9), delta, rate)} "
+        f"with this noise, epsilon {budget:g} pays {affordable_queries(sigma, budget * (1 + 1e-9), delta, rate)} "
         f"queries at this sample rate, or {rounds} at a sample rate of at most "
-        f"{largest_sample_rate(sigma, budget * (1 + 1e-9), delta, rounds):.4g}"
+        f"{rounded_down(largest_sample_rate(sigma, budget * (1 + 1e-9), delta, rounds))}"
     )
     console.print(_curve(epsilon_after_each_query(sigma, rate, delta, rounds)))
 

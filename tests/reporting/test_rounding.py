@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from private_distdd.reporting.rounding import rounded_up
+from private_distdd.reporting.rounding import rounded_down, rounded_up
 
 
 @given(st.floats(1e-12, 1e12), st.integers(1, 8))
 def test_it_is_never_below_and_hardly_above(value: float, digits: int) -> None:
-    shown, exact = Decimal(rounded_up(value, digits)), Decimal(repr(value))
-    assert shown >= exact
-    assert shown - exact < exact * Decimal(10) ** (1 - digits)
+    high, low, exact = Decimal(rounded_up(value, digits)), Decimal(rounded_down(value, digits)), Decimal(repr(value))
+    assert low <= exact <= high
+    assert high - low <= exact * Decimal(10) ** (1 - digits)
 
 
 @pytest.mark.parametrize(
