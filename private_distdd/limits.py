@@ -16,6 +16,7 @@ CONTROL_BYTES = 1 << 16  # a Run, an Enrolment, a Refusal
 HEADER_BYTES = 1 << 22  # the JSON header of an envelope with tensors: queries, messages, checkpoints, releases
 PAGE_BYTES = 1 << 26  # a release's card, manifest, page or picture, one each
 LEDGER_BYTES = 1 << 28  # a ledger that somebody hands over: some 500,000 messages
+RELEASE_LEDGERS_BYTES = 1 << 30  # all ledgers of a release together
 SYNTHETIC_BYTES = 1 << 32  # a release's synthetic data set
 
 NAME_LENGTH = 256  # characters of a data set's name

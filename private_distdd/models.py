@@ -167,7 +167,7 @@ class NetworkSize:
     Args:
         parameters: trainable ones.
         activations: values that its layers hand on, for one image.
-        work: multiplications and additions of one image's forward pass.
+        work: multiplications and additions of one image's forward pass, and 10^5 for each layer that is called.
         features: inputs of its last layer; 0 where that is not linear.
     """
 
@@ -177,14 +177,22 @@ class NetworkSize:
     features: int
 
 
+_SMALL = 1 << 24  # parameters of a network that may be made to count its size
+_TOLL = 10**5  # operations that a layer's call is worth, however small the layer
+
+
 @lru_cache(maxsize=256)
 def _size_once(factory: object, spec: ModelSpec, image_shape: ImageShape, num_classes: int) -> NetworkSize:
+    parameters = 0
     try:
         with torch.device("meta"):
-            return _size(spec.build(image_shape, num_classes), image_shape, "meta")
+            model = spec.build(image_shape, num_classes)
+            parameters = sum(p.numel() for p in model.parameters())
+            return _size(model, image_shape, "meta")
     except Exception:
-        # Foreign code may look at its own weights: registered by the owner, it may be built.  Ours never needs that.
-        if getattr(factory, "__module__", __name__) == __name__:
+        # Foreign code may look at its weights: registered by the owner, it may be built.  Ours never needs that, and
+        # what would be large is not built to find out that it is.
+        if getattr(factory, "__module__", __name__) == __name__ or parameters > _SMALL:
             raise
         return _size(spec.build(image_shape, num_classes), image_shape, "cpu")
 
@@ -214,7 +222,7 @@ def _size(model: nn.Module, image_shape: ImageShape, device: str) -> NetworkSize
     return NetworkSize(
         sum(p.numel() for p in model.parameters() if p.requires_grad),
         activations,
-        counter.get_total_flops(),
+        counter.get_total_flops() + _TOLL * len(layers),
         last.in_features if isinstance(last, nn.Linear) else 0,
     )
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import math
 import os
 import platform
 import re
 import shutil
+import stat
 import uuid
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -24,13 +26,15 @@ from private_distdd.data.datasets import DatasetInfo
 from private_distdd.data.synthetic import LARGEST_PIXEL, SyntheticDataset
 from private_distdd.errors import PrivateDistDDError, ReleaseError
 from private_distdd.federation.messages import IDENTIFIER, Run, require_identifier
-from private_distdd.limits import LEDGER_BYTES, PAGE_BYTES, SYNTHETIC_BYTES
+from private_distdd.limits import LEDGER_BYTES, PAGE_BYTES, RELEASE_LEDGERS_BYTES, SYNTHETIC_BYTES
 from private_distdd.privacy.accountants import best_epsilon, bracket
 from private_distdd.privacy.events import RELATION, UNIT, Event, NotPrivate, merge
 from private_distdd.privacy.ledger import Charge, History, Pin, Recovered, Sealed, parse
 from private_distdd.privacy.spec import PrivacyPlan
 from private_distdd.reporting.card import render_card
 from private_distdd.storage import read_file, sync, to_json
+
+_log = logging.getLogger("private_distdd")
 
 FORMAT = "private_distdd.release/1"
 SYNTHETIC, CARD, CARD_PAGE, PREVIEW = "synthetic.safetensors", "card.json", "card.html", "preview.png"
@@ -198,12 +202,10 @@ def build_release(
         unaccounted: the same of clients whose ledger does not account for them; the release is then not private.
     """
     bills = {name: _bill(parse(data), run) for name, data in sorted(ledgers.items())}
-    card = {
+    finite = bool(bills) and all(math.isfinite(_number(bill["claim"]["epsilon"])) for bill in bills.values())
+    card: dict[str, Any] = {
         "format": FORMAT,
-        "private": run.plan is not None
-        and bool(bills)
-        and not unaccounted
-        and all(math.isfinite(_number(bill["claim"]["epsilon"])) for bill in bills.values()),
+        "private": run.plan is not None and finite and not unaccounted,
         "unit": UNIT,
         "relation": RELATION,
         "noise_model": "none" if run.plan is None else "local",
@@ -220,6 +222,35 @@ def build_release(
     if unaccounted:
         card["unaccounted"] = dict(unaccounted)
     return Release(dataset, card, ledgers)
+
+
+def build_sound_release(
+    dataset: SyntheticDataset,
+    run: Run,
+    ledgers: Mapping[str, bytes],
+    *,
+    messages: Mapping[str, int],
+    unaccounted: Mapping[str, int],
+    **others: Any,
+) -> Release:
+    """`build_release` without the ledgers that would fail at whoever verifies: their clients are unaccounted.
+
+    What has been paid for is released, whatever a single client makes of its own ledger.  Arguments are those of
+    `build_release`.
+    """
+    kept, lost = dict(ledgers), dict(unaccounted)
+    for name, data in ledgers.items():
+        try:
+            alone = build_release(dataset, run, {name: data}, messages=messages, unaccounted=lost, **others)
+            failure = next(_client_failures(alone.card, run.plan, name, parse(data)), None)
+        except PrivateDistDDError as error:  # events that nobody can price, or lines that break a rule
+            failure = str(error)
+        if failure is not None:
+            _log.warning("the ledger of client %s is left out: %s", name, failure)
+            del kept[name]
+            if messages[name]:
+                lost[name] = messages[name]
+    return build_release(dataset, run, kept, messages=messages, unaccounted=lost, **others)
 
 
 def _bill(history: History, run: Run) -> dict[str, Any]:
@@ -530,9 +561,10 @@ def _folder_failures(release: Release) -> Iterator[str]:
     own = release.card["versions"]["private-distdd"] == version("private-distdd")  # another's page looks otherwise
     if own and (release.folder / CARD_PAGE).read_bytes() != render_card(release.card).encode():
         yield f"{CARD_PAGE} does not show what {CARD} says"
-    if not _plain_png(read_file(release.folder / PREVIEW, PAGE_BYTES)):
+    grid = release.dataset.grid()
+    if not _plain_png(read_file(release.folder / PREVIEW, PAGE_BYTES), *grid.shape[:2]):
         yield f"{PREVIEW} holds more than one picture"
-    elif not _same_picture(release.folder / PREVIEW, release.dataset.grid()):
+    elif not _same_picture(release.folder / PREVIEW, grid):
         yield f"{PREVIEW} does not show the images of {SYNTHETIC}"
 
 
@@ -549,20 +581,24 @@ def _same_picture(path: Path, expected: np.ndarray[Any, Any]) -> bool:
         return False
 
 
-def _plain_png(data: bytes) -> bool:
-    """Is it a PNG of nothing but its head, its pixels and its end, with nothing behind, between or inside them?"""
-    signature, place, kinds, pixels = b"\x89PNG\r\n\x1a\n", 8, [], b""
-    while data.startswith(signature) and place < len(data):
+def _plain_png(data: bytes, height: int, width: int) -> bool:
+    """Is it a PNG of this size, of nothing but head, pixels and end, with nothing behind, between or inside them?
+
+    One of another size, or none at all, passes: `_same_picture` knows it.
+    """
+    signature, place, kinds, pixels = b"\x89PNG\r\n\x1a\n", 8, [], list[bytes]()
+    if not data.startswith(signature) or data[16:24] != width.to_bytes(4, "big") + height.to_bytes(4, "big"):
+        return True
+    while place < len(data):
         length, kind = int.from_bytes(data[place : place + 4], "big"), data[place + 4 : place + 8]
         kinds.append(kind)
-        pixels += data[place + 8 : place + 8 + length] if kind == b"IDAT" else b""
+        pixels += [data[place + 8 : place + 8 + length]] if kind == b"IDAT" else []
         place += length + 12
     if place != len(data) or kinds != [b"IHDR", *[b"IDAT"] * (len(kinds) - 2), b"IEND"]:
         return False
-    width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
     packed, size = zlib.decompressobj(), height * (1 + 3 * width)
     try:
-        whole = len(packed.decompress(pixels, size + 1)) == size
+        whole = len(packed.decompress(b"".join(pixels), size + 1)) == size
     except zlib.error:
         return False
     return whole and packed.eof and not packed.unused_data
@@ -588,24 +624,40 @@ def _manifest(hashes: Mapping[str, str]) -> bytes:
     return _pretty(record | {"self": _sha256(to_json(record).encode())})
 
 
-def _contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a release but the manifest, by name.
+def _contents(folder: Path, listed: Collection[str] | None = None) -> dict[str, bytes]:
+    """Every file of a release but the manifest, by name; of those that are not `listed` nothing is read.
 
     Raises:
         ValueError: something else lies there: a link, a device, another folder.
-        OSError: something cannot be read.
+        OSError: something cannot be read, or is longer than it may be.
     """
     contents: dict[str, bytes] = {}
+    room = RELEASE_LEDGERS_BYTES
     for place in ("", f"{LEDGERS}/"):
         for name in sorted(os.listdir(folder / place)):
             path = folder / place / name
             if place + name == LEDGERS and path.is_dir() and not path.is_symlink():
                 continue
-            if path.is_symlink() or not path.is_file():
-                raise ValueError(f"{place}{name} is not a plain file")
-            contents[place + name] = read_file(path, _longest(place + name))
+            _plain(path)
+            if listed is not None and place + name not in listed:
+                contents[place + name] = b""
+                continue
+            contents[place + name] = read_file(path, min(room, _longest(place + name)))
+            room -= len(contents[place + name]) if place else 0
     contents.pop(MANIFEST, None)
     return contents
+
+
+def _plain(path: Path) -> Path:
+    """The path, if it is a file: no link, pipe or device, whose reading may never end.
+
+    Raises:
+        ValueError: it is not.
+        FileNotFoundError: nothing is there.
+    """
+    if not stat.S_ISREG(os.lstat(path).st_mode):
+        raise ValueError(f"{path.name} is not a plain file")
+    return path
 
 
 def _longest(name: str) -> int:
@@ -618,8 +670,8 @@ def _longest(name: str) -> int:
 def _read(folder: Path) -> Release | list[str]:
     """The release in the folder, or what is wrong with its files, a line each."""
     try:
-        contents = _contents(folder)
-        data = read_file(folder / MANIFEST, PAGE_BYTES)
+        data = read_file(_plain(folder / MANIFEST), PAGE_BYTES)
+        contents = _contents(folder, json.loads(data)["files"])
         failures = _file_failures(contents, data)
         if failures:
             return list(map(_line, failures))

@@ -368,7 +368,7 @@ def test_the_size_of_a_network_is_counted_without_making_it() -> None:
         assert size.features == next(layer for layer in reversed(list(model.modules()))).in_features
         assert size.activations > 7
     linear = ModelSpec("mlp", {"width": 5, "depth": 1}).size((1, 4, 4), 3)
-    assert linear.work == 2 * (16 * 5 + 5 * 3)  # a multiplication and an addition each
+    assert linear.work == 2 * (16 * 5 + 5 * 3) + 4 * 10**5  # multiplications, additions, and a toll for each layer
     assert linear.activations == 16 + 5 + 5 + 3  # flattened, hidden, rectified, logits
     big = ModelSpec("mlp", {"width": 16384, "depth": 64}).size((1, 28, 28), 10)  # 70 GB, had it been made
     assert big.parameters > 16384**2 * 63

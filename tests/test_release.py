@@ -511,6 +511,14 @@ def test_a_picture_that_holds_more_than_pixels_is_noticed(folder: Path) -> None:
         (folder / "preview.png").write_bytes(changed)
         seal(folder)
         assert verify_folder(folder) == ["preview.png holds more than one picture"]
+    huge = chunk(b"IHDR", (2**20).to_bytes(4, "big") + (2**12).to_bytes(4, "big") + bytes([8, 2, 0, 0, 0]))
+    bomb = b"\x89PNG\r\n\x1a\n" + huge + chunk(b"IDAT", zlib.compress(bytes(10**8), 9)) + end
+    (folder / "preview.png").write_bytes(bomb)
+    seal(folder)
+    tracemalloc.start()
+    assert verify_folder(folder) == ["preview.png does not show the images of synthetic.safetensors"]
+    assert tracemalloc.get_traced_memory()[1] < 2 * 10**7
+    tracemalloc.stop()
     (folder / "preview.png").write_bytes(head + chunk(b"IDAT", pixels[:9]) + chunk(b"IDAT", pixels[9:]) + end)
     seal(folder)
     assert verify_folder(folder) == []  # the pixels may come in parts

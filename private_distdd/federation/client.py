@@ -30,7 +30,7 @@ from private_distdd.gradients import MICRO_BATCH
 from private_distdd.limits import ComputeLimits
 from private_distdd.models import require_device
 from private_distdd.privacy.events import Event, NotPrivate
-from private_distdd.privacy.ledger import OUTBOX, Ledger, Pin
+from private_distdd.privacy.ledger import OUTBOX, Ledger
 from private_distdd.privacy.mechanism import Rows, SampledGaussianMechanism
 from private_distdd.privacy.randomness import Randomness, SystemRandomness
 from private_distdd.privacy.spec import PrivacyPlan, require_count
@@ -103,6 +103,7 @@ class Client:
         self._limits = ComputeLimits() if limits is None else limits
         self._randomness = SystemRandomness() if randomness is None else randomness
         self._runs: dict[str, Run] = {}
+        self._allowed_runs: set[str] = set()
         self._outbox = _Outbox(
             None if self.ledger.path is None else self.ledger.path.with_name(f"{self.ledger.path.name}{OUTBOX}")
         )
@@ -150,7 +151,7 @@ class Client:
         if self._plan is not None and run.plan != self._plan:
             raise QueryRefusedError(f"plan {run.plan}", f"the owner's {self._plan}", "Ask with the owner's values.")
         if run.plan is None:
-            self._refuse_without_privacy()
+            self._refuse_without_privacy(run.run_id)
         if run.info != self.info:
             raise QueryRefusedError(
                 f"a run on {run.info}",
@@ -158,8 +159,9 @@ class Client:
                 "Give the client the run's public constants: Client(..., info=), or a data set that carries them.",
             )
         if run.plan is not None:
-            self._refuse_another_run(run.run_id, run.plan)
-            self.ledger.pin(run.run_id, self._event(run.plan), run.plan.max_queries, run.terms)
+            # The owner's plan says what one run costs, and `max_runs` how often: else a hundred runs cost a hundred.
+            most = None if self._plan is None else self._max_runs
+            self.ledger.pin(run.run_id, self._event(run.plan), run.plan.max_queries, run.terms, max_runs=most)
             if run.plan.delta * len(self._labels) > 1:
                 self._log.warning("delta = %g is above 1 / examples held: choose a smaller one", run.plan.delta)
         self._runs[run.run_id] = run
@@ -192,13 +194,14 @@ class Client:
         if stored is not None:
             return stored
         asked = query.statistic, query.arguments, query.tensors, run.info, self._device, self._limits
+        event: Event = NotPrivate() if run.plan is None else self._event(run.plan)
         if run.plan is None:
-            self._refuse_without_privacy()
+            self._refuse_without_privacy(run.run_id)
+        self.ledger.require(event, query.message_id)  # before work for a query that could not be paid
+        if run.plan is None:
             self._check_batch(query.batch, run.info)
-            event: Event = NotPrivate()
             compute = functools.partial(self._plain, query, open_statistic(*asked))
         else:
-            event = self._event(run.plan)
             compute = functools.partial(self._private, query, private_statistic(*asked), run.plan)
         self.ledger.charge(event, query.message_id)
         try:
@@ -217,22 +220,17 @@ class Client:
         # The type, not a promise: only the operating system's randomness is charged as private.
         return _mechanism(plan).event if type(self._randomness) is SystemRandomness else NotPrivate()
 
-    def _refuse_another_run(self, run_id: str, plan: PrivacyPlan) -> None:
-        """The owner's plan says what one run costs, and `max_runs` how often: else a hundred runs cost a hundred."""
-        runs = {entry.run_id for entry in self.ledger if isinstance(entry, Pin)}
-        if self._plan is not None and len(runs | {run_id}) > self._max_runs:
-            raise QueryRefusedError(
-                f"run {run_id!r} after {len(runs)} others",
-                f"{self._max_runs} in the life of this ledger, as the owner says",
-                "The owner may allow more: Client(plan=, max_runs=).",
-            )
+    def allow_run_without_privacy(self, run_id: str) -> None:
+        """For simulations: answer this one run without privacy, unless `allow_without_privacy` is False."""
+        self._allowed_runs.add(run_id)
 
-    def _refuse_without_privacy(self) -> None:
+    def _refuse_without_privacy(self, run_id: str) -> None:
         if self.ledger.budget is not None:
             raise BudgetExceededError(
                 "a query without privacy", f"queries with privacy, within {self.ledger.budget}", "Set privacy=."
             )
-        if not self.allow_without_privacy:
+        simulated = self.allow_without_privacy is None and run_id in self._allowed_runs
+        if not (self.allow_without_privacy or simulated):
             raise QueryRefusedError(
                 "a run or query without privacy",
                 "what the client's owner allowed: runs with privacy",

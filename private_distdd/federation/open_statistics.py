@@ -127,11 +127,14 @@ class LocalDistillations:
 
     @staticmethod
     def cost(arguments: Mapping[str, Any], info: DatasetInfo) -> Cost:
-        """What an answer takes at most; a step's work is that of all images at one network."""
+        """What an answer takes at most; all steps together count as so many passes over 10,000 examples."""
         spec = EmbeddingSpec.from_json(arguments["embedding"])
-        own, images = spec.cost(info), sum(_counts(arguments, info))
-        memory = own.memory * (1 + images / MICRO_BATCH) + message_memory(images, math.prod(info.image_shape))
-        return Cost(memory + message_memory(info.num_classes, spec.dimension), own.work)
+        steps = require_count("steps", arguments["steps"], "200 is usual.", at_most=STEPS)
+        partition = require_partition(arguments["partition"], info.image_shape)
+        own, parts = spec.cost(info), sum(_counts(arguments, info)) * partition**2
+        memory = own.memory * (1 + parts / MICRO_BATCH) + message_memory(parts, math.prod(info.image_shape))
+        work = own.work * (1 + 3 * steps * parts / len(spec.seeds) / 10_000)  # a step is one network's, there and back
+        return Cost(memory + message_memory(info.num_classes, spec.dimension), work)
 
     def plain(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The distilled images, one a group, in the order of their classes."""

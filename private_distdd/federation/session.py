@@ -70,8 +70,7 @@ class Session:
 
     Raises:
         QueryRefusedError: no client agrees to the run.
-        CheckpointError: a client's ledger lacks messages of the resumed run.  Nothing was sent.
-        LedgerError: a client's ledger is damaged; looked at for a resumed run only.
+        CheckpointError: no client's ledger has the messages of the resumed run.  Nothing was sent.
     """
 
     def __init__(
@@ -83,8 +82,7 @@ class Session:
     ) -> None:
         self._transport, self.run = transport, run
         self._known: dict[str, bytes] = {}  # the newest sound ledger of each client
-        for client_id, count in (answered or {}).items():
-            self._check_ledger(client_id, count)
+        self._check_ledgers(answered or {})
         invited = list(transport.client_ids if active is None else active)
         agreed = [client_id for client_id in invited if self._enroll(client_id)]
         # Who was active decides the bytes of the queries in which a resumed run was interrupted: a client that does not
@@ -106,14 +104,30 @@ class Session:
         self._remember(client_id, 0)
         return True
 
-    def _check_ledger(self, client_id: str, answered: int) -> None:
-        charges = parse(self._transport.ledger(client_id)).count(f"{self.run.run_id}:")
-        if charges < answered:
+    def _check_ledgers(self, answered: Mapping[str, int]) -> None:
+        """Of a resumed run: are these the ledgers that paid for its messages?
+
+        One client that lost its ledger is said, and is unaccounted at the end; where all did, they are the wrong ones.
+        """
+        problems = []
+        for client_id, count in answered.items():
+            try:
+                charges = parse(self._transport.ledger(client_id)).count(f"{self.run.run_id}:")
+            except Exception as error:  # whatever a transport raises, and whatever bytes a client sends
+                problems.append(f"the ledger of client {client_id!r} cannot be had: {error}")
+                continue
+            if charges < count:
+                problems.append(
+                    f"the ledger of client {client_id!r} has {charges} charges of run {self.run.run_id!r}, not {count}"
+                )
+        if problems and len(problems) == len(answered):
             raise CheckpointError(
-                f"the ledger of client {client_id!r} has {charges} charges of run {self.run.run_id!r}",
-                f"the {answered} or more that the checkpoint's messages cost",
+                problems[0],
+                "ledgers with the charges that the checkpoint's messages cost",
                 "Open the run's own ledgers (Ledger(path)); those in memory end with their process.",
             )
+        for problem in problems:
+            _log.warning("%s", problem)
 
     def ask(
         self, client_ids: Iterable[str], query: Callable[[str], Query], shape: Callable[[str], tuple[int, int]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any, Protocol, TypeVar
@@ -160,6 +161,7 @@ class EmbeddingSums:
         refuse_tensors(tensors)
         spec = EmbeddingSpec.from_json(arguments)
         spec.validate(info)
+        self._spec, self._given = spec, (info, device)
         self._embeddings = ClassEmbeddings(spec, info, device)
         self.num_groups = info.num_classes
         self.dimension = spec.dimension
@@ -172,8 +174,8 @@ class EmbeddingSums:
         return Cost(message_memory(info.num_classes, spec.dimension) + own.memory, own.work)
 
     def probe(self) -> EmbeddingSums:
-        """Itself: seeds are all there is."""
-        return self
+        """One of its networks, by a public seed: the others have the same sizes."""
+        return EmbeddingSums(dataclasses.replace(self._spec, seeds=(0,)).to_json(), {}, *self._given)
 
     def rows(self, images: Tensor, labels: Tensor) -> Iterator[Rows]:
         """Per-example embeddings with their classes: what the mechanism clips, sums and covers with noise."""
@@ -208,6 +210,7 @@ OPEN_STATISTICS: dict[str, _Maker[OpenStatistic]] = {
 }
 
 
+_REMEMBERED = 1024
 _places_alike: set[str] = set()  # what this process has found to give an example the same bits in every place
 
 
@@ -223,7 +226,8 @@ def _require_places_alike(
     Raises:
         ModelError: so it is.
     """
-    settings = {"name": name, "arguments": dict(arguments), "info": info.to_json(), "device": device}
+    own_arguments = {key: value for key, value in arguments.items() if key != "seeds"}  # sizes do not depend on them
+    settings = {"name": name, "arguments": own_arguments, "info": info.to_json(), "device": device}
     key = to_json({**settings, "threads": torch.get_num_threads(), "precision": torch.get_float32_matmul_precision()})
     if key in _places_alike:
         return
@@ -245,6 +249,8 @@ def _require_places_alike(
                 "a network whose rows do not",
                 "Change its width: powers of two from 8 on were right wherever we looked.",
             )
+    if len(_places_alike) >= _REMEMBERED:  # a server may ask for any number of networks
+        _places_alike.clear()
     _places_alike.add(key)
 
 

@@ -29,7 +29,7 @@ from private_distdd.limits import STEPS
 from private_distdd.methods.opening import Opened, open_run, public_rng
 from private_distdd.models import ModelSpec
 from private_distdd.privacy.spec import Privacy, PrivacyPlan, require_count, require_number
-from private_distdd.release import Release, build_release
+from private_distdd.release import Release, build_sound_release
 from private_distdd.reporting.progress import progress_bar
 
 _SMALLEST_PART = 12  # pixels: of digits with 8, parts of 4 showed nothing
@@ -367,7 +367,7 @@ class _Matching:
     def _release(self) -> Release:
         method, session = self.method, self.session
         accounts = session.accounts()
-        return build_release(
+        return build_sound_release(
             SyntheticDataset(presentable(self.images), self.labels, self.info, self.parts),
             session.run,
             accounts.ledgers,

@@ -31,7 +31,7 @@ from private_distdd.matching import DISTANCES, parameter_shapes
 from private_distdd.methods.opening import Opened, open_run, public_rng
 from private_distdd.models import ModelSpec
 from private_distdd.privacy.spec import Privacy, PrivacyPlan, require_count, require_number
-from private_distdd.release import Release, build_release
+from private_distdd.release import Release, build_sound_release
 from private_distdd.reporting.progress import progress_bar
 
 _log = logging.getLogger("private_distdd")
@@ -561,7 +561,7 @@ class _Distillation:
     def _release(self) -> Release:
         method, session = self.method, self.session
         accounts = session.accounts()
-        return build_release(
+        return build_sound_release(
             SyntheticDataset(presentable(self.images), self.labels, self.info),
             session.run,
             accounts.ledgers,

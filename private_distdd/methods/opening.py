@@ -90,8 +90,7 @@ def open_run(
         )
         if not isinstance(clients, Transport):
             for client in clients:  # simulated ones, whose owner is the caller; behind a transport owners decide
-                if client.allow_without_privacy is None:
-                    client.allow_without_privacy = True
+                client.allow_run_without_privacy(saved.run.run_id)
     require_device(device)  # before any client is asked to reserve its budget
     check(info)
     if folder is not None and not resume:

@@ -11,6 +11,7 @@ no event here.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
@@ -61,7 +62,7 @@ class SampledGaussian:
 
     def __post_init__(self) -> None:
         sigma, rate = self.noise_multiplier, self.sample_rate
-        if not (_is_real(sigma) and math.isfinite(sigma) and sigma > 0):
+        if not (_is_real(sigma) and 0 < sigma <= sys.float_info.max):
             raise ConfigurationError(
                 f"noise_multiplier = {sigma!r}", "a finite number > 0", "Without noise, charge a NotPrivate event."
             )

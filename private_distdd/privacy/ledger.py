@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from private_distdd.errors import BudgetExceededError, LedgerError
+from private_distdd.errors import BudgetExceededError, LedgerError, QueryRefusedError
 from private_distdd.privacy.events import Composition, Event, NotPrivate, merge
 from private_distdd.privacy.ledger_format import (
     Budget,
@@ -92,7 +92,10 @@ class Ledger(History):
         self._file_lock = _lock(self._path)
         try:
             self._open(self._path, opening)
+            os.chmod(self._path, 0o600)  # earlier versions made it for everybody's eyes
             self._file = _identity(os.stat(self._path))
+            with _descriptor(self._path.parent, os.O_RDONLY) as folder:  # who made it may have died before this
+                os.fsync(folder)
         except OSError as error:
             self.close()
             raise _failed(self._path, error) from error
@@ -137,7 +140,9 @@ class Ledger(History):
         """Whose data it is, where the first line says so."""
         return self.opening.client_id
 
-    def pin(self, run_id: str, event: Event, max_queries: int, terms: str | None = None) -> None:
+    def pin(
+        self, run_id: str, event: Event, max_queries: int, terms: str | None = None, *, max_runs: int | None = None
+    ) -> None:
         """Enrol in a run: from now on it is charged this event and no other, at most `max_queries` times.
 
         Under a budget the whole schedule is reserved here, once.  Pinning again with equal values changes nothing.
@@ -147,9 +152,11 @@ class Ledger(History):
             event: what one message of the run costs.
             max_queries: the longest schedule, at least 1.
             terms: SHA-256, in hexadecimal, of all public constants agreed to, so that they hold after a restart, too.
+            max_runs: how many runs may be pinned in all, this one included; None for any number.
 
         Raises:
             ConfigurationError: an argument is outside its range.
+            QueryRefusedError: it would be one run too many.
             LedgerError: the run has other values, or charges, already; or the ledger cannot be written.
             BudgetExceededError: the budget cannot pay the schedule beside what is spent and reserved.
         """
@@ -157,6 +164,12 @@ class Ledger(History):
         with self._writing():
             if self._pins.get(run_id) == entry:
                 return
+            if max_runs is not None and len(self._pins) >= max_runs:  # in here: two at a time must not both pass
+                raise QueryRefusedError(
+                    f"run {run_id!r} after {len(self._pins)} others",
+                    f"{max_runs} in the life of this ledger, as the owner says",
+                    "The owner may allow more: Client(plan=, max_runs=).",
+                )
             self._check(entry)
             self.check([repeated(event, max_queries)])
             self._append(entry)
@@ -176,12 +189,24 @@ class Ledger(History):
             BudgetExceededError: the run is not pinned, and the budget cannot pay.
             LedgerError: the ledger cannot be written; it must be opened anew, and what was half written is recovered.
         """
-        entry = Charge(event, message_id)
         with self._writing():
-            self._check(entry)
-            if message_id.partition(":")[0] not in self._pins:  # a pinned run's queries were reserved with its pin
-                self.check([event])
-            self._append(entry)
+            self._append(self._payable(event, message_id))
+
+    def require(self, event: Event, message_id: str) -> None:
+        """Raise if `charge` would, and write nothing: for work that must not be done for a query that cannot be paid.
+
+        Raises:
+            ConfigurationError, QueryRefusedError, BudgetExceededError, LedgerError: as `charge`.
+        """
+        with self._writing():
+            self._payable(event, message_id)
+
+    def _payable(self, event: Event, message_id: str) -> Charge:
+        entry = Charge(event, message_id)
+        self._check(entry)
+        if message_id.partition(":")[0] not in self._pins:  # a pinned run's queries were reserved with its pin
+            self.check([event])
+        return entry
 
     def seal(self, message_id: str, digest: str) -> None:
         """Note, durably, that the message's bytes are stored durably and may leave.  Sealing the same again is free.
@@ -354,10 +379,9 @@ def _begin(path: Path, line: bytes) -> None:
         except FileExistsError:
             pass
         except OSError:  # a file system without links
-            os.replace(partial, path)
+            with contextlib.suppress(FileExistsError), _descriptor(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
+                _write(file, line + b"\n")
         partial.unlink(missing_ok=True)
-        with _descriptor(path.parent, os.O_RDONLY) as folder:
-            os.fsync(folder)
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -387,7 +411,8 @@ def _write(file: int, data: bytes) -> None:
 def _write_whole(path: Path, data: bytes) -> None:
     """Make or replace the file, whole or not at all, durably."""
     partial = path.with_name(path.name + ".partial")
-    with _descriptor(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as file:
+    partial.unlink(missing_ok=True)  # one that a crash left may have other permissions
+    with _descriptor(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
         _write(file, data)
     os.replace(partial, path)
     with _descriptor(path.parent, os.O_RDONLY) as folder:

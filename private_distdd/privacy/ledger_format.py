@@ -234,6 +234,7 @@ class History:
         self._size = 0  # in bytes, newlines included
         self._entries: list[Entry] = []
         self._pins: dict[str, Pin] = {}
+        self._left: dict[str, Pin] = {}  # the pins that have queries left, in order
         self._used: dict[str, int] = {}  # charges by run, recoveries of pinned runs included
         self._digests: dict[str, str | None] = {}  # message id -> digest of the sealed bytes, None while only charged
         self._last_outside: Event | None = None  # last event charged outside any pinned run
@@ -291,7 +292,7 @@ class History:
 
     def reserved(self) -> tuple[Event, ...]:
         """What the pinned runs may still spend."""
-        return tuple(repeated(p.event, self.remaining(r)) for r, p in self._pins.items() if self.remaining(r))
+        return tuple(repeated(pin.event, self.remaining(run_id)) for run_id, pin in self._left.items())
 
     def torn_event(self) -> Event | None:
         """What a torn line at this place is charged: one query of every pinned run that has queries left.
@@ -301,7 +302,7 @@ class History:
         breaks a budget.  With no such run, the last event charged outside any pin is charged again; with none of
         those either, no charge can have been torn, and the answer is None.
         """
-        left = [pin.event for run_id, pin in self._pins.items() if self.remaining(run_id)]
+        left = [pin.event for pin in self._left.values()]
         return (left[0] if len(left) == 1 else Composition(tuple(left))) if left else self._last_outside
 
     def _check(self, entry: Entry) -> None:
@@ -346,18 +347,23 @@ class History:
         self._size += len(line) + 1
         match entry:
             case Pin(run_id=run_id):
-                self._pins[run_id] = entry
+                self._pins[run_id] = self._left[run_id] = entry
             case Charge(event=event, message_id=message_id):
                 run_id = message_id.partition(":")[0]
-                self._used[run_id] = self._used.get(run_id, 0) + 1
+                self._use(run_id)
                 self._digests[message_id] = None
                 if run_id not in self._pins:
                     self._last_outside = event
             case Sealed(message_id=message_id, digest=digest):
                 self._digests[message_id] = digest
             case Recovered():
-                for run_id in [run_id for run_id in self._pins if self.remaining(run_id)]:
-                    self._used[run_id] = self._used.get(run_id, 0) + 1
+                for run_id in list(self._left):
+                    self._use(run_id)
+
+    def _use(self, run_id: str) -> None:
+        self._used[run_id] = self._used.get(run_id, 0) + 1
+        if run_id in self._left and not self.remaining(run_id):
+            del self._left[run_id]
 
     def _load(self, data: bytes) -> None:
         """Take in whole lines.

@@ -9,7 +9,9 @@ import math
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,7 @@ from private_distdd.federation.messages import Message, Query, Run
 from private_distdd.limits import ComputeLimits
 from private_distdd.models import ModelSpec, register_model
 from private_distdd.privacy.events import Composition, NotPrivate, SampledGaussian
-from private_distdd.privacy.ledger import Budget, Ledger
+from private_distdd.privacy.ledger import Budget, Ledger, Pin
 from private_distdd.privacy.mechanism import SampledGaussianMechanism
 from private_distdd.privacy.randomness import InsecureRandomness
 from private_distdd.privacy.spec import PrivacyPlan
@@ -439,6 +441,40 @@ def test_an_owner_s_plan_is_for_so_many_runs(make_images: MakeImages, tiny_info:
             own.enroll(Run("run-0", tiny_info, once))
     with pytest.raises(ConfigurationError, match="max_runs"):
         Client("clinic", make_images(6), plan=once, max_runs=0)
+
+
+def test_runs_at_the_same_time_do_not_pass_the_owner_s_number(
+    make_images: MakeImages, tiny_info: DatasetInfo, tmp_path: Path
+) -> None:
+    """Pins are counted where they are written: eight threads once had eight runs of a plan for one."""
+    for trial in range(3):
+        with Ledger(tmp_path / f"{trial}.jsonl") as ledger:
+            own = Client("clinic", make_images(3), ledger, plan=PLAN, max_runs=2)
+            start = threading.Barrier(8)
+
+            def enroll(number: int, own: Client = own, start: threading.Barrier = start) -> bool:
+                start.wait()
+                try:
+                    own.enroll(Run(f"run-{number}", tiny_info, PLAN))
+                except QueryRefusedError:
+                    return False
+                return True
+
+            with ThreadPoolExecutor(8) as pool:
+                assert sum(pool.map(enroll, range(8))) == 2
+            assert sum(isinstance(entry, Pin) for entry in ledger) == 2
+
+
+def test_a_query_that_cannot_be_paid_costs_no_work(client: Client, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for t in range(PLAN.max_queries):
+        client.answer(query(run, t))
+    prepared: list[str] = []
+    monkeypatch.setattr(client_module, "private_statistic", lambda name, *_: prepared.append(name))
+    for width in (9, 10, 11):
+        spec = ModelSpec("mlp", {"width": width, "depth": 1})
+        with pytest.raises(QueryRefusedError, match="charge 6"):
+            client.answer(query(run, 77, arguments={"model": spec.to_json(), "granularity": "class"}))
+    assert prepared == []
 
 
 @pytest.mark.parametrize("allowed", [None, False])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import itertools
@@ -35,8 +36,9 @@ from private_distdd.federation.transport import InProcess
 from private_distdd.methods.collabdm import CollabDM
 from private_distdd.methods.distdd import DistDD
 from private_distdd.privacy.accountants import best_epsilon
-from private_distdd.privacy.events import NotPrivate
+from private_distdd.privacy.events import NotPrivate, SampledGaussian
 from private_distdd.privacy.ledger import Budget, Charge, Ledger, Pin, Sealed
+from private_distdd.privacy.ledger_format import encode
 from private_distdd.privacy.mechanism import SampledGaussianMechanism
 from private_distdd.privacy.randomness import InsecureRandomness
 from private_distdd.privacy.spec import Privacy
@@ -326,9 +328,54 @@ def test_behind_a_transport_only_owners_allow_a_run_without_privacy(make_images:
         method.fit(Wire(clients), info=clients[0].info)
     assert [client.ledger.to_bytes() for client in clients] == before
     assert not fit(method, clients).private
+    with pytest.warns(NotPrivateWarning), pytest.raises(QueryRefusedError, match="no client agrees"):
+        method.fit(Wire(clients), info=clients[0].info)  # allowed for that one run
     refusing = members(make_images, allow_without_privacy=False)
     with pytest.warns(NotPrivateWarning), pytest.raises(QueryRefusedError, match="no client agrees"):
         method.fit(refusing)
+
+
+class Spoiling(Wire):
+    """A transport whose client c0 hands over a ledger that obeys all rules and fits nothing, once it has answered."""
+
+    def __init__(self, clients: list[Client], lines: Callable[[list[Any]], list[Any]]) -> None:
+        super().__init__(clients)
+        self._lines = lines
+
+    def ledger(self, client_id: str) -> bytes:
+        data = super().ledger(client_id)
+        if client_id != "c0" or not self.answers:
+            return data
+        head, spoilt = "0" * 64, b""
+        for index, entry in enumerate(self._lines(list(Ledger.parse(data)))):
+            line = encode(entry, index, head)
+            head, spoilt = hashlib.sha256(line).hexdigest(), spoilt + line + b"\n"
+        return spoilt
+
+
+SPOILS: dict[str, Callable[[list[Any]], list[Any]]] = {
+    "costs nobody can add up": lambda lines: [
+        *lines,
+        *[Charge(SampledGaussian(1.0, 0.5, 10**15), f"x:{i}") for i in "01"],
+    ],
+    "an overspent budget": lambda lines: [dataclasses.replace(lines[0], budget=Budget(1e-3, 1e-5)), *lines[1:]],
+    "another pin": lambda lines: [dataclasses.replace(e, max_queries=99) if isinstance(e, Pin) else e for e in lines],
+    "a round that was never played": lambda lines: [
+        dataclasses.replace(e, message_id=f"{e.message_id.partition(':')[0]}:000999") if hasattr(e, "message_id") else e
+        for e in lines[:4]
+    ],
+}
+
+
+@pytest.mark.parametrize("how", sorted(SPOILS))
+def test_one_client_s_odd_ledger_leaves_the_others_a_release(
+    make_images: MakeImages, tmp_path: Path, case: Case, how: str
+) -> None:
+    release = fit(case.make(privacy=NOISY), Spoiling(members(make_images), SPOILS[how]))
+    assert set(release.card["unaccounted"]) == {"c0"}
+    assert not release.private
+    assert release.epsilon["c0"] == math.inf > release.epsilon["c1"]
+    Release.load(release.save(tmp_path / "release")).verify()
 
 
 def test_a_second_run_is_charged_on_top(make_images: MakeImages, case: Case) -> None:

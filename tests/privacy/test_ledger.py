@@ -851,6 +851,22 @@ def test_a_torn_sealed_line_on_the_last_query_lets_no_other_message_out(tmp_path
                 ledger.charge(CHEAP, "r:0")
 
 
+def test_a_ledger_of_many_pins_is_read_in_one_pass() -> None:
+    """Every recovery once walked over all pins, also those long spent: a day for a file of the largest size."""
+    ledger = Ledger(None)
+    for number in range(300):
+        ledger.pin(f"r{number}", CHEAP, 1)
+        ledger.charge(CHEAP, f"r{number}:0")
+    assert ledger.reserved() == ()
+    assert ledger._left == {}
+    ledger.pin("last", CHEAP, 2)
+    ledger.charge(CHEAP, "last:0")
+    assert list(ledger._left) == ["last"]
+    assert ledger.torn_event() == CHEAP
+    again = Ledger.parse(ledger.to_bytes())
+    assert (again._left, again.reserved()) == (ledger._left, ledger.reserved())
+
+
 def test_places_that_cannot_hold_a_ledger(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="folder does not exist"):
         Ledger(tmp_path / "mistyped" / "ledger.jsonl")
