@@ -124,6 +124,7 @@ CASES: list[tuple[str, list[Edit], list[tuple[str, str]]]] = [
         )
     ],
     ("class_distillations", [put("arguments.embedding.pool", 3)], []),
+    ("class_distillations", [put("arguments.steps", 2**20)], []),  # more than 20 seconds
     ("class_distillations", [put("arguments.more", 1)], []),
     # Weights
     *[
@@ -240,7 +241,7 @@ def test_one_client_does_not_end_the_others_run(lie: Any) -> None:
         (0, "budget.delta", 5e-324),
         *[(1, "max_queries", value) for value in (2**63, 10**400)],
         *[(4, "event.events.0.count", value) for value in (10**16, 2**63, 10**400)],
-        (4, "event.events.0.noise_multiplier", 5e-324),
+        *[(4, "event.events.0.noise_multiplier", value) for value in (5e-324, 10**400)],
         (4, "event.events.0.sample_rate", 5e-324),
         (4, "message_id", 5),
         (0, "version", True),
