@@ -129,7 +129,7 @@ class Client:
         """For simulations: this client with other labels, int64 [n] -> int64 [n], and the same ledger."""
         changed = copy.copy(self)
         changed._labels = change(self._labels.cpu()).to(self._device)
-        changed._runs = {}
+        changed._runs, changed._allowed_runs = {}, set()
         return changed
 
     def enroll(self, run: Run) -> Enrolment:
@@ -193,13 +193,13 @@ class Client:
         stored = self._stored(query)
         if stored is not None:
             return stored
-        asked = query.statistic, query.arguments, query.tensors, run.info, self._device, self._limits
         event: Event = NotPrivate() if run.plan is None else self._event(run.plan)
         if run.plan is None:
             self._refuse_without_privacy(run.run_id)
-        self.ledger.require(event, query.message_id)  # before work for a query that could not be paid
-        if run.plan is None:
             self._check_batch(query.batch, run.info)
+        self.ledger.require(event, query.message_id)  # before work for a query that could not be paid
+        asked = query.statistic, query.arguments, query.tensors, run.info, self._device, self._limits
+        if run.plan is None:
             compute = functools.partial(self._plain, query, open_statistic(*asked))
         else:
             compute = functools.partial(self._private, query, private_statistic(*asked), run.plan)
