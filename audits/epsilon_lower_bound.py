@@ -13,19 +13,22 @@ from pathlib import Path
 
 import torch
 
-from private_distdd.auditing.canary import Setting, canary_client, canary_gaussian, canary_single, clients
-from private_distdd.auditing.checks import replay_client, replay_sensitivity
-from private_distdd.auditing.coins import coin_check
-from private_distdd.auditing.leaks import client_check, guess_check, seed_check
-from private_distdd.auditing.noise import noise_check
-from private_distdd.auditing.one_run import one_run, one_run_tradeoff
-from private_distdd.auditing.question import about_embeddings, about_gradients
-from private_distdd.auditing.records import AuditRecord, table
-from private_distdd.auditing.runs import canary_run, components
-from private_distdd.data.datasets import ImageDataset, load_dataset
-from private_distdd.embeddings import EmbeddingSpec
-from private_distdd.models import ModelSpec
-from private_distdd.privacy.spec import Privacy
+from private_distdd.auditing.attacks.canary import canary_client, canary_gaussian, canary_single, clients
+from private_distdd.auditing.attacks.one_run import one_run, one_run_tradeoff
+from private_distdd.auditing.attacks.runs import canary_run, components
+from private_distdd.auditing.checks.coins import coin_check
+from private_distdd.auditing.checks.leaks import client_check
+from private_distdd.auditing.checks.noise import noise_check
+from private_distdd.auditing.checks.replay import replay_client, replay_sensitivity
+from private_distdd.auditing.checks.seeds import guess_check, seed_check
+from private_distdd.auditing.probe import about_embeddings, about_gradients
+from private_distdd.auditing.report.records import AuditRecord, table
+from private_distdd.auditing.setting import Setting
+from private_distdd.data.dataset import ImageDataset
+from private_distdd.data.load import load_dataset
+from private_distdd.networks.embedding import EmbeddingSpec
+from private_distdd.networks.spec import ModelSpec
+from private_distdd.privacy.plan import Privacy
 
 CANARY_CLASS = 3
 

@@ -15,11 +15,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from private_distdd.auditing.inversion import Attack, CosineAttack, Inversion, LBFGSAttack, gradient_inversion
-from private_distdd.auditing.page import render_inversions
-from private_distdd.data.datasets import ImageDataset, load_dataset
+from private_distdd.auditing.attacks.inversion import Inversion, gradient_inversion
+from private_distdd.auditing.attacks.optimisers import Attack, CosineAttack, LBFGSAttack
+from private_distdd.auditing.report.page import render_inversions
+from private_distdd.data.dataset import ImageDataset
+from private_distdd.data.load import load_dataset
 from private_distdd.errors import NotPrivateWarning
-from private_distdd.models import ModelSpec
+from private_distdd.networks.spec import ModelSpec
 
 PROTECTIONS = (None, 0.0, 0.01, 0.1, 1.0)  # nothing, clipping alone, and sigma
 ALIKE = 4  # images of one class that a client of the last part holds

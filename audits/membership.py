@@ -21,16 +21,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from private_distdd.auditing.canary import Setting
-from private_distdd.auditing.membership import Distill, membership_gradient, membership_synthetic
-from private_distdd.auditing.records import AIM, AuditRecord
-from private_distdd.data.datasets import DatasetInfo, ImageDataset, load_dataset
+from private_distdd.auditing.attacks.membership import Distill, membership_gradient, membership_synthetic
+from private_distdd.auditing.report.records import AIM, AuditRecord
+from private_distdd.auditing.setting import Setting
+from private_distdd.data.dataset import ImageDataset
+from private_distdd.data.info import DatasetInfo
+from private_distdd.data.load import load_dataset
 from private_distdd.errors import NotPrivateWarning
-from private_distdd.federation.client import Client
 from private_distdd.methods import distdd
 from private_distdd.methods.distdd import DistDD
-from private_distdd.models import ModelSpec
-from private_distdd.privacy.spec import Privacy
+from private_distdd.networks.spec import ModelSpec
+from private_distdd.privacy.plan import Privacy
+from private_distdd.site.client import Client
 
 POOL = 40
 PUBLIC = 400

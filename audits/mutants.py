@@ -17,9 +17,9 @@ import time
 import torch
 from scipy import stats
 
-from private_distdd.auditing.mutants import CORRECT, MUTANTS, SMALL, deterministic_gates, statistical_gates
-from private_distdd.auditing.noise import LARGE
-from private_distdd.auditing.records import GATE_ALPHA
+from private_distdd.auditing.checks.noise import LARGE
+from private_distdd.auditing.mutants.mutants import CORRECT, MUTANTS, SMALL, deterministic_gates, statistical_gates
+from private_distdd.auditing.report.records import GATE_ALPHA
 
 
 def table(trials: int, seeds: int) -> bool:

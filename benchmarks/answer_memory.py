@@ -17,8 +17,9 @@ from typing import Any
 import torch
 
 from private_distdd import Client, DatasetInfo, ImageDataset, ModelSpec, PrivacyPlan
-from private_distdd.federation.messages import Query, Run
-from private_distdd.federation.statistics import ClassGradients
+from private_distdd.questions.class_gradients import ClassGradients
+from private_distdd.wire.query import Query
+from private_distdd.wire.run import Run
 
 CASES: list[tuple[str, dict[str, Any], list[int]]] = [
     ("mlp", {"width": 128}, [1, 28, 28]),

@@ -12,9 +12,10 @@ from collections.abc import Callable
 
 import torch
 
-from private_distdd.auditing.canary import Setting, canary_single
-from private_distdd.auditing.records import AIM, AuditRecord
-from private_distdd.auditing.runs import canary_run
+from private_distdd.auditing.attacks.canary import canary_single
+from private_distdd.auditing.attacks.runs import canary_run
+from private_distdd.auditing.report.records import AIM, AuditRecord
+from private_distdd.auditing.setting import Setting
 
 
 def main() -> None:

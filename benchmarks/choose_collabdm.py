@@ -20,9 +20,11 @@ import torch
 from torch import Tensor
 
 from private_distdd import CollabDM, ImageDataset, Privacy, SyntheticDataset, evaluate, load_dataset
-from private_distdd.data.synthetic import mosaic
-from private_distdd.embeddings import ClassEmbeddings, EmbeddingSpec, class_means, match_means
-from private_distdd.methods.opening import public_rng
+from private_distdd.matching.means import class_means, match_means
+from private_distdd.networks.embedding import EmbeddingSpec
+from private_distdd.questions.class_embeddings import ClassEmbeddings
+from private_distdd.server.start import public_rng
+from private_distdd.synthetic.mosaic import mosaic
 
 NUM_CLIENTS = 10
 

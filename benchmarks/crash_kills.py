@@ -33,9 +33,9 @@ from typing import Any
 import torch
 
 from private_distdd import Client, DatasetInfo, DistDD, ImageDataset, Ledger, Privacy, Release
-from private_distdd.federation.messages import Message
-from private_distdd.federation.transport import InProcess
+from private_distdd.engines.in_process import InProcess
 from private_distdd.privacy.ledger import Charge, History, Pin, Recovered, Sealed, parse
+from private_distdd.wire.message import Message
 
 NAMES, ROUNDS = ("north", "south", "west"), 6
 INFO = DatasetInfo("tiny", 3, (1, 8, 8))

@@ -9,48 +9,52 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from private_distdd.data.datasets import DatasetInfo, ImageDataset, from_torch, load_dataset
-    from private_distdd.data.synthetic import SyntheticDataset
+    from private_distdd.data.dataset import ImageDataset, from_torch
+    from private_distdd.data.info import DatasetInfo
+    from private_distdd.data.load import load_dataset
     from private_distdd.errors import NotPrivateWarning, PrivateDistDDError
     from private_distdd.evaluation import Evaluation, evaluate
-    from private_distdd.federation.client import Client
-    from private_distdd.federation.partition import dirichlet_split, mislabel, shard_split
-    from private_distdd.federation.session import RoundRecord
     from private_distdd.limits import ComputeLimits
     from private_distdd.methods.collabdm import CollabDM
     from private_distdd.methods.distdd import DistDD
-    from private_distdd.models import ModelSpec, register_model
+    from private_distdd.networks.register import register_model
+    from private_distdd.networks.spec import ModelSpec
     from private_distdd.privacy.ledger import Budget, Ledger
-    from private_distdd.privacy.spec import Privacy, PrivacyPlan
-    from private_distdd.release import Release
+    from private_distdd.privacy.plan import Privacy, PrivacyPlan
+    from private_distdd.release.release import Release
+    from private_distdd.server.record import RoundRecord
+    from private_distdd.simulation.mislabelling import mislabel
+    from private_distdd.simulation.splits import dirichlet_split, shard_split
+    from private_distdd.site.client import Client
+    from private_distdd.synthetic.dataset import SyntheticDataset
 
 __version__ = "0.2.0"
 
 _HOMES = {
     "Budget": "privacy.ledger",
-    "Client": "federation.client",
+    "Client": "site.client",
     "CollabDM": "methods.collabdm",
     "ComputeLimits": "limits",
-    "DatasetInfo": "data.datasets",
+    "DatasetInfo": "data.info",
     "DistDD": "methods.distdd",
     "Evaluation": "evaluation",
-    "ImageDataset": "data.datasets",
+    "ImageDataset": "data.dataset",
     "Ledger": "privacy.ledger",
-    "ModelSpec": "models",
+    "ModelSpec": "networks.spec",
     "NotPrivateWarning": "errors",
-    "Privacy": "privacy.spec",
-    "PrivacyPlan": "privacy.spec",
+    "Privacy": "privacy.plan",
+    "PrivacyPlan": "privacy.plan",
     "PrivateDistDDError": "errors",
-    "Release": "release",
-    "RoundRecord": "federation.session",
-    "SyntheticDataset": "data.synthetic",
-    "dirichlet_split": "federation.partition",
+    "Release": "release.release",
+    "RoundRecord": "server.record",
+    "SyntheticDataset": "synthetic.dataset",
+    "dirichlet_split": "simulation.splits",
     "evaluate": "evaluation",
-    "from_torch": "data.datasets",
-    "load_dataset": "data.datasets",
-    "mislabel": "federation.partition",
-    "register_model": "models",
-    "shard_split": "federation.partition",
+    "from_torch": "data.dataset",
+    "load_dataset": "data.load",
+    "mislabel": "simulation.mislabelling",
+    "register_model": "networks.register",
+    "shard_split": "simulation.splits",
 }
 
 __all__ = [

@@ -22,10 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from private_distdd.data.datasets import DatasetInfo, ImageDataset
-from private_distdd.data.synthetic import SyntheticDataset
+from private_distdd.data.dataset import ImageDataset
+from private_distdd.data.info import DatasetInfo
 from private_distdd.errors import ConfigurationError, DataError
-from private_distdd.models import ModelSpec, require_device
+from private_distdd.networks.device import require_device
+from private_distdd.networks.spec import ModelSpec
+from private_distdd.synthetic.dataset import SyntheticDataset
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from private_distdd.data.datasets import DatasetInfo, ImageDataset, load_dataset
+from private_distdd.data.dataset import ImageDataset
+from private_distdd.data.info import DatasetInfo
+from private_distdd.data.load import load_dataset
 
 _SLOW_HOSTS = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]}
 settings.register_profile("ci", derandomize=True, print_blob=True, **_SLOW_HOSTS)

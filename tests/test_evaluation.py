@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from private_distdd.data.datasets import DatasetInfo, ImageDataset, load_dataset
-from private_distdd.data.synthetic import SyntheticDataset
+from private_distdd.data.dataset import ImageDataset
+from private_distdd.data.info import DatasetInfo
+from private_distdd.data.load import load_dataset
 from private_distdd.errors import ConfigurationError, DataError, ModelError
 from private_distdd.evaluation import Evaluation, _shifted, accuracy, evaluate, train_network
-from private_distdd.models import ModelSpec
+from private_distdd.networks.spec import ModelSpec
+from private_distdd.synthetic.dataset import SyntheticDataset
 
 TRAIN, TEST = load_dataset("digits")
 SMALL = ModelSpec("convnet", {"width": 16, "depth": 2})

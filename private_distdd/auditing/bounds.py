@@ -18,7 +18,7 @@ from private_distdd.errors import ConfigurationError, DataError
 from private_distdd.privacy.accountants import PRV, best_epsilon, epsilon_delta_curve
 from private_distdd.privacy.accountants.gdp import gaussian_epsilon
 from private_distdd.privacy.events import Event, NotPrivate, SampledGaussian, merge
-from private_distdd.privacy.spec import require_number
+from private_distdd.validate import require_number
 
 Scores = NDArray[np.float64]
 

@@ -14,23 +14,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from private_distdd.checkpoint import Checkpoint, Field, Form, is_part, is_whole, prototypes
-from private_distdd.data.datasets import DatasetInfo
-from private_distdd.data.synthetic import SyntheticDataset, presentable, require_partition
-from private_distdd.embeddings import ClassEmbeddings, EmbeddingSpec, class_means, match_means
+from private_distdd.aggregation.rules import require_aggregator
+from private_distdd.data.info import DatasetInfo
+from private_distdd.engines.in_process import Transport
 from private_distdd.errors import ConfigurationError, QueryRefusedError
-from private_distdd.federation.aggregators import require_aggregator
-from private_distdd.federation.client import Client
-from private_distdd.federation.messages import Message, Query, Run
-from private_distdd.federation.session import RoundRecord, allocate, stack
-from private_distdd.federation.statistics import open_statistic, private_statistic
-from private_distdd.federation.transport import Transport
 from private_distdd.limits import STEPS
-from private_distdd.methods.opening import Opened, open_run, public_rng
-from private_distdd.models import ModelSpec
-from private_distdd.privacy.spec import Privacy, PrivacyPlan, require_count, require_number
-from private_distdd.release import Release, build_sound_release
-from private_distdd.reporting.progress import progress_bar
+from private_distdd.matching.means import class_means, match_means
+from private_distdd.networks.embedding import EmbeddingSpec
+from private_distdd.networks.spec import ModelSpec
+from private_distdd.privacy.plan import Privacy, PrivacyPlan
+from private_distdd.questions.class_embeddings import ClassEmbeddings
+from private_distdd.questions.register import plain_question, private_question
+from private_distdd.release.build import build_sound_release
+from private_distdd.release.release import Release
+from private_distdd.server.allocation import allocate, stack
+from private_distdd.server.form import Field, Form, is_part, is_whole, prototypes
+from private_distdd.server.progress import progress_bar
+from private_distdd.server.record import RoundRecord
+from private_distdd.server.start import Opened, open_run, public_rng
+from private_distdd.server.state import Checkpoint
+from private_distdd.site.client import Client
+from private_distdd.synthetic.dataset import SyntheticDataset, presentable
+from private_distdd.synthetic.mosaic import require_partition
+from private_distdd.validate import require_count, require_number
+from private_distdd.wire.message import Message
+from private_distdd.wire.query import Query
+from private_distdd.wire.run import Run
 
 _SMALLEST_PART = 12  # pixels: of digits with 8, parts of 4 showed nothing
 _FREE = ("matching_steps", "matching_rate", "smoothness")  # what the same messages may be matched with again
@@ -217,8 +226,8 @@ class CollabDM:
     def _check(self, info: DatasetInfo) -> None:
         require_partition(self.parts(info), info.image_shape)
         # As a client will, so that a network it would refuse is refused before anybody is asked.
-        statistic = open_statistic if self.privacy is None else private_statistic
-        statistic("class_embeddings", self.embedding(info).to_json(), {}, info, "cpu")
+        question = plain_question if self.privacy is None else private_question
+        question("class_embeddings", self.embedding(info).to_json(), {}, info, "cpu")
 
     def _form(self, run: Run, client_ids: Sequence[str]) -> Form:
         """What `_Matching._asked` writes in this run."""

@@ -15,24 +15,31 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from private_distdd.checkpoint import Checkpoint, Field, Form, is_part, is_whole, prototypes
-from private_distdd.data.datasets import DatasetInfo
-from private_distdd.data.synthetic import SyntheticDataset, presentable
+from private_distdd.aggregation.rules import require_aggregator
+from private_distdd.data.info import DatasetInfo
+from private_distdd.engines.in_process import Transport
 from private_distdd.errors import ConfigurationError
-from private_distdd.federation.aggregators import require_aggregator
-from private_distdd.federation.client import Client
-from private_distdd.federation.messages import Message, Query, Run
-from private_distdd.federation.session import RoundRecord, allocate, stack
-from private_distdd.federation.statistics import GRANULARITIES, private_statistic
-from private_distdd.federation.transport import Transport
-from private_distdd.gradients import group_gradients, loss_sum
 from private_distdd.limits import EXAMPLES
-from private_distdd.matching import DISTANCES, parameter_shapes
-from private_distdd.methods.opening import Opened, open_run, public_rng
-from private_distdd.models import ModelSpec
-from private_distdd.privacy.spec import Privacy, PrivacyPlan, require_count, require_number
-from private_distdd.release import Release, build_sound_release
-from private_distdd.reporting.progress import progress_bar
+from private_distdd.matching.gradients import DISTANCES, group_gradients, parameter_shapes
+from private_distdd.networks.loss import loss_sum
+from private_distdd.networks.spec import ModelSpec
+from private_distdd.privacy.plan import Privacy, PrivacyPlan
+from private_distdd.questions.class_gradients import GRANULARITIES
+from private_distdd.questions.register import private_question
+from private_distdd.release.build import build_sound_release
+from private_distdd.release.release import Release
+from private_distdd.server.allocation import allocate, stack
+from private_distdd.server.form import Field, Form, is_part, is_whole, prototypes
+from private_distdd.server.progress import progress_bar
+from private_distdd.server.record import RoundRecord
+from private_distdd.server.start import Opened, open_run, public_rng
+from private_distdd.server.state import Checkpoint
+from private_distdd.site.client import Client
+from private_distdd.synthetic.dataset import SyntheticDataset, presentable
+from private_distdd.validate import require_count, require_number
+from private_distdd.wire.message import Message
+from private_distdd.wire.query import Query
+from private_distdd.wire.run import Run
 
 _log = logging.getLogger("private_distdd")
 
@@ -247,7 +254,7 @@ class DistDD:
         # As a client will, so that a network it would refuse is refused before anybody is asked.
         state = self.spec.build(info.image_shape, info.num_classes, seed=0).state_dict()
         arguments = {"model": self.spec.to_json(), "granularity": self.granularity}
-        private_statistic("class_gradients", arguments, state, info, "cpu")
+        private_question("class_gradients", arguments, state, info, "cpu")
 
     def _form(self, run: Run, client_ids: Sequence[str]) -> Form:
         """What `_Distillation._keep` writes in this run."""

@@ -10,16 +10,19 @@ from typing import Any
 import pytest
 
 from private_distdd import DistDD, Privacy, cli
-from private_distdd.auditing import suite
-from private_distdd.auditing.canary import Setting, canary_client, canary_single
-from private_distdd.auditing.checks import replay_sensitivity
-from private_distdd.auditing.one_run import one_run
-from private_distdd.auditing.suite import Target
-from private_distdd.data.datasets import DatasetInfo, ImageDataset
+from private_distdd.auditing import target as suite
+from private_distdd.auditing.attacks.canary import canary_client, canary_single
+from private_distdd.auditing.attacks.one_run import one_run
+from private_distdd.auditing.checks.replay import replay_sensitivity
+from private_distdd.auditing.setting import Setting
+from private_distdd.auditing.target import Target
+from private_distdd.data.dataset import ImageDataset
+from private_distdd.data.info import DatasetInfo
 from private_distdd.errors import ConfigurationError, ReleaseError
-from private_distdd.federation.client import Client
-from private_distdd.privacy.spec import PrivacyPlan
-from private_distdd.release import MANIFEST, Release
+from private_distdd.privacy.plan import PrivacyPlan
+from private_distdd.release.folder import MANIFEST
+from private_distdd.release.release import Release
+from private_distdd.site.client import Client
 
 PLAN = PrivacyPlan(1.5, 1.0, 2.0, 3.0, 3, 1e-5)  # q = 1: closed forms, so the test is quick
 

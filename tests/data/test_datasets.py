@@ -18,14 +18,9 @@ import torchvision
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
-from private_distdd.data.datasets import (
-    DatasetInfo,
-    ImageDataset,
-    check_labels,
-    from_torch,
-    load_dataset,
-    materialise,
-)
+from private_distdd.data.dataset import ImageDataset, check_labels, from_torch, materialise
+from private_distdd.data.info import DatasetInfo
+from private_distdd.data.load import load_dataset
 from private_distdd.errors import DataError
 
 INFO = DatasetInfo("tiny", 3, (1, 2, 2))

@@ -24,25 +24,29 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-import private_distdd.release as release_module
-from private_distdd.checkpoint import STATE, CheckpointFolder
+import private_distdd.release.release as release_module
 from private_distdd.cli import main
-from private_distdd.data.datasets import DatasetInfo, ImageDataset
-from private_distdd.embeddings import EmbeddingSpec
+from private_distdd.data.dataset import ImageDataset
+from private_distdd.data.info import DatasetInfo
+from private_distdd.engines.in_process import InProcess
 from private_distdd.errors import CheckpointError, DataError, PrivateDistDDError
-from private_distdd.federation.client import Client
-from private_distdd.federation.messages import Enrolment, Message, Query, Refusal, Run
-from private_distdd.federation.transport import InProcess
 from private_distdd.limits import GIB, ComputeLimits
 from private_distdd.methods.collabdm import CollabDM
 from private_distdd.methods.distdd import DistDD
-from private_distdd.models import ModelSpec
+from private_distdd.networks.embedding import EmbeddingSpec
+from private_distdd.networks.spec import ModelSpec
 from private_distdd.privacy.events import Composition, NotPrivate, SampledGaussian
 from private_distdd.privacy.ledger import Budget, Ledger, parse
-from private_distdd.privacy.spec import Privacy, PrivacyPlan
-from private_distdd.release import Release, verify_folder
-from private_distdd.reporting.card import render_card
+from private_distdd.privacy.plan import Privacy, PrivacyPlan
+from private_distdd.release.card import render_card
+from private_distdd.release.release import Release, verify_folder
+from private_distdd.server.checkpoint import STATE, CheckpointFolder
+from private_distdd.site.client import Client
 from private_distdd.storage import unpack
+from private_distdd.wire.message import Message
+from private_distdd.wire.query import Query
+from private_distdd.wire.refusal import Refusal
+from private_distdd.wire.run import Enrolment, Run
 
 from .harness import Finding, answered, bounded, outcome, succeeds, unchanged
 from .mutate import byte_edits, dump, edited, edited_bytes, edited_tensors, envelope, record_edits, tensor_edits
@@ -140,14 +144,14 @@ def weights(spec: ModelSpec, seed: int = 0) -> dict[str, Tensor]:
 
 def question(
     run: Run,
-    statistic: str,
+    question: str,
     arguments: Mapping[str, Any],
     tensors: Mapping[str, Tensor] | None = None,
     batch: tuple[tuple[int, ...], int] | None = None,
     server_round: int = 0,
 ) -> Query:
     """A valid query."""
-    return Query(run.run_id, server_round, statistic, arguments, tensors or {}, run.plan, batch)
+    return Query(run.run_id, server_round, question, arguments, tensors or {}, run.plan, batch)
 
 
 QUERIES = {
@@ -254,7 +258,7 @@ def changed_queries(*names: str) -> st.SearchStrategy[tuple[str, Any, Any]]:
 def asked(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What a query asks, as JSON, without what it must share with its run, and its tensors."""
     header, tensors = unpack(QUERIES[name].data)
-    return {field: header[field] for field in ("statistic", "arguments", "batch", "server_round")}, tensors
+    return {field: header[field] for field in ("question", "arguments", "batch", "server_round")}, tensors
 
 
 def check_answer(case: tuple[str, Any, Any]) -> None:

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from private_distdd.errors import LedgerError, PrivateDistDDError, QueryRefusedError
-from private_distdd.federation.messages import Message, Query, Refusal
 from private_distdd.privacy.events import SampledGaussian
 from private_distdd.privacy.ledger import Ledger
-from private_distdd.privacy.spec import PrivacyPlan
-from private_distdd.release import verify_folder
+from private_distdd.privacy.plan import PrivacyPlan
+from private_distdd.release.release import verify_folder
+from private_distdd.wire.message import Message
+from private_distdd.wire.query import Query
+from private_distdd.wire.refusal import Refusal
 
 from .harness import answered, outcome, succeeds
 from .mutate import dump, edited, envelope
@@ -191,7 +193,7 @@ def test_names_are_not_made_of_what_is_no_text(field: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("place", "value"),
     [
-        *[("statistic", value) for value in (None, True, 5, ["class_gradients"])],
+        *[("question", value) for value in (None, True, 5, ["class_gradients"])],
         *[
             ("batch", value)
             for value in ([[1.5, 2], 7], [["1", 2], 7], [[True, 2], 7], [[1, 2], "7"], [[1, 2], 7.9], "ab")

@@ -16,23 +16,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from private_distdd.checkpoint import STATE
-from private_distdd.data.datasets import DatasetInfo, ImageDataset
-from private_distdd.data.synthetic import expand
-from private_distdd.embeddings import ClassEmbeddings, EmbeddingSpec
+from private_distdd.data.dataset import ImageDataset
+from private_distdd.data.info import DatasetInfo
+from private_distdd.engines.in_process import InProcess
 from private_distdd.errors import ConfigurationError, ModelError, NotPrivateWarning
-from private_distdd.federation.client import Client
-from private_distdd.federation.messages import Query
-from private_distdd.federation.partition import dirichlet_split
-from private_distdd.federation.session import RoundRecord
-from private_distdd.federation.transport import InProcess
 from private_distdd.methods.collabdm import CollabDM
+from private_distdd.networks.embedding import EmbeddingSpec
 from private_distdd.privacy.accountants import epsilon
 from private_distdd.privacy.events import SampledGaussian
 from private_distdd.privacy.ledger import Budget, Ledger
-from private_distdd.privacy.spec import Privacy
-from private_distdd.release import Release
+from private_distdd.privacy.plan import Privacy
+from private_distdd.questions.class_embeddings import ClassEmbeddings
+from private_distdd.release.release import Release
+from private_distdd.server.checkpoint import STATE
+from private_distdd.server.record import RoundRecord
+from private_distdd.simulation.splits import dirichlet_split
+from private_distdd.site.client import Client
 from private_distdd.storage import unpack
+from private_distdd.synthetic.mosaic import expand
+from private_distdd.wire.query import Query
 
 MakeImages = Callable[..., ImageDataset]
 INFO = DatasetInfo("tiny", 3, (1, 8, 8), (0.5,), (0.5,))
@@ -121,7 +123,7 @@ def test_one_query_names_seeds_and_nothing_else(make_images: MakeImages) -> None
     method = Small(seed=3)
     method.fit(Wire(members(make_images)), info=INFO)
     assert len(asked) == 3
-    assert {query.statistic for query in asked} == {"class_embeddings"}
+    assert {query.question for query in asked} == {"class_embeddings"}
     assert {query.server_round for query in asked} == {0}
     assert all(
         EmbeddingSpec.from_json(query.arguments) == method.embedding(INFO) and not query.tensors for query in asked
@@ -231,7 +233,7 @@ def test_loss_falls_pixels_stay_and_the_record_says_so(make_images: MakeImages) 
 
 
 def test_every_network_is_used_once_before_any_again(make_images: MakeImages, monkeypatch: pytest.MonkeyPatch) -> None:
-    from private_distdd import embeddings
+    from private_distdd.networks import embedding as embeddings
 
     used: list[int] = []
     call = embeddings.Embedding.__call__

@@ -20,29 +20,26 @@ import numpy as np
 import pytest
 import torch
 
-from private_distdd.checkpoint import STATE
-from private_distdd.data.datasets import DatasetInfo, ImageDataset
-from private_distdd.errors import (
-    CheckpointError,
-    ConfigurationError,
-    ModelError,
-    NotPrivateWarning,
-    QueryRefusedError,
-)
-from private_distdd.federation.client import Client
-from private_distdd.federation.messages import Message, Query, Refusal
-from private_distdd.federation.session import RoundRecord
-from private_distdd.federation.transport import InProcess
+from private_distdd.data.dataset import ImageDataset
+from private_distdd.data.info import DatasetInfo
+from private_distdd.engines.in_process import InProcess
+from private_distdd.errors import CheckpointError, ConfigurationError, ModelError, NotPrivateWarning, QueryRefusedError
 from private_distdd.methods.collabdm import CollabDM
 from private_distdd.methods.distdd import DistDD
 from private_distdd.privacy.accountants import best_epsilon
 from private_distdd.privacy.events import NotPrivate, SampledGaussian
 from private_distdd.privacy.ledger import Budget, Charge, Ledger, Pin, Sealed
-from private_distdd.privacy.ledger_format import encode
+from private_distdd.privacy.ledger.entries import encode
 from private_distdd.privacy.mechanism import SampledGaussianMechanism
+from private_distdd.privacy.plan import Privacy
 from private_distdd.privacy.randomness import InsecureRandomness
-from private_distdd.privacy.spec import Privacy
-from private_distdd.release import Release
+from private_distdd.release.release import Release
+from private_distdd.server.checkpoint import STATE
+from private_distdd.server.record import RoundRecord
+from private_distdd.site.client import Client
+from private_distdd.wire.message import Message
+from private_distdd.wire.query import Query
+from private_distdd.wire.refusal import Refusal
 
 MakeImages = Callable[..., ImageDataset]
 NOISY = Privacy(noise_multiplier=5.0, sample_rate=0.5, delta=1e-5)
@@ -63,7 +60,7 @@ class Case:
 
     make: Callable[..., Any]
     queries: int
-    statistic: str
+    question: str
     counts: tuple[str, ...]
     numbers: tuple[str, ...]
     draws: bool = False
@@ -245,7 +242,7 @@ def test_the_charge_is_on_disk_before_a_message_exists_and_the_seal_before_it_le
     paths = [tmp_path / f"c{i}.jsonl" for i in range(2)]
     clients = [Client(f"c{i}", make_images(9, seed=i), Ledger(path)) for i, path in enumerate(paths)]
     synced: dict[int, int] = {}  # inode -> bytes known to be on disk
-    fsync, release = os.fsync, SampledGaussianMechanism.release
+    fsync, release = os.fsync, SampledGaussianMechanism.measure
     noted: list[str] = []
 
     def on_disk(path: Path) -> Any:
@@ -275,7 +272,7 @@ def test_the_charge_is_on_disk_before_a_message_exists_and_the_seal_before_it_le
             return data
 
     monkeypatch.setattr(os, "fsync", spied_fsync)
-    monkeypatch.setattr(SampledGaussianMechanism, "release", spied_release)
+    monkeypatch.setattr(SampledGaussianMechanism, "measure", spied_release)
     fit(case.make(privacy=NOISY), Watched(clients)).verify()
     assert noted == ["release", "message"] * 2 * case.queries
     for client in clients:
@@ -440,7 +437,7 @@ def test_nothing_but_the_noisy_values_depends_on_the_data(make_images: MakeImage
         release = fit(case.make(privacy=NOISY), wire)
         release.verify()
         run_id = release.card["run_id"].encode()
-        assert {query.statistic for _, query, _ in wire.answers} == {case.statistic}  # no counts, no images
+        assert {query.question for _, query, _ in wire.answers} == {case.question}  # no counts, no images
         assert all(query.batch is None for _, query, _ in wire.answers)
         own = [(query.data.replace(run_id, b""), len(data)) for name, query, data in wire.answers if name == "a"]
         assert len(own) == case.queries

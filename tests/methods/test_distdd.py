@@ -16,22 +16,25 @@ import numpy as np
 import pytest
 import torch
 
-from private_distdd.data.datasets import DatasetInfo, ImageDataset
-from private_distdd.data.synthetic import SyntheticDataset
+from private_distdd.data.dataset import ImageDataset
+from private_distdd.data.info import DatasetInfo
+from private_distdd.engines.in_process import InProcess
 from private_distdd.errors import ConfigurationError, ModelError, NotPrivateWarning, QueryRefusedError
-from private_distdd.federation.client import Client
-from private_distdd.federation.messages import Message, Query, Refusal
-from private_distdd.federation.partition import dirichlet_split
-from private_distdd.federation.session import RoundRecord
-from private_distdd.federation.transport import InProcess
 from private_distdd.methods import distdd
 from private_distdd.methods.distdd import DistDD
 from private_distdd.privacy.accountants import best_epsilon
 from private_distdd.privacy.events import NotPrivate, SampledGaussian
 from private_distdd.privacy.ledger import Budget, Charge, Ledger, Pin, Sealed
+from private_distdd.privacy.plan import Privacy
 from private_distdd.privacy.randomness import InsecureRandomness
-from private_distdd.privacy.spec import Privacy
-from private_distdd.release import Release
+from private_distdd.release.release import Release
+from private_distdd.server.record import RoundRecord
+from private_distdd.simulation.splits import dirichlet_split
+from private_distdd.site.client import Client
+from private_distdd.synthetic.dataset import SyntheticDataset
+from private_distdd.wire.message import Message
+from private_distdd.wire.query import Query
+from private_distdd.wire.refusal import Refusal
 
 MakeImages = Callable[..., ImageDataset]
 NOISY = Privacy(noise_multiplier=5.0, sample_rate=0.5, delta=1e-5)
@@ -463,9 +466,9 @@ def test_the_batch_is_drawn_as_if_data_were_in_one_place(
     counts: list[list[int]] = []
     real = Client._plain
 
-    def spy(self: Client, query: Query, statistic: Any) -> Message:
-        message = real(self, query, statistic)
-        if query.statistic == "class_gradients":
+    def spy(self: Client, query: Query, question: Any) -> Message:
+        message = real(self, query, question)
+        if query.question == "class_gradients":
             assert message.counts is not None
             counts.append(message.counts.tolist())
         return message

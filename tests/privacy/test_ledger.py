@@ -47,7 +47,7 @@ def full_ledger() -> bytes:
 
 
 def _line(ledger: Ledger, entry: Any) -> tuple[Any, bytes]:
-    from private_distdd.privacy.ledger_format import encode
+    from private_distdd.privacy.ledger.entries import encode
 
     return entry, encode(entry, len(ledger), ledger.head)
 

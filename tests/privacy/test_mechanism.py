@@ -15,13 +15,7 @@ from scipy import stats
 from torch import Tensor
 
 from private_distdd.privacy.events import SampledGaussian
-from private_distdd.privacy.mechanism import (
-    LATTICE,
-    Rows,
-    SampledGaussianMechanism,
-    clip_to_lattice,
-    lattice_sums,
-)
+from private_distdd.privacy.mechanism import LATTICE, Rows, SampledGaussianMechanism, clip_to_lattice, lattice_sums
 from private_distdd.privacy.randomness import InsecureRandomness, Stream, SystemRandomness
 
 ALPHA = 1e-7
@@ -40,10 +34,10 @@ def exact_square_norm(points: Tensor) -> int:
 
 
 @given(st.lists(st.lists(awkward, min_size=3, max_size=3), min_size=1, max_size=6), norms)
-def test_rows_on_the_lattice_are_never_too_long(values: list[list[float]], max_norm: float) -> None:
+def test_rows_on_the_lattice_are_never_too_long(values: list[list[float]], max_grad_norm: float) -> None:
     rows = torch.tensor(values, dtype=torch.float32)
     kept = rows.clone()
-    points = clip_to_lattice(rows, max_norm)
+    points = clip_to_lattice(rows, max_grad_norm)
     assert points.dtype == torch.int64
     assert torch.equal(rows.nan_to_num(7.0), kept.nan_to_num(7.0))  # the caller's rows are left alone
     for row, own in zip(rows, points, strict=True):
@@ -53,30 +47,30 @@ def test_rows_on_the_lattice_are_never_too_long(values: list[list[float]], max_n
             continue
         exact = [float(v) for v in row]
         norm = math.hypot(*exact)
-        factor = min(1.0, max_norm / norm) if norm else 1.0
+        factor = min(1.0, max_grad_norm / norm) if norm else 1.0
         for value, k in zip(exact, own.tolist(), strict=True):
-            ideal = value * factor * (LATTICE / max_norm)
+            ideal = value * factor * (LATTICE / max_grad_norm)
             assert abs(k) <= abs(ideal) * (1 + 1e-12)  # toward zero: never longer, in no coordinate
             assert k * value >= 0
             assert abs(ideal) - abs(k) < 1 + abs(ideal) * 1e-11  # and no shorter than one lattice step
-        assert torch.equal(clip_to_lattice(row[None], max_norm)[0], own)  # a row depends on itself alone
+        assert torch.equal(clip_to_lattice(row[None], max_grad_norm)[0], own)  # a row depends on itself alone
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([1, 2, 100, 5000]), norms, st.floats(1e-3, 1e3))
-def test_random_rows_keep_their_direction(seed: int, dimension: int, max_norm: float, length: float) -> None:
+def test_random_rows_keep_their_direction(seed: int, dimension: int, max_grad_norm: float, length: float) -> None:
     row = torch.randn(1, dimension, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    row = (row / row.norm() * (max_norm * length)).to(torch.float32)
+    row = (row / row.norm() * (max_grad_norm * length)).to(torch.float32)
     if not bool(torch.isfinite(row).all()):
         return
-    points = clip_to_lattice(row, max_norm)
+    points = clip_to_lattice(row, max_grad_norm)
     assert exact_square_norm(points[0]) <= 2**40
     wide = row.to(torch.float64)[0]
     norm = float(wide.norm())
     if norm == 0:
         return
-    clipped = wide * min(1.0, max_norm / norm)
-    back = points[0].to(torch.float64) * (max_norm / LATTICE)
-    assert float((back - clipped).abs().max()) <= max_norm / LATTICE * (1 + 1e-6)
+    clipped = wide * min(1.0, max_grad_norm / norm)
+    back = points[0].to(torch.float64) * (max_grad_norm / LATTICE)
+    assert float((back - clipped).abs().max()) <= max_grad_norm / LATTICE * (1 + 1e-6)
     assert bool((back.abs() <= clipped.abs() * (1 + 1e-11)).all())
 
 
@@ -87,11 +81,11 @@ def one_large_many_tiny() -> Tensor:
     return row
 
 
-@pytest.mark.parametrize("max_norm", [1e-30, 1e-3, 1.0, 1e30])
+@pytest.mark.parametrize("max_grad_norm", [1e-30, 1e-3, 1.0, 1e30])
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 7.0])
-def test_one_large_and_300_000_tiny_coordinates(max_norm: float, scale: float) -> None:
-    row = one_large_many_tiny().to(torch.float64) * (max_norm * scale)
-    points = clip_to_lattice(row.to(torch.float32), max_norm)[0]
+def test_one_large_and_300_000_tiny_coordinates(max_grad_norm: float, scale: float) -> None:
+    row = one_large_many_tiny().to(torch.float64) * (max_grad_norm * scale)
+    points = clip_to_lattice(row.to(torch.float32), max_grad_norm)[0]
     total = exact_square_norm(points)
     assert total <= 2**40
     if scale >= 1:
@@ -174,7 +168,7 @@ def nothing(batch: NDArray[np.int64]) -> Iterator[Rows]:
 
 def release(mechanism: SampledGaussianMechanism, shape: tuple[int, int] = (4, 20_000)) -> NDArray[np.float64]:
     """Pure noise in units of C / b."""
-    values = mechanism.release(0, nothing, *shape, SystemRandomness())
+    values = mechanism.measure(0, nothing, *shape, SystemRandomness())
     return values.double().numpy() / mechanism.sensitivity
 
 
@@ -184,9 +178,9 @@ def variance_p_value(z: NDArray[np.float64], sigma: float) -> float:
 
 
 @pytest.mark.parametrize("sigma", [0.3, 1.0, 50.0])
-@pytest.mark.parametrize(("max_norm", "divisor"), [(0.1, 1.0), (3.0, 250.0), (1e-8, 1e5)])
-def test_noise_has_the_promised_deviation(sigma: float, max_norm: float, divisor: float) -> None:
-    z = release(SampledGaussianMechanism(sigma, 0.1, max_norm, divisor))
+@pytest.mark.parametrize(("max_grad_norm", "divisor"), [(0.1, 1.0), (3.0, 250.0), (1e-8, 1e5)])
+def test_noise_has_the_promised_deviation(sigma: float, max_grad_norm: float, divisor: float) -> None:
+    z = release(SampledGaussianMechanism(sigma, 0.1, max_grad_norm, divisor))
     assert variance_p_value(z, sigma) > ALPHA
     assert variance_p_value(z, sigma / 1.1) < ALPHA
     assert variance_p_value(z, sigma * 1.1) < ALPHA
@@ -230,7 +224,7 @@ def batch_of(message: Tensor) -> NDArray[np.bool_]:
 
 def test_coins_take_each_example_at_the_rate_anew_each_time() -> None:
     mechanism = SampledGaussianMechanism(0.01, 0.3, 1.0)
-    draws = np.stack([batch_of(mechanism.release(400, ones, 1, 400, SystemRandomness())) for _ in range(300)])
+    draws = np.stack([batch_of(mechanism.measure(400, ones, 1, 400, SystemRandomness())) for _ in range(300)])
     assert stats.binomtest(int(draws.sum()), draws.size, 0.3).pvalue > ALPHA
     assert stats.binomtest(int(draws.sum()), draws.size, 0.32).pvalue < ALPHA
     sizes = draws.sum(axis=1)  # Poisson sampling: the size itself is binomial, not fixed
@@ -244,7 +238,7 @@ def test_coins_take_each_example_at_the_rate_anew_each_time() -> None:
 def test_rate_one_takes_everybody() -> None:
     mechanism = SampledGaussianMechanism(0.01, 1.0, 1.0)
     for _ in range(20):
-        assert batch_of(mechanism.release(400, ones, 1, 400, SystemRandomness())).all()
+        assert batch_of(mechanism.measure(400, ones, 1, 400, SystemRandomness())).all()
 
 
 def test_message_is_the_clipped_sum_over_the_public_divisor() -> None:
@@ -254,7 +248,7 @@ def test_message_is_the_clipped_sum_over_the_public_divisor() -> None:
         yield rows[batch], torch.tensor([0, 0, 2, 2])[batch]
 
     mechanism = SampledGaussianMechanism(1e-6, 1.0, 1.0, divisor=10.0)
-    message = mechanism.release(4, statistic, 3, 2, SystemRandomness())
+    message = mechanism.measure(4, statistic, 3, 2, SystemRandomness())
     expected = torch.tensor([[0.9, 1.2], [0.0, 0.0], [0.6, 0.8]]) / 10  # not over 2, the realised batch
     assert message.dtype == torch.float32
     assert torch.allclose(message, expected, atol=5e-6)
@@ -267,7 +261,7 @@ def test_message_is_a_function_of_the_integers_alone() -> None:
     mechanism = SampledGaussianMechanism(1.0, 1.0, 1.0)
     twin = InsecureRandomness(5)
     noise = twin.stream().rounded_normals((1, 400), LATTICE)
-    message = mechanism.release(400, ones, 1, 400, InsecureRandomness(5))
+    message = mechanism.measure(400, ones, 1, 400, InsecureRandomness(5))
     sums = lattice_sums(ones(np.arange(400)), 1, 400, 1.0).numpy()
     assert torch.equal(message, torch.from_numpy(((sums + noise) / LATTICE).astype(np.float32)))
 
@@ -305,7 +299,7 @@ def test_noise_comes_before_the_data_with_a_stream_of_its_own() -> None:
         recording.log.append("data")
         yield from ()
 
-    SampledGaussianMechanism(2.0, 0.5, 1.0).release(9, statistic, 2, 3, recording)
+    SampledGaussianMechanism(2.0, 0.5, 1.0).measure(9, statistic, 2, 3, recording)
     assert recording.log == ["key", "noise (2, 3) 2.0", "key", "coins 9 0.5", "data"]
 
 
@@ -316,7 +310,7 @@ def test_an_empty_batch_is_asked_and_sent_like_any_other() -> None:
         asked.append(len(batch))
         yield torch.zeros(8, 3), torch.zeros(0, dtype=torch.int64)  # all padding
 
-    message = SampledGaussianMechanism(1.0, 1e-12, 1.0).release(50, statistic, 2, 3, SystemRandomness())
+    message = SampledGaussianMechanism(1.0, 1e-12, 1.0).measure(50, statistic, 2, 3, SystemRandomness())
     assert asked == [0]
     assert message.shape == (2, 3)
     assert bool(message.all())
@@ -326,5 +320,5 @@ def test_no_two_releases_share_noise_whatever_the_seeds() -> None:
     mechanism, seen = SampledGaussianMechanism(1.0, 1.0, 1.0), set()
     for _ in range(20):
         torch.manual_seed(0), np.random.seed(0)
-        seen.add(mechanism.release(0, nothing, 1, 4, SystemRandomness()).numpy().tobytes())
+        seen.add(mechanism.measure(0, nothing, 1, 4, SystemRandomness()).numpy().tobytes())
     assert len(seen) == 20

@@ -1,0 +1,229 @@
+"""One training run, many canaries: the audits of Steinke, Nasr and Jagielski 2023 and of Mahloujifar et al. 2024."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from private_distdd.auditing.attacks.attack import log_ratio
+from private_distdd.auditing.bounds import TradeoffCurve
+from private_distdd.auditing.report.records import CONFIDENCE, DELTAS, GATE_ALPHA, AuditRecord
+from private_distdd.auditing.setting import CANARY_NORM, Setting, known_rows
+from private_distdd.errors import ConfigurationError
+from private_distdd.privacy.accountants import bracket
+from private_distdd.privacy.events import SampledGaussian
+from private_distdd.privacy.randomness import InsecureRandomness
+from private_distdd.validate import require_count
+
+_KNOWS = "chooses all canaries, knows all constants, guesses which of them were held"
+_RESTS_ON = "the auditor's choice of canaries is random; one run of the real mechanism"
+_MOST = 64.0  # times the claimed sigma, up to which stronger claims are tried
+_GATE_DELTA = DELTAS[0]  # p-values grow by up to 2 m delta: a small delta leaves room below the level of a gate
+
+
+def _counts(right: int, guesses: int, canaries: int) -> None:
+    if not 0 <= right <= guesses <= canaries or canaries < 1:
+        raise ConfigurationError(
+            f"{right} right of {guesses} guesses on {canaries} canaries",
+            "0 <= right <= guesses <= canaries",
+            "Count again.",
+        )
+
+
+def p_value(right: int, guesses: int, canaries: int, epsilon: float, delta: float) -> float:
+    """The probability, at most, that so many guesses or more are right under (epsilon, delta)-DP.
+
+    With W ~ Binomial(r, e^epsilon / (1 + e^epsilon)): P(W >= v) + 2 m delta max over i of P(v > W >= v - i) / i.
+
+    Args:
+        right: v, right guesses.
+        guesses: r, guesses made; the others were abstained from.
+        canaries: m.
+        epsilon, delta: the claim.
+
+    Raises:
+        ConfigurationError: not 0 <= right <= guesses <= canaries.
+
+    Source: Steinke, Nasr and Jagielski 2023, theorem 5.2 and appendix D.
+    """
+    _counts(right, guesses, canaries)
+    rate = 1 / (1 + math.exp(-epsilon))
+    base = float(stats.binom.sf(right - 1, guesses, rate))
+    if right == 0:
+        return 1.0
+    steps = np.arange(1, right + 1)
+    mass = np.cumsum(stats.binom.pmf(right - steps, guesses, rate))
+    return min(1.0, base + 2 * canaries * delta * float((mass / steps).max()))
+
+
+def epsilon_lower(right: int, guesses: int, canaries: int, delta: float, alpha: float) -> float:
+    """The largest epsilon that is refuted at level alpha; 0 where none is."""
+    low, high = 0.0, 100.0
+    if p_value(right, guesses, canaries, 0.0, delta) > alpha:
+        return 0.0
+    while high - low > 1e-6:
+        middle = (low + high) / 2
+        if p_value(right, guesses, canaries, middle, delta) <= alpha:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def refuted(right: int, guesses: int, canaries: int, tradeoff: Callable[[float], ArrayLike], alpha: float) -> bool:
+    """Does every mechanism within the trade-off f have P(so many guesses or more are right) < alpha?
+
+    With C the number of right ones among exactly r guesses on m canaries, each held with probability 1/2, and
+    S_i = P(C >= i), every f-DP mechanism has, for i = 1 ... r,
+
+        (r - i + 1) S_(i-1) >= A_i + m f(1 - (i S_i + A_(i+1)) / m),    A_i = sum of S_k over k >= i.
+
+    Proof.  Let R(j) be "the guess on j is right and i - 1 others are, or more", W(j) the same with "wrong".  Given the
+    other canaries' coins, R(j) is W(j) with the coin of j flipped, so P(R(j)) <= F(P(W(j))) with F(x) = 1 - f(x), which
+    is concave: the same holds for means over both coins, the other coins and j.  These means are
+    sum over k >= i of k P(C = k) / m = (i S_i + A_(i+1)) / m, and sum over k >= i - 1 of (r - k) P(C = k) / m =
+    ((r - i + 1) S_(i-1) - A_i) / m.  F(x) >= y is x >= f(1 - y), f being its own inverse.  []
+
+    The right side grows with every S_k, so that the least S_0 that goes with S_c >= alpha comes from S_c = alpha,
+    S_k = 0 beyond, and equality (or S_(i-1) = S_i) below.  Where it is above 1, S_c >= alpha is impossible.
+
+    Args:
+        right: c, right guesses.
+        guesses: r, made for certain; the others were abstained from.
+        canaries: m.
+        tradeoff: f, or anything below it: convex, decreasing, symmetric.
+        alpha: in (0, 1), the probability of refuting a mechanism within f, at most.
+
+    Raises:
+        ConfigurationError: not 0 <= right <= guesses <= canaries.
+
+    Source: Mahloujifar, Melis and Chaudhuri 2024, "Auditing f-Differential Privacy in One Run", whose recursion over
+    masses of right and wrong guesses this is, written in tails.
+    """
+    _counts(right, guesses, canaries)
+    tail, beyond = alpha, 0.0  # S_i, A_(i+1)
+    for i in range(right, 0, -1):
+        hit = (i * tail + beyond) / canaries
+        beyond += tail
+        if hit > 1:  # the chance that a random canary is guessed right
+            return True
+        tail = max(tail, (beyond + canaries * float(np.asarray(tradeoff(1 - hit)))) / (guesses - i + 1))
+        if tail > 1:  # later ones are no smaller
+            return True
+    return False
+
+
+def _play(setting: Setting, canaries: int, guesses: int, seed: int) -> int:
+    """Right guesses on m canaries of norm 10 C, each held with probability 1/2, in one run of T messages."""
+    require_count("canaries", canaries, "1,000 is usual.", at_least=20)
+    if canaries > 5000 or guesses % 2 or not 2 <= guesses <= canaries:
+        raise ConfigurationError(
+            f"canaries = {canaries}, guesses = {guesses}",
+            "canaries <= 5000; guesses even, 2 ... canaries",
+            "Ask for less.",
+        )
+    held = np.random.default_rng(seed).random(canaries) < 0.5
+    rows = CANARY_NORM * setting.max_grad_norm * torch.eye(canaries)[torch.from_numpy(held)]
+    statistic = known_rows(rows, torch.zeros(len(rows), dtype=torch.int64))
+    measure, randomness = setting.measure(), InsecureRandomness(seed)
+    scale = setting.divisor / setting.max_grad_norm
+    scores = np.stack(
+        [
+            measure(len(rows), statistic, 1, canaries, randomness)[0].to(torch.float64).numpy() * scale
+            for _ in range(setting.rounds)
+        ],
+        axis=1,
+    )
+    order = log_ratio(scores, setting.noise_multiplier, setting.sample_rate).argsort()
+    return int(held[order[canaries - guesses // 2 :]].sum() + (~held[order[: guesses // 2]]).sum())
+
+
+def one_run(setting: Setting, canaries: int = 1000, guesses: int = 100, seed: int = 0) -> AuditRecord:
+    """m orthogonal canaries of norm 10 C, each held with probability 1/2, in one run of T messages.
+
+    The attacker ranks them by the log-likelihood ratio of the claim, guesses "held" for the r / 2 highest and "not
+    held" for the r / 2 lowest, and abstains from the others.  r is fixed beforehand.
+
+    Args:
+        setting: what is attacked, with its number of rounds.
+        canaries: m, at most 5000 (the rows take 4 m^2 bytes).
+        guesses: r, even, at most m.
+        seed: of noise, Poisson coins, and the auditor's choice of canaries.
+
+    Raises:
+        ConfigurationError: an argument is outside its range.
+    """
+    started = time.perf_counter()
+    right = _play(setting, canaries, guesses, seed)
+    curve = setting.curve()
+    return AuditRecord(
+        audit="one_run",
+        claim=setting.claim,
+        kind="rigorous",
+        statistic=f"{right} of {guesses} guesses right",
+        trials=canaries,
+        rejected=p_value(right, guesses, canaries, curve.epsilon(_GATE_DELTA), _GATE_DELTA) <= GATE_ALPHA,
+        adversary=_KNOWS,
+        assumptions=_RESTS_ON,
+        seconds=time.perf_counter() - started,
+        seed=seed,
+        lower=tuple((d, epsilon_lower(right, guesses, canaries, d, 1 - CONFIDENCE)) for d in DELTAS),
+        upper=tuple((d, curve.epsilon(d)) for d in DELTAS),
+        gate_lower=tuple((d, epsilon_lower(right, guesses, canaries, d, GATE_ALPHA)) for d in DELTAS),
+        figures={"right": float(right), "guesses": float(guesses)},
+    )
+
+
+def one_run_tradeoff(setting: Setting, canaries: int = 1000, guesses: int = 100, seed: int = 0) -> AuditRecord:
+    """The game of `one_run`, against the claim's whole trade-off curve.
+
+    Rejected where the curve is refuted at the gate's level, whatever the mechanism is.  The bound on epsilon is that of
+    the weakest claim of the same form that is refuted at 95 %: T messages, the same q, and sigma of 1 to 64 times the
+    claimed one, found to 1 %.  A bound as high as the claim means "at least".
+
+    Args:
+        setting, canaries, guesses, seed: as for `one_run`.
+
+    Raises:
+        ConfigurationError: an argument is outside its range.
+    """
+    started = time.perf_counter()
+    right = _play(setting, canaries, guesses, seed)
+    curve = setting.curve()
+
+    def claim(factor: float) -> SampledGaussian:
+        return SampledGaussian(factor * setting.noise_multiplier, setting.sample_rate, setting.rounds)
+
+    def falls(factor: float) -> bool:
+        return refuted(right, guesses, canaries, TradeoffCurve([claim(factor)]), 1 - CONFIDENCE)
+
+    # A smaller sigma has a lower curve, which is refuted less easily: so one of them parts the two.
+    weakest: float | None = None
+    if falls(1.0):
+        weakest = 1.0
+    elif falls(_MOST):
+        low, weakest = 1.0, _MOST
+        while weakest / low > 1.01:
+            middle = math.sqrt(low * weakest)
+            low, weakest = (low, middle) if falls(middle) else (middle, weakest)
+    return AuditRecord(
+        audit="one_run_tradeoff",
+        claim=setting.claim,
+        kind="assumes the form",
+        statistic=f"{right} of {guesses} guesses right",
+        trials=canaries,
+        rejected=refuted(right, guesses, canaries, curve, GATE_ALPHA),
+        adversary=_KNOWS,
+        assumptions=f"{_RESTS_ON}; for the bound, not the verdict: a subsampled Gaussian of unknown sigma",
+        seconds=time.perf_counter() - started,
+        seed=seed,
+        lower=tuple((d, bracket([claim(weakest)], d).lower if weakest else 0.0) for d in DELTAS),
+        upper=tuple((d, curve.epsilon(d)) for d in DELTAS),
+        figures={"right": float(right), "guesses": float(guesses)},
+    )

@@ -1,0 +1,153 @@
+"""The bill: every message charged, before it is computed, and no try free."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from private_distdd.auditing.probe import about_gradients
+from private_distdd.auditing.report.records import AuditRecord
+from private_distdd.data.dataset import ImageDataset
+from private_distdd.data.info import DatasetInfo
+from private_distdd.engines.in_process import Transport
+from private_distdd.errors import PrivateDistDDError
+from private_distdd.networks.spec import ModelSpec
+from private_distdd.privacy.ledger import Charge, parse
+from private_distdd.privacy.mechanism import SampledGaussianMechanism
+from private_distdd.privacy.plan import PrivacyPlan
+from private_distdd.site.client import Client
+from private_distdd.wire.message import Message
+from private_distdd.wire.refusal import Refusal
+from private_distdd.wire.run import Run
+
+
+class Tap:
+    """A transport that notes what passes: wrap the run's own, hand this to `fit`, then ask `bill_check`.
+
+    Args:
+        transport: the one that is listened to.
+    """
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self.messages: dict[str, dict[str, set[str]]] = {name: {} for name in transport.client_ids}
+        """By client and message id: the SHA-256 of each different message seen."""
+        self.plans: dict[str, PrivacyPlan | None] = {}
+
+    @property
+    def client_ids(self) -> tuple[str, ...]:
+        """See Transport."""
+        return self._transport.client_ids
+
+    def enroll(self, client_id: str, run: bytes) -> bytes:
+        """See Transport."""
+        offered = Run.from_bytes(run)
+        self.plans[offered.run_id] = offered.plan
+        return self._transport.enroll(client_id, run)
+
+    def ask(self, client_id: str, query: bytes) -> bytes:
+        """See Transport."""
+        reply = self._transport.ask(client_id, query)
+        if Refusal.from_bytes(reply) is None:
+            message = Message.from_bytes(reply)
+            seen = self.messages[client_id].setdefault(message.message_id, set())
+            seen.add(hashlib.sha256(reply).hexdigest())
+        return reply
+
+    def ledger(self, client_id: str) -> bytes:
+        """See Transport."""
+        return self._transport.ledger(client_id)
+
+
+def retry_check(make: Callable[..., Client] = Client) -> AuditRecord:
+    """A computation that fails is paid for each time that it is tried, up to T_max, and nothing leaves.
+
+    A fault is put in: the mechanism fails for every batch.  A real failure may depend on the data, so a server that
+    could have it tried again for nothing would learn more with each try.
+
+    Args:
+        make: the client: `Client`, or what takes its place.
+    """
+    started, findings, tries = time.perf_counter(), list[str](), 3
+    info = DatasetInfo("noise", 2, (1, 8, 8), (0.5,), (0.5,))
+    run = Run("retry", info, PrivacyPlan(1.0, 1.0, 1.0, 1.0, tries, delta=1e-5))
+    client = make("audited", ImageDataset(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]), info))
+    client.enroll(run)
+    query = about_gradients(ModelSpec("mlp", {"width": 2, "depth": 1}), info).query(run, 0)
+
+    def fail(*_: Any) -> Tensor:
+        raise MemoryError("put in by an audit")
+
+    with mock.patch.object(SampledGaussianMechanism, "measure", fail):
+        for number in range(1, tries + 2):
+            try:
+                client.answer(query)
+                findings.append(f"try {number}: a message came of a computation that failed")
+            except PrivateDistDDError:
+                pass
+            paid = sum(isinstance(entry, Charge) for entry in client.ledger)
+            if paid != min(number, tries):
+                findings.append(f"after {number} tries {paid} charges, not {min(number, tries)}")
+    return AuditRecord(
+        audit="retry_check",
+        claim="a computation that failed uses its charge up",
+        kind="deterministic",
+        statistic="charges after each of several tries",
+        trials=tries + 1,
+        rejected=bool(findings),
+        adversary="asks again after a failure",
+        assumptions="the mechanism is where the client computes",
+        seconds=time.perf_counter() - started,
+        findings=tuple(findings),
+    )
+
+
+def bill_check(tap: Tap) -> AuditRecord:
+    """Every different message that passed has one charge in its client's ledger, with the run's own event.
+
+    A reply repeated after a loss has the same bytes and counts once.  A charge without a message (a crash between
+    them) is a finding too: the bill is then too high, not too low.
+
+    Args:
+        tap: what was listened to, after the run.
+    """
+    started = time.perf_counter()
+    findings, seen = [], 0
+    for client_id, messages in tap.messages.items():
+        charges = [entry for entry in parse(tap.ledger(client_id)) if isinstance(entry, Charge)]
+        charges = [entry for entry in charges if entry.message_id.partition(":")[0] in tap.plans]
+        counted = Counter(entry.message_id for entry in charges)
+        for message_id in sorted(messages.keys() | counted.keys()):
+            passed = len(messages.get(message_id, ()))
+            seen += passed
+            if passed != counted[message_id]:
+                findings.append(
+                    f"{client_id}: {message_id}: {passed} messages passed, {counted[message_id]} were charged"
+                )
+        for entry in charges:
+            plan = tap.plans[entry.message_id.partition(":")[0]]
+            if plan is not None and entry.event != plan.event:
+                findings.append(f"{client_id}: {entry.message_id}: charged {entry.event}, not {plan.event}")
+        for run_id, plan in tap.plans.items():
+            of_run = sum(len(digests) for name, digests in messages.items() if name.startswith(f"{run_id}:"))
+            if plan is not None and of_run > plan.max_queries:
+                findings.append(f"{client_id}: {run_id}: {of_run} messages, more than T_max = {plan.max_queries}")
+    return AuditRecord(
+        audit="bill_check",
+        claim="every message that left is charged to its client's ledger, with the run's sigma and q",
+        kind="deterministic",
+        statistic="messages at the transport against charges in the ledgers",
+        trials=seen,
+        rejected=bool(findings),
+        adversary="none: the auditor listens to the transport",
+        assumptions="all messages pass this transport",
+        seconds=time.perf_counter() - started,
+        findings=tuple(findings),
+    )

@@ -1,0 +1,26 @@
+"""Public images that stand in for a client's in attacks."""
+
+from __future__ import annotations
+
+from private_distdd.data.dataset import ImageDataset
+from private_distdd.data.info import DatasetInfo
+from private_distdd.data.load import load_dataset
+
+
+def digits_like(info: DatasetInfo) -> ImageDataset:
+    """scikit-learn's digits, 8 x 8, with the classes, channels and normalisation of `info`."""
+    digits = load_dataset("digits")[0]
+    channels = info.image_shape[0]
+    own = DatasetInfo("digits", info.num_classes, (channels, *digits.info.image_shape[1:]), info.mean, info.std)
+    kept = digits.labels < info.num_classes
+    pixels = digits.info.denormalise(digits.images[kept]).expand(-1, channels, -1, -1)
+    return ImageDataset(own.normalise(pixels), digits.labels[kept], own)
+
+
+def parted(dataset: ImageDataset, count: int) -> tuple[ImageDataset, ImageDataset]:
+    """The first `count` examples and up to 400 of the others: attacked, and public."""
+    first, others = slice(count), slice(count, count + 400)
+    attacked, public = (
+        ImageDataset(dataset.images[part], dataset.labels[part], dataset.info) for part in (first, others)
+    )
+    return attacked, public

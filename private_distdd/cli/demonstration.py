@@ -1,0 +1,100 @@
+"""The demonstration on embedded data: what private distillation costs in accuracy, in one table."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from private_distdd.data.dataset import ImageDataset
+from private_distdd.data.load import load_dataset
+from private_distdd.evaluation import Evaluation, evaluate
+from private_distdd.methods.collabdm import CollabDM
+from private_distdd.methods.distdd import DistDD
+from private_distdd.privacy.plan import Privacy
+from private_distdd.release.release import Release
+from private_distdd.rounding import rounded_up
+from private_distdd.simulation.splits import dirichlet_split
+
+NUM_CLIENTS, IPC = 5, 10
+PRIVACY = Privacy(target_epsilon=8.0, delta=1e-5, sample_rate=1.0, max_grad_norm=1.0)
+# Chosen on images held out of the training set: `python benchmarks/choose_demo.py`.
+ROUNDS, STEPS, WIDTH, EVALUATION_WIDTH = 20, 25, 16, 32
+ONCE_STEPS = 500  # of CollabDM; its other knobs are its defaults
+
+
+def method(privacy: Privacy | None, seed: int) -> DistDD:
+    """The demonstration's DistDD, with or without privacy."""
+    return DistDD(ipc=IPC, rounds=ROUNDS, model_args={"width": WIDTH}, matching_steps=STEPS, privacy=privacy, seed=seed)
+
+
+def score(dataset: ImageDataset, test: ImageDataset) -> Evaluation:
+    """Accuracy on real images of three fresh networks trained on `dataset`."""
+    return evaluate(dataset, test, model_args={"width": EVALUATION_WIDTH}, seeds=range(3))
+
+
+def run_demo(output: str | None, seed: int) -> Release:
+    """Print the table and write the release; a minute or two on a quiet core.
+
+    Args:
+        output: the release folder, or None for the first free demo-001, demo-002, ... below the current folder.
+        seed: steers everything public.
+    """
+    console = Console()
+    train, test = load_dataset("digits")
+    console.print(
+        f"scikit-learn's digits: {len(train)} training images at {NUM_CLIENTS} clients, {len(test)} test images; "
+        f"S has {IPC} images a class"
+    )
+    rows: list[tuple[str, str, Evaluation]] = []
+    none = "not private"
+    rows.append(("(a) all real images", none, score(train, test)))
+    rows.append(
+        (f"(b) {IPC * train.info.num_classes} random real images", none, score(_random_images(train, seed), test))
+    )
+    # Clients of their own, with ledgers of their own: what (c) gives away is not charged to (d), nor hidden by it.
+    open_release = method(None, seed).fit(dirichlet_split(train, NUM_CLIENTS, math.inf, seed=seed), progress=True)
+    rows.append(("(c) S by DistDD", none, score(open_release.dataset, test)))
+    release = method(PRIVACY, seed).fit(dirichlet_split(train, NUM_CLIENTS, math.inf, seed=seed), progress=True)
+    rows.append((f"(d) S by DistDD, {ROUNDS} messages", _bill(release), score(release.dataset, test)))
+    once = CollabDM(ipc=IPC, matching_steps=ONCE_STEPS, privacy=PRIVACY, seed=seed)
+    shot = once.fit(dirichlet_split(train, NUM_CLIENTS, math.inf, seed=seed), progress=True)
+    rows.append(("(e) S by CollabDM, one message", _bill(shot), score(shot.dataset, test)))
+    table = Table("trained on", "epsilon of each client", "accuracy")
+    for name, cost, result in rows:
+        table.add_row(name, cost, f"{result.mean:.1%} ± {result.std:.1%}")
+    console.print(table)
+    console.print(
+        "Accuracy on the real test images, ± the spread over 3 networks. Epsilon for one labelled example of one "
+        f"client, added or removed, at delta = {PRIVACY.delta:g}; local noise."
+    )
+    folder = release.save(output or _fresh_folder())
+    console.print(
+        f"The release of (d), with its picture and card: {folder}/\nCheck it: private-distdd verify {folder}",
+        soft_wrap=True,
+    )
+    return release
+
+
+def _bill(release: Release) -> str:
+    """The largest claim among the clients, by both accountants."""
+    claims = [bill["claim"] for bill in release.card["clients"].values()]
+    return ", ".join(
+        f"{rounded_up(max(float(claim[name]) for claim in claims), 3)} by {name.upper()}" for name in ("rdp", "prv")
+    )
+
+
+def _random_images(train: ImageDataset, seed: int) -> ImageDataset:
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
+    chosen = torch.cat([order[train.labels[order] == c][:IPC] for c in range(train.info.num_classes)])
+    return ImageDataset(train.images[chosen], train.labels[chosen], train.info)
+
+
+def _fresh_folder() -> Path:
+    number = 1
+    while Path(f"demo-{number:03}").exists():
+        number += 1
+    return Path(f"demo-{number:03}")

@@ -1,0 +1,97 @@
+"""A folder of images, one folder a class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from private_distdd.data.dataset import ImageDataset, from_pixels
+from private_distdd.data.info import Constants, DatasetInfo, ImageShape, image_shape_of, is_whole
+from private_distdd.errors import DataError
+from private_distdd.limits import CLASSES
+
+
+def class_names(classes: Sequence[str] | None, num_classes: int | None) -> list[str] | None:
+    """The folders' names in the order of their labels; None where nobody said."""
+    if classes is None:
+        if num_classes is None:
+            return None
+        if not is_whole(num_classes) or not 2 <= num_classes <= CLASSES:
+            raise DataError(f"num_classes = {num_classes!r}", f"a whole number, 2 ... {CLASSES}", "Count the classes.")
+        return [str(label) for label in range(num_classes)]
+    names = list(classes) if not isinstance(classes, str) else []
+    plain = all(isinstance(name, str) and name and not name.startswith(".") and "/" not in name for name in names)
+    if not plain or len(set(names)) != len(names) or not 2 <= len(names) <= CLASSES:
+        raise DataError(f"classes = {classes!r}", "2 or more different folder names", "Name each class once.")
+    return names
+
+
+def load_folder(path: Path, classes: list[str] | None, constants: Constants) -> tuple[ImageDataset, ImageDataset]:
+    layout = f"{path}/train/CLASS/IMAGE and {path}/test/CLASS/IMAGE"
+    for part in ("train", "test"):
+        if not (path / part).is_dir():
+            raise DataError(f"no folder {str(path / part)!r}", layout, "Put the images into this layout.")
+    found = {part: sorted(folder.name for folder in _visible(path / part)) for part in _PARTS}
+    if classes is None:
+        classes = found["train"]
+    for part in _PARTS:
+        unknown = sorted(set(found[part]) - set(classes))
+        if unknown and classes is found["train"]:
+            raise DataError(f"class {unknown[0]!r} is in test only", layout, "Give train a folder (it may be empty).")
+        if unknown:
+            raise DataError(
+                f"folder {unknown[0]!r} in {str(path / part)!r}", f"the classes {classes}", "Name it, or move it away."
+            )
+    files = {part: [(f, n) for n, name in enumerate(classes) for f in _visible(path / part / name)] for part in _PARTS}
+    first = next(iter(files["train"]), None)
+    if first is None:
+        raise DataError(f"no image in {str(path / 'train')!r}", layout, "Put the images into this layout.")
+    expected = image_shape_of(_read_image(first[0]))
+    info = DatasetInfo(path.resolve().name, len(classes), expected, **constants)
+    train, test = (from_pixels(*_read_images(files[part], expected), info) for part in _PARTS)
+    return train, test
+
+
+_PARTS = ("train", "test")
+
+
+def _visible(folder: Path) -> list[Path]:
+    """The folder's entries, sorted; none where it does not exist; file managers leave hidden files behind."""
+    if not folder.is_dir():
+        if folder.exists():
+            raise DataError(f"{str(folder)!r} is a file", "one folder a class", "Move it out of the data set.")
+        return []
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def _read_images(files: Sequence[tuple[Path, int]], expected: ImageShape) -> tuple[Tensor, Tensor]:
+    pixels = torch.empty((len(files), *expected), dtype=torch.uint8)
+    for index, (file, _) in enumerate(files):
+        image = _read_image(file)
+        if tuple(image.shape) != expected:
+            raise DataError(
+                f"{str(file)!r} is [channels, height, width] = {list(image.shape)}",
+                f"{list(expected)}, as the first image",
+                "Resize and convert all images alike.",
+            )
+        pixels[index] = image
+    return pixels, torch.tensor([label for _, label in files], dtype=torch.int64)
+
+
+def _read_image(file: Path) -> Tensor:
+    """uint8 [C, H, W]."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            mode, array = image.mode, np.array(image)
+    except (OSError, ValueError, SyntaxError) as error:  # SyntaxError: how Pillow reports a broken PNG
+        raise DataError(f"{str(file)!r} cannot be read as an image", "image files only", "Remove it.") from error
+    if mode not in ("L", "RGB"):
+        raise DataError(f"{str(file)!r} has mode {mode}", "mode L (grey) or RGB, 8 bits", "Convert all images alike.")
+    pixels = torch.from_numpy(array)
+    return pixels.unsqueeze(0) if mode == "L" else pixels.permute(2, 0, 1)

@@ -1,0 +1,44 @@
+"""MNIST, Fashion-MNIST and CIFAR-10 from torchvision's files, with published constants."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from private_distdd.data.dataset import ImageDataset, from_pixels
+from private_distdd.data.info import Constants, DatasetInfo, image_shape_of
+from private_distdd.errors import DataError
+
+# Published per-channel constants, as DC uses them (Zhao, Mopuri and Bilen 2021, utils.get_dataset).
+TORCHVISION: dict[str, tuple[str, tuple[float, ...], tuple[float, ...]]] = {
+    "mnist": ("MNIST", (0.1307,), (0.3081,)),
+    "fashionmnist": ("FashionMNIST", (0.2861,), (0.3530,)),
+    "cifar10": ("CIFAR10", (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+}
+
+
+def load_torchvision(
+    name: str, root: str | Path | None, download: bool, constants: Constants
+) -> tuple[ImageDataset, ImageDataset]:
+    from torchvision import datasets as torchvision_datasets
+
+    class_name, mean, std = TORCHVISION[name]
+    if root is None:
+        raise DataError("root = None", f"the folder that holds {class_name}'s files", "Pass root=, and download=True.")
+    parts = []
+    for train in (True, False):
+        try:
+            source = getattr(torchvision_datasets, class_name)(str(root), train=train, download=download)
+        except (RuntimeError, OSError, ValueError, AssertionError) as error:
+            raise DataError(
+                f"{class_name} below root = {str(root)!r}: {error}",
+                "torchvision's files",
+                "Name the folder that holds them, or pass download=True.",
+            ) from error
+        # The raw arrays: sixty thousand PIL round trips would take a minute.
+        pixels, labels = torch.as_tensor(source.data), torch.as_tensor(source.targets)
+        pixels = pixels.unsqueeze(1) if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2)
+        parts.append((pixels, labels))
+    info = DatasetInfo(name, 10, image_shape_of(parts[0][0]), **{"mean": mean, "std": std, **constants})
+    return from_pixels(*parts[0], info), from_pixels(*parts[1], info)

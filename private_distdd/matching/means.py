@@ -1,0 +1,90 @@
+"""Class means of embeddings, and the steps on synthetic examples that match them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from private_distdd.data.info import DatasetInfo
+from private_distdd.networks.embedding import _TINY, Embedding
+from private_distdd.synthetic.mosaic import expand
+
+
+def class_means(sums: Tensor, counts: Tensor) -> Tensor:
+    """Mean embeddings, float [K, classes, 2 m], of their sums and counts, noisy or not.
+
+    A noisy count may be anything; below a hundredth of the mean class it says nothing but "small".
+    """
+    least = counts.abs().mean().clamp(min=_TINY) / 100
+    return sums / counts.maximum(least)[:, None]
+
+
+def match_means(
+    images: Tensor,
+    labels: Tensor,
+    networks: Sequence[Embedding],
+    means: Tensor,
+    info: DatasetInfo,
+    *,
+    partition: int,
+    steps: int,
+    rate: float,
+    smoothness: float,
+    rng: np.random.Generator,
+    report: Callable[[int, float], None] = lambda step, loss: None,
+) -> None:
+    """Change synthetic images, in place, so that their mean embeddings match: sum over classes of squared distances.
+
+    Each step is one of Adam at one network, every network once before any is used again; the rate falls along half a
+    cosine to 0, and pixels stay between black and white.
+
+    Args:
+        images: float32 [n, C, H, W].
+        labels: int64 [n], on the same device; a class without images is left out.
+        networks: K of them.
+        means: float [K, classes, 2 m], what is to be matched.
+        info: public image shape and normalisation.
+        partition: see `expand`.
+        steps: of Adam, >= 1.
+        rate: its first, > 0.
+        smoothness: weight of the total variation of S, >= 0: without it S takes on what is noise in the means.
+        rng: of the networks' order.
+        report: called after each step with its number, from 1, and its loss.
+
+    Source: Zhao and Bilen 2023, eq. 5, with these embeddings.
+    """
+    if not len(images):  # a client whose share of S is none; torch has no grid for it
+        return
+    shape = (info.image_shape[0], 1, 1)
+    black, white = (info.normalise(torch.full(shape, level)).to(images.device) for level in (0.0, 1.0))
+    variable = images.clamp_(black, white).clone().requires_grad_(True)
+    optimizer = torch.optim.Adam([variable], lr=rate, betas=(0.9, 0.99))
+    parts = labels.repeat_interleave(partition**2)
+    members = (parts == torch.arange(means.shape[1], device=parts.device)[:, None]).to(images.dtype)
+    present = members.sum(dim=1) > 0
+    members = members[present] / members[present].sum(dim=1, keepdim=True)
+    order: list[int] = []
+    for step in range(steps):
+        order = order or rng.permutation(len(networks)).tolist()
+        network = order.pop()
+        examples = expand(variable, partition)
+        loss = (members @ networks[network](examples) - means[network][present]).square().sum()
+        if smoothness:
+            loss = loss + smoothness * len(members) * _total_variation(examples)
+        (variable.grad,) = torch.autograd.grad(loss, [variable])
+        optimizer.param_groups[0]["lr"] = rate * (1 + math.cos(math.pi * step / steps)) / 2
+        optimizer.step()
+        with torch.no_grad():
+            images.copy_(variable.clamp_(black, white))
+        report(step + 1, float(loss.detach()))
+
+
+def _total_variation(images: Tensor) -> Tensor:
+    """The mean size of the steps from a pixel to the one below it and to the one on its right."""
+    down, right = images.diff(dim=2).abs().sum(), images.diff(dim=3).abs().sum()
+    total: Tensor = (down + right) / images.numel()
+    return total

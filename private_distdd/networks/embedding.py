@@ -1,0 +1,187 @@
+"""Embeddings of images by random networks, named by public seeds: what distribution matching compares.
+
+One network embeds an image x as (cos W e, sin W e) / sqrt(m): e is what the network hands to its last layer for the
+moved and pooled image, scaled to norm 1, and W holds m Gaussian frequencies.  The mean over a class is then a sketch of
+the class's density under a Gaussian kernel between such e (Rahimi and Recht 2007), not only of their mean, and no part
+of its norm 1 is spent on what all images have in common.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from private_distdd.data.info import DatasetInfo
+from private_distdd.errors import ConfigurationError, ModelError
+from private_distdd.limits import NETWORKS, Cost
+from private_distdd.networks.micro_batch import MICRO_BATCH
+from private_distdd.networks.register import ImageShape
+from private_distdd.networks.spec import ModelSpec
+from private_distdd.validate import require_count, require_number
+
+_TINY = 1e-12
+_LONGEST = 1 << 20  # values in a row: 64 rows and their lattice points take 1 GiB
+_ROTATION, _SCALE, _SHIFT = math.radians(15), 1.2, 0.125  # at most: radians, factor, share of the side
+
+
+@dataclass(frozen=True)
+class EmbeddingSpec:
+    """All that defines the embeddings of one query: public, JSON-able.
+
+    Args:
+        model: the registered network; its last layer must be an `nn.Linear` of an `nn.Sequential`, and is left out.
+        seeds: of the networks, one each, 1 ... 4,096 of them; of their frequencies and movements too.
+        pool: images are averaged over pool x pool pixels first, >= 1; divides height and width.
+        bandwidth: of the Gaussian kernel between features of norm 1, in (0.001, 1000).
+        frequencies: m, cosines and sines of each network, >= 1; a row has at most 2^20 values.
+        augment: move the images: each network sees all of them under one rotation, scaling and shift of its own.
+
+    Raises:
+        ConfigurationError: a number is outside its range.
+        ModelError: the record of the model is malformed.
+    """
+
+    model: ModelSpec
+    seeds: tuple[int, ...]
+    pool: int
+    bandwidth: float
+    frequencies: int
+    augment: bool
+
+    def __post_init__(self) -> None:
+        require_count("networks", len(self.seeds), "32 is usual.", at_most=NETWORKS)
+        for seed in self.seeds:
+            require_count("seed", seed, "Any whole number from 0 on.", at_least=0)
+            if seed >= 1 << 63:  # torch's generator takes no larger one
+                raise ConfigurationError(f"seed = {seed}", "a whole number below 2^63", "Choose a smaller one.")
+        require_count("pool", self.pool, "1 embeds images as they are.")
+        require_count("frequencies", self.frequencies, "256 is usual.")
+        require_number("bandwidth", self.bandwidth, 1e-3, 1e3, "0.001 < bandwidth < 1000", "0.5 is usual.")
+        if self.dimension > _LONGEST:
+            raise ConfigurationError(
+                f"{len(self.seeds)} networks of {self.frequencies} frequencies: rows of {self.dimension}",
+                f"rows of at most {_LONGEST} values",
+                "Take fewer of either.",
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object; `from_json` is its inverse."""
+        return {
+            "model": self.model.to_json(),
+            "seeds": list(self.seeds),
+            "pool": self.pool,
+            "bandwidth": self.bandwidth,
+            "frequencies": self.frequencies,
+            "augment": self.augment,
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> EmbeddingSpec:
+        """The spec that `to_json` wrote.
+
+        Raises:
+            ModelError, ConfigurationError: the record is malformed.
+        """
+        names = {"model", "seeds", "pool", "bandwidth", "frequencies", "augment"}
+        if (
+            not isinstance(record, Mapping)
+            or set(record) != names
+            or not isinstance(record["seeds"], list | tuple)
+            or type(record["augment"]) is not bool
+        ):
+            raise ModelError(f"arguments {record!r}", f"the fields {sorted(names)}", "Correct them.")
+        model = ModelSpec.from_json(record["model"])
+        own = {name: record[name] for name in ("pool", "bandwidth", "frequencies", "augment")}
+        return cls(model, tuple(record["seeds"]), **own)
+
+    def validate(self, info: DatasetInfo) -> None:
+        """Refuse what cannot embed such images, or would break assumption A2.
+
+        Raises:
+            ModelError: pool does not divide height and width, the network is refused by `models.validate_model`, or it
+                does not end in a linear layer.
+        """
+        self.model.validate(self._pooled(info), info.num_classes)
+        Embedding(self, self.seeds[0], info, "cpu")
+
+    def cost(self, info: DatasetInfo) -> Cost:
+        """What the networks take, all of them at once, and a micro-batch of images in one of them; nothing is made.
+
+        Raises:
+            ModelError: as `validate`.
+        """
+        size = self.model.size(self._pooled(info), info.num_classes)
+        projection = size.features * self.frequencies
+        networks = 4 * len(self.seeds) * (size.parameters + projection)
+        batch = 16 * MICRO_BATCH * (size.activations + math.prod(info.image_shape))
+        return Cost(networks + batch, len(self.seeds) * (size.work + 2 * projection))
+
+    def _pooled(self, info: DatasetInfo) -> ImageShape:
+        """The shape of what the networks see."""
+        channels, height, width = info.image_shape
+        if height % self.pool or width % self.pool:
+            raise ModelError(
+                f"pool = {self.pool} for images of {height} x {width}", "a divisor of both", "Choose another one."
+            )
+        return channels, height // self.pool, width // self.pool
+
+    @property
+    def dimension(self) -> int:
+        """Length of one example's row: 2 m a network, and one coordinate that counts."""
+        return 2 * self.frequencies * len(self.seeds) + 1
+
+
+class Embedding:
+    """One network's embedding, float32 [n, C, H, W] -> float32 [n, 2 m], rows of norm 1; differentiable.
+
+    Args:
+        spec: see `EmbeddingSpec`.
+        seed: one of `spec.seeds`.
+        info: public image shape and normalisation.
+        device: where it is computed.
+
+    Raises:
+        ModelError: the network cannot be built for the pooled images, or does not end in a linear layer.
+    """
+
+    def __init__(self, spec: EmbeddingSpec, seed: int, info: DatasetInfo, device: str) -> None:
+        channels, height, width = info.image_shape
+        network = spec.model.build((channels, height // spec.pool, width // spec.pool), info.num_classes, seed)
+        if type(network) is not nn.Sequential or not isinstance(network[-1], nn.Linear):
+            raise ModelError(
+                f"the embedding of {spec.model.name!r}", "an nn.Sequential that ends in nn.Linear", "Take 'convnet'."
+            )
+        self._network = network[:-1].to(device).requires_grad_(False)
+        rng = np.random.default_rng([seed, 1])
+        shape = (network[-1].in_features, spec.frequencies)
+        self._frequencies = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)).to(device) / spec.bandwidth
+        self._movement = _movement(rng).to(device) if spec.augment else None
+        self._black = info.normalise(torch.zeros(channels, 1, 1)).to(device)
+        self._pool = spec.pool
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """float32 [n, C, H, W] -> float32 [n, 2 m]."""
+        if self._movement is not None:
+            grid = F.affine_grid(self._movement.expand(len(images), 2, 3), list(images.shape), align_corners=False)
+            images = F.grid_sample(images - self._black, grid, align_corners=False) + self._black
+        # Huge pixels overflow: such features count as 0, and the row still has norm 1.
+        features = self._network(F.avg_pool2d(images, self._pool)).flatten(1).nan_to_num(0.0, 0.0, 0.0)
+        angles = (features / (torch.linalg.vector_norm(features, dim=1, keepdim=True) + _TINY)) @ self._frequencies
+        return torch.cat([angles.cos(), angles.sin()], dim=1) / math.sqrt(angles.shape[1])
+
+
+def _movement(rng: np.random.Generator) -> Tensor:
+    """A random rotation, scaling and shift, float32 [2, 3]."""
+    angle, tall, wide, down, right = rng.uniform(-1, 1, 5)
+    cos, sin = math.cos(_ROTATION * angle), math.sin(_ROTATION * angle)
+    rows, columns = _SCALE**tall, _SCALE**wide
+    # The sampling grid runs from -1 to 1: a share of the side is twice that.
+    matrix = [[columns * cos, -columns * sin, 2 * _SHIFT * right], [rows * sin, rows * cos, 2 * _SHIFT * down]]
+    return torch.tensor(matrix, dtype=torch.float32)

@@ -1,0 +1,52 @@
+"""What the arguments of several questions have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from private_distdd.data.info import DatasetInfo
+from private_distdd.errors import ModelError, QueryRefusedError
+from private_distdd.networks.micro_batch import MICRO_BATCH
+
+_PER_SUM, _PER_ROW = 32.0, 40.0  # bytes: int64 noise and sums, a float64 message; a row, and its lattice points
+
+
+def message_memory(groups: int, dimension: int) -> float:
+    """Bytes that sums, noise and one micro-batch of rows take, at most about."""
+    return _PER_SUM * groups * dimension + _PER_ROW * MICRO_BATCH * dimension
+
+
+def refuse_tensors(tensors: Mapping[str, Tensor]) -> None:
+    """For questions that take none.
+
+    Raises:
+        ModelError: there are some.
+    """
+    if tensors:
+        raise ModelError(f"tensors {sorted(tensors)}", "none", "Send the arguments alone.")
+
+
+def class_counts_of(arguments: Mapping[str, Any], info: DatasetInfo) -> tuple[int, ...]:
+    """How many examples of each class are asked for.
+
+    Raises:
+        QueryRefusedError: not one whole number of at least 0 a class.
+    """
+    counts = arguments.get("counts")
+    if (
+        not isinstance(counts, list | tuple)
+        or len(counts) != info.num_classes
+        or any(isinstance(count, bool) or not isinstance(count, int) or count < 0 for count in counts)
+    ):
+        raise QueryRefusedError(
+            f"counts = {counts!r}", f"{info.num_classes} whole numbers of at least 0", "Give one for each class."
+        )
+    return tuple(counts)
+
+
+def require_fields(arguments: Mapping[str, Any], names: set[str]) -> None:
+    if set(arguments) != names:
+        raise QueryRefusedError(f"arguments {sorted(arguments)}", f"the fields {sorted(names)}", "Correct them.")

@@ -1,0 +1,113 @@
+"""The question "class_embeddings": sums over each class of embeddings by random networks under public seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from private_distdd.data.info import DatasetInfo
+from private_distdd.limits import Cost
+from private_distdd.networks.embedding import Embedding, EmbeddingSpec
+from private_distdd.networks.micro_batch import MICRO_BATCH, deterministic
+from private_distdd.privacy.mechanism import Rows
+from private_distdd.questions.arguments import message_memory, refuse_tensors
+
+_COUNT_WEIGHT = 0.2  # of an example's norm 1, what counts it: 4 % of the energy, and a count good to 5 sigma sqrt(n)
+
+
+class ClassEmbeddings:
+    """Rows of all networks of a query, one after another, and how their sums by class are read again.
+
+    A row is sqrt(0.96) times the networks' embeddings, each over sqrt(K), followed by 0.2: of norm 1 for every image.
+
+    Args:
+        spec: see `EmbeddingSpec`.
+        info: public image shape and normalisation.
+        device: where rows are computed.
+    """
+
+    def __init__(self, spec: EmbeddingSpec, info: DatasetInfo, device: str) -> None:
+        self.spec = spec
+        self.networks = [Embedding(spec, seed, info, device) for seed in spec.seeds]
+
+    def rows(self, images: Tensor) -> Tensor:
+        """float32 [n, C, H, W] -> float32 [n, dimension], rows of norm 1 up to rounding."""
+        scale = math.sqrt((1 - _COUNT_WEIGHT**2) / len(self.networks))
+        with torch.inference_mode(), deterministic():
+            parts = [network(images) * scale for network in self.networks]
+        return torch.cat([*parts, images.new_full((len(images), 1), _COUNT_WEIGHT)], dim=1)
+
+    def padded_rows(self, images: Tensor, labels: Tensor) -> Iterator[Rows]:
+        """`rows` in micro-batches of one size, with labels: an example's bits do not depend on how many ride along.
+
+        Images beyond the labels are padding; without any label one micro-batch of padding is run all the same.
+        """
+        for part, targets in zip(torch.split(images, MICRO_BATCH), torch.split(labels, MICRO_BATCH), strict=True):
+            batch = part.new_zeros((MICRO_BATCH, *part.shape[1:]))
+            batch[: len(part)] = part
+            yield self.rows(batch), targets
+
+    def read(self, sums: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums of rows, float [groups, dimension], as sums of embeddings [K, groups, 2 m] and as counts [groups]."""
+        embedded = sums[:, :-1].reshape(len(sums), len(self.networks), -1).transpose(0, 1)
+        scale = math.sqrt((1 - _COUNT_WEIGHT**2) / len(self.networks))
+        return embedded / scale, sums[:, -1] / _COUNT_WEIGHT
+
+    def class_sums(self, images: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+        """Plain sums of rows by class, float64 [num_classes, dimension]: without privacy."""
+        sums = images.new_zeros((num_classes, self.spec.dimension), dtype=torch.float64)
+        for rows, classes in self.padded_rows(images, labels):
+            sums.index_add_(0, classes, rows[: len(classes)].to(torch.float64))
+        return sums
+
+
+class EmbeddingSums:
+    """The question "class_embeddings": embeddings of random networks under public seeds, summed by class.
+
+    An example's row holds its embeddings by all networks and has norm 1, so C = 1 clips nothing.
+
+    Args:
+        arguments: an `EmbeddingSpec` as JSON.
+        tensors: none: seeds define the networks.
+        info: public class list, image shape and normalisation.
+        device: where the embeddings are computed.
+
+    Raises:
+        ModelError, ConfigurationError: the arguments are malformed, or the network breaks an assumption of the theorem.
+    """
+
+    def __init__(
+        self, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], info: DatasetInfo, device: str
+    ) -> None:
+        refuse_tensors(tensors)
+        spec = EmbeddingSpec.from_json(arguments)
+        spec.validate(info)
+        self._spec, self._given = spec, (info, device)
+        self._embeddings = ClassEmbeddings(spec, info, device)
+        self.num_groups = info.num_classes
+        self.dimension = spec.dimension
+
+    @staticmethod
+    def cost(arguments: Mapping[str, Any], info: DatasetInfo) -> Cost:
+        """What an answer takes at most."""
+        spec = EmbeddingSpec.from_json(arguments)
+        own = spec.cost(info)
+        return Cost(message_memory(info.num_classes, spec.dimension) + own.memory, own.work)
+
+    def public(self) -> EmbeddingSums:
+        """One of its networks, by a public seed: the others have the same sizes."""
+        return EmbeddingSums(dataclasses.replace(self._spec, seeds=(0,)).to_json(), {}, *self._given)
+
+    def rows(self, images: Tensor, labels: Tensor) -> Iterator[Rows]:
+        """Per-example embeddings with their classes: what the mechanism clips, sums and covers with noise."""
+        return self._embeddings.padded_rows(images, labels)
+
+    def plain(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Plain sums by class, added up in float64, and their counts."""
+        sums = self._embeddings.class_sums(images, labels, self.num_groups)
+        return sums.to("cpu", torch.float32), torch.bincount(labels, minlength=self.num_groups).cpu()

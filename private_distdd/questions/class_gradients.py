@@ -1,0 +1,96 @@
+"""The question "class_gradients": gradients of a network at given weights, summed by class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from private_distdd.data.info import DatasetInfo
+from private_distdd.errors import ModelError
+from private_distdd.limits import Cost
+from private_distdd.networks.micro_batch import MICRO_BATCH
+from private_distdd.networks.spec import ModelSpec
+from private_distdd.privacy.mechanism import Rows
+from private_distdd.questions.arguments import message_memory
+from private_distdd.questions.per_example import PerExampleGradients, sum_gradient
+
+GRANULARITIES = ("class", "joint")
+_ACTIVATION = 16  # bytes a value that a layer hands on: kept, differentiated, and unfolded by per-example rules
+
+
+class ClassGradients:
+    """The question "class_gradients": gradients of a network at given weights, summed by class.
+
+    Args:
+        arguments: {"model": ModelSpec as JSON, "granularity": "class" (one sum a class) or "joint" (one sum in all)}.
+        tensors: the network's state, by name.
+        info: public class list and image shape.
+        device: where the gradients are computed.
+
+    Raises:
+        ModelError: the network is not registered, breaks an assumption of the theorem, or the state does not fit.
+    """
+
+    def __init__(
+        self, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], info: DatasetInfo, device: str
+    ) -> None:
+        spec, self._joint = self._read(arguments)
+        self._given = arguments, info, device
+        spec.validate(info.image_shape, info.num_classes)
+        self._model = spec.build(info.image_shape, info.num_classes)
+        try:
+            self._model.load_state_dict(dict(tensors))
+        except (RuntimeError, TypeError) as error:
+            raise ModelError("weights that do not fit the network", "its own state, by name", str(error)) from error
+        self._model.to(device)
+        self.num_groups = 1 if self._joint else info.num_classes
+        self.dimension = sum(p.numel() for p in self._model.parameters() if p.requires_grad)
+
+    @staticmethod
+    def _read(arguments: Mapping[str, Any]) -> tuple[ModelSpec, bool]:
+        """The network, and whether its gradients are summed over all classes."""
+        if set(arguments) != {"model", "granularity"} or arguments["granularity"] not in GRANULARITIES:
+            raise ModelError(f"arguments {arguments!r}", f"model, and granularity in {GRANULARITIES}", "Correct them.")
+        return ModelSpec.from_json(arguments["model"]), arguments["granularity"] == "joint"
+
+    @classmethod
+    def cost(cls, arguments: Mapping[str, Any], info: DatasetInfo) -> Cost:
+        """What an answer takes at most."""
+        spec, joint = cls._read(arguments)
+        size = spec.size(info.image_shape, info.num_classes)
+        groups = 1 if joint else info.num_classes
+        memory = message_memory(groups, size.parameters) + MICRO_BATCH * _ACTIVATION * size.activations
+        return Cost(memory, size.work)
+
+    def public(self) -> ClassGradients:
+        """The same at the weights of seed 0."""
+        arguments, info, device = self._given
+        public = ModelSpec.from_json(arguments["model"]).build(info.image_shape, info.num_classes, seed=0)
+        return ClassGradients(arguments, public.state_dict(), info, device)
+
+    def groups(self, labels: Tensor) -> Tensor:
+        """The group each example is summed into, int64 [n]."""
+        return torch.zeros_like(labels) if self._joint else labels
+
+    @cached_property
+    def _per_example(self) -> PerExampleGradients:
+        return PerExampleGradients(self._model)
+
+    def rows(self, images: Tensor, labels: Tensor) -> Iterator[Rows]:
+        """Per-example gradients with their groups: what the mechanism clips, sums and covers with noise."""
+        for rows, targets in self._per_example.rows(images, labels):
+            yield rows, self.groups(targets)
+
+    def plain(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Plain sums by group and their counts; chunk sums are added in float64, so the split moves rounding only."""
+        sums = images.new_zeros((self.num_groups, self.dimension), dtype=torch.float64)
+        groups = self.groups(labels)
+        for group in torch.unique(groups).tolist():
+            members = (groups == group).nonzero().squeeze(1)
+            for part in torch.split(members, MICRO_BATCH):
+                sums[group] += sum_gradient(self._model, images[part], labels[part])
+        return sums.to("cpu", torch.float32), torch.bincount(groups, minlength=self.num_groups).cpu()

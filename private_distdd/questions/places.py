@@ -1,0 +1,58 @@
+"""The check that a row's bits do not depend on its example's place in the micro-batch (A2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from private_distdd.data.info import DatasetInfo
+from private_distdd.errors import ModelError
+from private_distdd.networks.micro_batch import MICRO_BATCH
+from private_distdd.questions.question import Question
+from private_distdd.storage import to_json
+
+_REMEMBERED = 1024
+_places_alike: set[str] = set()  # what this process has found to give an example the same bits in every place
+
+
+def require_places_alike(
+    name: str, arguments: Mapping[str, Any], info: DatasetInfo, device: str, own: Question
+) -> None:
+    """Refuse a question whose row of one image depends, in its last bits, on the image's place in its micro-batch.
+
+    Adding an example moves those behind it, so A2 would fail (docs/theorem.md, 4.3).  Some sizes of matrix products do
+    that on some machines.  A micro-batch of one public image, and one of 64, are moved by 1, 3 and 17 places; with
+    public weights, so that the answer is about the machine and not about the query; once a process.
+
+    Raises:
+        ModelError: so it is.
+    """
+    own_arguments = {key: value for key, value in arguments.items() if key != "seeds"}  # sizes do not depend on them
+    settings = {"name": name, "arguments": own_arguments, "info": info.to_json(), "device": device}
+    key = to_json({**settings, "threads": torch.get_num_threads(), "precision": torch.get_float32_matmul_precision()})
+    if key in _places_alike:
+        return
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn((MICRO_BATCH, *info.image_shape), generator=generator)
+    labels = torch.randint(info.num_classes, (MICRO_BATCH,), generator=generator)
+    question = own.public()
+    for batch, targets in ((images, labels), (images[:1].expand_as(images), labels[:1].expand_as(labels))):
+
+        def bits(places: int, batch: Tensor = batch, targets: Tensor = targets) -> Tensor:
+            moved = (part.roll(places, 0).to(device) for part in (batch, targets))
+            return torch.cat([rows for rows, _ in question.rows(*moved)]).roll(-places, 0).view(torch.int32)
+
+        still = bits(0)
+        alike = torch.equal(still[:1].expand_as(still), still) or batch is images
+        if not alike or any(not torch.equal(bits(places), still) for places in (1, 3, 17)):
+            raise ModelError(
+                f"{name} of this network on this machine: an image's bits depend on its place in the batch",
+                "a network whose rows do not",
+                "Change its width: powers of two from 8 on were right wherever we looked.",
+            )
+    if len(_places_alike) >= _REMEMBERED:  # a server may ask for any number of networks
+        _places_alike.clear()
+    _places_alike.add(key)

@@ -1,0 +1,120 @@
+"""What a query may ask: registered questions of a client's examples, by name.  Never code."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol, TypeVar
+
+from torch import Tensor
+
+from private_distdd.data.info import DatasetInfo
+from private_distdd.errors import PrivateDistDDError, QueryRefusedError
+from private_distdd.limits import ComputeLimits, Cost
+from private_distdd.questions.class_counts import ClassCounts
+from private_distdd.questions.class_distillations import LocalDistillations
+from private_distdd.questions.class_embeddings import EmbeddingSums
+from private_distdd.questions.class_examples import ClassExamples
+from private_distdd.questions.class_gradients import ClassGradients
+from private_distdd.questions.places import require_places_alike
+from private_distdd.questions.question import PlainQuestion, Question
+
+_USUAL = ComputeLimits()
+Made = TypeVar("Made", covariant=True)
+
+
+class _Maker(Protocol[Made]):
+    """The class of a registered question: what makes one for a query."""
+
+    def __call__(
+        self, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], info: DatasetInfo, device: str, /
+    ) -> Made:
+        """Read and check everything that is public; no data enter."""
+        ...
+
+    def cost(self, arguments: Mapping[str, Any], info: DatasetInfo) -> Cost:
+        """What an answer takes at most, by arithmetic on what the query says; nothing of it is made."""
+        ...
+
+
+PRIVATE_QUESTIONS: dict[str, _Maker[Question]] = {"class_gradients": ClassGradients, "class_embeddings": EmbeddingSums}
+
+QUESTIONS: dict[str, _Maker[PlainQuestion]] = {
+    **PRIVATE_QUESTIONS,
+    "class_examples": ClassExamples,
+    "class_distillations": LocalDistillations,
+    "class_counts": ClassCounts,
+}
+
+
+def private_question(
+    name: str,
+    arguments: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    info: DatasetInfo,
+    device: str,
+    limits: ComputeLimits = _USUAL,
+) -> Question:
+    """The question that a query under a privacy plan names.
+
+    Raises:
+        QueryRefusedError: unknown name, one that exists without privacy only, one that costs more than `limits` allow,
+            or one that cannot be prepared.
+        ModelError: as the question's own, or a row's bits depend on its place (`require_places_alike`).
+    """
+    with _own_errors(name):
+        question = _made(PRIVATE_QUESTIONS, name, "with", arguments, tensors, info, device, limits)
+        require_places_alike(name, arguments, info, device, question)
+    return question
+
+
+def plain_question(
+    name: str,
+    arguments: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    info: DatasetInfo,
+    device: str,
+    limits: ComputeLimits = _USUAL,
+) -> PlainQuestion:
+    """The question that a query without privacy names.
+
+    Raises:
+        QueryRefusedError: unknown name, one that costs more than `limits` allow, or one that cannot be prepared.
+        ModelError, ConfigurationError: as the question's own.
+    """
+    with _own_errors(name):
+        return _made(QUESTIONS, name, "without", arguments, tensors, info, device, limits)
+
+
+def _made(
+    registered: Mapping[str, _Maker[Made]],
+    name: str,
+    how: str,
+    arguments: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    info: DatasetInfo,
+    device: str,
+    limits: ComputeLimits,
+) -> Made:
+    if name not in registered:
+        raise QueryRefusedError(
+            f"question {name!r}, {how} privacy",
+            f"one of {sorted(registered)}",
+            "Ask a question that the client knows.",
+        )
+    limits.check(registered[name].cost(arguments, info))
+    return registered[name](arguments, tensors, info, device)
+
+
+@contextlib.contextmanager
+def _own_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except PrivateDistDDError:
+        raise
+    except Exception as error:  # anybody's query, and networks of foreign code; no data are involved yet
+        raise QueryRefusedError(
+            f"a query for {name!r} that cannot be prepared: {type(error).__name__}: {error}",
+            "arguments and tensors as the question documents them",
+            "Correct the query.",
+        ) from error

@@ -1,0 +1,82 @@
+"""The bill of each client: claim, spending and total so far, computed from its ledger."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from private_distdd.data.info import DatasetInfo
+from private_distdd.privacy.accountants import bracket
+from private_distdd.privacy.events import Event, NotPrivate, merge
+from private_distdd.privacy.ledger import Charge, History, Pin, Sealed
+from private_distdd.privacy.plan import PrivacyPlan
+from private_distdd.wire.run import Run
+
+_DELTA_WITHOUT_PRIVACY = 1e-5  # epsilon is infinite there at every delta
+
+
+def bill_of(history: History, run: Run) -> dict[str, Any]:
+    """One client's lines of the card: the claim and the spending of this run, and the ledger's total so far.
+
+    The claim is the plan's schedule only where the ledger pinned exactly that; recoveries count as charges.
+    """
+    run_id, plan = run.run_id, run.plan
+    delta = _DELTA_WITHOUT_PRIVACY if plan is None else plan.delta
+    pin = pin_of(history, run_id)
+    if pin is None:
+        spent = [e.event for e in history if isinstance(e, Charge) and e.message_id.startswith(f"{run_id}:")]
+    else:
+        spent = [pin.event] * (pin.max_queries - history.remaining(run_id))
+    claim: list[Event] = [NotPrivate()] if spent or plan is not None else []
+    if plan is not None and pin == Pin(run_id, plan.event, plan.max_queries, run.terms):
+        claim = [plan.schedule]
+    return {
+        "charges": len(spent),
+        "claim": epsilons(claim, delta),
+        "spent": epsilons(spent, delta),
+        "so_far": epsilons(history.events, delta),
+        "budget": None
+        if history.opening.budget is None
+        else {"epsilon": history.opening.budget.epsilon, "delta": history.opening.budget.delta},
+        "ledger_lines": len(history),
+        "ledger_head": history.head,
+    }
+
+
+def run_of(card: Mapping[str, Any]) -> Run:
+    """What the clients were asked to agree to, as the card tells it."""
+    plan = None if card["plan"] is None else PrivacyPlan.from_json(card["plan"])
+    return Run(card["run_id"], DatasetInfo.from_json(card["data"]), plan)
+
+
+def pin_of(history: History, run_id: str) -> Pin | None:
+    return next((entry for entry in history if isinstance(entry, Pin) and entry.run_id == run_id), None)
+
+
+def rounds_of(history: History, run_id: str, kind: type[Charge] | type[Sealed]) -> set[int]:
+    """The rounds of the run in which the ledger has such a line."""
+    entries = (entry for entry in history if isinstance(entry, kind))
+    parts = (entry.message_id.split(":") for entry in entries)
+    return {int(server_round) for run, server_round in parts if run == run_id}
+
+
+def epsilons(events: Iterable[Event], delta: float) -> dict[str, Any]:
+    """Upper bounds by both accountants, the smaller of them, and what the numerics had to say."""
+    merged = merge(events)
+    rdp, prv = bracket(merged, delta, "rdp"), bracket(merged, delta, "prv")
+    return {
+        "rdp": as_text(rdp.upper),
+        "prv": as_text(prv.upper),
+        "prv_lower": as_text(prv.lower),
+        "epsilon": as_text(min(rdp.upper, prv.upper)),
+        "note": prv.note,
+    }
+
+
+def as_text(value: float) -> float | str:
+    return value if math.isfinite(value) else "infinity"  # JSON has no infinity
+
+
+def as_number(value: float | str) -> float:
+    return math.inf if value == "infinity" else float(value)

@@ -1,0 +1,100 @@
+"""How a release is made at the end of a run: every epsilon on its card is computed from the ledgers."""
+
+from __future__ import annotations
+
+import logging
+import math
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+from private_distdd.errors import PrivateDistDDError
+from private_distdd.privacy.events import RELATION, UNIT
+from private_distdd.privacy.ledger import parse
+from private_distdd.release.bill import as_number, bill_of
+from private_distdd.release.folder import FORMAT
+from private_distdd.release.form import PACKAGES
+from private_distdd.release.release import Release
+from private_distdd.release.verify import client_failures
+from private_distdd.synthetic.dataset import SyntheticDataset
+from private_distdd.wire.run import Run
+
+_log = logging.getLogger("private_distdd")
+
+
+def build_release(
+    dataset: SyntheticDataset,
+    run: Run,
+    ledgers: Mapping[str, bytes],
+    *,
+    method: str,
+    settings: Mapping[str, Any],
+    seeds: str,
+    progress: Mapping[str, Any],
+    messages: Mapping[str, int],
+    unaccounted: Mapping[str, int] | None = None,
+) -> Release:
+    """Assemble a release; every epsilon on its card is computed from the ledgers.
+
+    Args:
+        dataset: S.
+        run: what the clients agreed to.
+        ledgers: each client's ledger file.
+        method: its name.
+        settings: its JSON-able knobs.
+        seeds: what a seed steered and what it did not, in words.
+        progress: rounds planned and done, matching steps, and whether the run stopped early.
+        messages: messages used, by client.
+        unaccounted: the same of clients whose ledger does not account for them; the release is then not private.
+    """
+    bills = {name: bill_of(parse(data), run) for name, data in sorted(ledgers.items())}
+    finite = bool(bills) and all(math.isfinite(as_number(bill["claim"]["epsilon"])) for bill in bills.values())
+    card: dict[str, Any] = {
+        "format": FORMAT,
+        "private": run.plan is not None and finite and not unaccounted,
+        "unit": UNIT,
+        "relation": RELATION,
+        "noise_model": "none" if run.plan is None else "local",
+        "run_id": run.run_id,
+        "method": {"name": method, "settings": dict(settings)},
+        "data": run.info.to_json(),
+        "ipc": dataset.ipc,
+        "plan": None if run.plan is None else run.plan.to_json(),
+        "progress": dict(progress),
+        "seeds": seeds,
+        "clients": {name: bill | {"messages_used": messages[name]} for name, bill in bills.items()},
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+    }
+    if unaccounted:
+        card["unaccounted"] = dict(unaccounted)
+    return Release(dataset, card, ledgers)
+
+
+def build_sound_release(
+    dataset: SyntheticDataset,
+    run: Run,
+    ledgers: Mapping[str, bytes],
+    *,
+    messages: Mapping[str, int],
+    unaccounted: Mapping[str, int],
+    **others: Any,
+) -> Release:
+    """`build_release` without the ledgers that would fail at whoever verifies: their clients are unaccounted.
+
+    What has been paid for is released, whatever a single client makes of its own ledger.  Arguments are those of
+    `build_release`.
+    """
+    kept, lost = dict(ledgers), dict(unaccounted)
+    for name, data in ledgers.items():
+        try:
+            alone = build_release(dataset, run, {name: data}, messages=messages, unaccounted=lost, **others)
+            failure = next(client_failures(alone.card, run.plan, name, parse(data)), None)
+        except PrivateDistDDError as error:  # events that nobody can price, or lines that break a rule
+            failure = str(error)
+        if failure is not None:
+            _log.warning("the ledger of client %s is left out: %s", name, failure)
+            del kept[name]
+            if messages[name]:
+                lost[name] = messages[name]
+    return build_release(dataset, run, kept, messages=messages, unaccounted=lost, **others)

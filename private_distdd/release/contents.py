@@ -1,0 +1,43 @@
+"""What a release holds: S, its card, and the ledgers that the card's numbers follow from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from private_distdd.release.bill import as_number
+from private_distdd.synthetic.dataset import SyntheticDataset
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The parts of a release.
+
+    Args:
+        dataset: S.
+        card: the record described in docs/verifying.md; plain JSON values.
+        ledgers: each client's ledger file as it stood at the end, by client_id.
+        folder: where it was loaded from; `verify` then also checks the page and the picture there.
+    """
+
+    dataset: SyntheticDataset
+    card: Mapping[str, Any]
+    ledgers: Mapping[str, bytes]
+    folder: Path | None = field(default=None, compare=False)
+
+    @property
+    def private(self) -> bool:
+        """Does every client have a finite bill?"""
+        return bool(self.card["private"])
+
+    @property
+    def epsilon(self) -> dict[str, float]:
+        """The claim of this run: epsilon(T_max) of each client at the card's delta.
+
+        Infinite without privacy, and for a client whose ledger does not account for its messages.
+        """
+        claims = {name: as_number(bill["claim"]["epsilon"]) for name, bill in self.card["clients"].items()}
+        return claims | dict.fromkeys(self.card.get("unaccounted", ()), math.inf)

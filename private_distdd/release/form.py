@@ -1,0 +1,71 @@
+"""The form of a card: the fields it has and their types."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias
+
+PACKAGES = ("private-distdd", "torch", "opacus", "numpy")
+
+# The form of a card: the types allowed for each field, or the fields below it; more or fewer fields are a failure.
+CardForm: TypeAlias = Mapping[str, Any] | tuple[type, ...]
+_EPSILONS: CardForm = dict.fromkeys(("rdp", "prv", "prv_lower", "epsilon"), (float, str)) | {"note": (str,)}
+
+_BILL: CardForm = {
+    "charges": (int,),
+    "messages_used": (int,),
+    "claim": _EPSILONS,
+    "spent": _EPSILONS,
+    "so_far": _EPSILONS,
+    "budget": (dict, type(None)),
+    "ledger_lines": (int,),
+    "ledger_head": (str,),
+}
+
+_CARD: Mapping[str, CardForm] = {
+    "format": (str,),
+    "private": (bool,),
+    "unit": (str,),
+    "relation": (str,),
+    "noise_model": (str,),
+    "run_id": (str,),
+    "method": {"name": (str,), "settings": (dict,)},
+    "data": (dict,),
+    "ipc": (int,),
+    "plan": (dict, type(None)),
+    "progress": {
+        "rounds_planned": (int,),
+        "rounds_done": (int,),
+        "matching_steps": (int,),
+        "stopped_early": (bool,),
+    },
+    "seeds": (str,),
+    "clients": (dict,),
+    "versions": dict.fromkeys(("python", *PACKAGES), (str,)),
+}
+_SETTINGS = ("ipc", "rounds", "matching_steps", "privacy")  # every method states these
+
+
+def _form_failures(value: object, form: CardForm, where: str) -> Iterator[str]:
+    if isinstance(form, tuple):
+        if type(value) not in form:
+            yield f"{where} is {value!r}, not a {' or '.join(kind.__name__ for kind in form)}"
+        return
+    if not isinstance(value, Mapping):
+        yield f"{where} is not an object"
+        return
+    yield from (f"{where}: {name} is missing" for name in sorted(form.keys() - value.keys()))
+    yield from (f"{where}: {name!r} is no field of it" for name in sorted(value.keys() - form.keys()))
+    for name in sorted(form.keys() & value.keys()):
+        yield from _form_failures(value[name], form[name], f"{where}: {name}")
+
+
+def form_failures(card: object) -> list[str]:
+    lost = card.get("unaccounted") if isinstance(card, Mapping) else None
+    form = _CARD if lost is None else {**_CARD, "unaccounted": dict.fromkeys(lost, (int,))}
+    failures = list(_form_failures(card, form, "card"))
+    if isinstance(card, Mapping) and not failures:
+        failures += [f"card: settings: {n} is missing" for n in _SETTINGS if n not in card["method"]["settings"]]
+        for name, bill in sorted(card["clients"].items()):
+            failures += _form_failures(bill, _BILL, f"client {name}")
+    return failures

@@ -1,0 +1,139 @@
+"""The release: S with its card and its ledgers, as one folder that whoever receives it can check."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+from private_distdd.errors import ReleaseError
+from private_distdd.release.card import render_card
+from private_distdd.release.contents import Contents
+from private_distdd.release.folder import (
+    CARD,
+    CARD_PAGE,
+    LEDGERS,
+    MANIFEST,
+    PREVIEW,
+    SYNTHETIC,
+    contents_of,
+    manifest_of,
+    pretty,
+    read_release,
+    sha256,
+)
+from private_distdd.release.verify import failures_of
+from private_distdd.storage import sync
+from private_distdd.validate import require_identifier
+
+_log = logging.getLogger("private_distdd")
+
+
+class Release(Contents):
+    """What is handed on: the synthetic data set, its card, and the ledgers that the card's numbers follow from.
+
+    Args:
+        dataset: S.
+        card: the record described in docs/verifying.md; plain JSON values.
+        ledgers: each client's ledger file as it stood at the end, by client_id.
+        folder: where it was loaded from; `verify` then also checks the page and the picture there.
+    """
+
+    def save(self, path: str | Path) -> Path:
+        """Write the folder, whole or not at all; missing parent folders are made.
+
+        Raises:
+            ReleaseError: the folder exists, or it cannot be written (a full disk, for example); nothing stays behind.
+        """
+        folder = Path(path)
+        if os.path.lexists(folder):
+            raise ReleaseError(f"{folder} exists", "a new folder", "Choose another name; nothing is ever overwritten.")
+        partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.partial")
+        try:
+            (partial / LEDGERS).mkdir(parents=True)
+            self._write(partial)
+            os.rename(partial, folder)
+        except BaseException as error:  # Ctrl-C too
+            shutil.rmtree(partial, ignore_errors=True)
+            if not isinstance(error, Exception):
+                raise
+            raise ReleaseError(
+                f"{folder} cannot be written: {error}", "a writable place with room", "Free some, or save elsewhere."
+            ) from error
+        with contextlib.suppress(OSError):  # the release is whole by now, whatever this file system can flush
+            sync(folder.parent)
+        return folder
+
+    def _write(self, folder: Path) -> None:
+        self.dataset.save(folder / SYNTHETIC)
+        self.dataset.preview(folder / PREVIEW)
+        (folder / CARD).write_bytes(pretty(self.card))
+        (folder / CARD_PAGE).write_bytes(render_card(self.card).encode())
+        for client_id, data in self.ledgers.items():
+            name = require_identifier("client_id", client_id)
+            with open(folder / LEDGERS / f"{name}.jsonl", "xb") as file:  # "a" and "A" may be one file
+                file.write(data)
+        shutil.copymode(folder / CARD, folder / SYNTHETIC)  # safetensors writes for the owner's eyes only
+        contents = contents_of(folder)
+        (folder / MANIFEST).write_bytes(manifest_of({name: sha256(data) for name, data in contents.items()}))
+        for name in (*contents, MANIFEST):
+            sync(folder / name)
+        sync(folder / LEDGERS)
+        sync(folder)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Release:
+        """Read a release folder after checking every file against its manifest.
+
+        Raises:
+            ReleaseError: not a release, files missing, added or changed, or contents that cannot be read.
+        """
+        found = read_release(Path(path))
+        if isinstance(found, Contents):
+            return cls(found.dataset, found.card, found.ledgers, found.folder)
+        raise ReleaseError(f"{path}: " + "; ".join(found), "a release folder as it was saved", "Ask for it again.")
+
+    def verify(self) -> None:
+        """Recompute, from the ledgers, every number on the card, and check that card, ledgers and S fit together.
+
+        Formal guarantee: arithmetic and integrity only.  A release that passes has, in every ledger it holds, an
+        unbroken chain; in each, this run's pin of exactly the card's sigma, q and T_max, and no more charges; on its
+        card, the epsilons that both accountants compute from these; files as in its manifest; and, where it was loaded
+        from a folder, a page and a picture that show this card (where this version of the library wrote it) and S.
+
+        Whoever can write the whole folder can forge what follows from nothing else in it, and no check of the folder
+        alone can tell: a client left out with its ledger; ledgers written anew, or cut and their chain and card redone
+        with them; names, versions, seeds and other settings; rounds in which nobody answered; fewer messages used than
+        were sent; another S of the same shape with its picture; a page when the card names another version of the
+        library.  Against that: get the manifest's hash from the maker by another way, and let each owner look up the
+        head of their own ledger on the card.  That noise and coins were really drawn is trusted (and audited); see
+        docs/verifying.md.
+
+        Raises:
+            ReleaseError: one line for each failure.
+        """
+        failures = self.failures()
+        if failures:
+            raise ReleaseError("\n".join(failures), "a release whose numbers follow from its ledgers", "Do not use it.")
+
+    def failures(self) -> list[str]:
+        """What `verify` finds wrong, a line each; empty for a sound release."""
+        return failures_of(self)
+
+
+def manifest_hash(folder: Path) -> str:
+    """SHA-256 of a release's manifest, in hexadecimal: it fixes every byte of the release."""
+    return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+
+
+def verify_folder(path: str | Path) -> list[str]:
+    """All that is wrong with a release folder, a line each, whatever lies there; empty for a sound one.
+
+    What can be noticed and what cannot: see `Release.verify`.
+    """
+    found = read_release(Path(path))
+    return failures_of(found) if isinstance(found, Contents) else found

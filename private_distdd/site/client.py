@@ -1,0 +1,299 @@
+"""A data owner: holds the images and the ledger, and answers queries with messages of the mechanism, nothing else."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import hashlib
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from private_distdd.data.dataset import carried_info, check_labels, materialise
+from private_distdd.data.info import DatasetInfo
+from private_distdd.errors import (
+    BudgetExceededError,
+    ComputationError,
+    ConfigurationError,
+    DataError,
+    QueryRefusedError,
+)
+from private_distdd.limits import ComputeLimits
+from private_distdd.networks.device import require_device
+from private_distdd.networks.micro_batch import MICRO_BATCH
+from private_distdd.privacy.events import Event, NotPrivate
+from private_distdd.privacy.ledger import Ledger
+from private_distdd.privacy.ledger.file import OUTBOX
+from private_distdd.privacy.mechanism import Rows, SampledGaussianMechanism
+from private_distdd.privacy.plan import PrivacyPlan
+from private_distdd.privacy.randomness import Randomness, SystemRandomness
+from private_distdd.questions.question import PlainQuestion, Question
+from private_distdd.questions.register import plain_question, private_question
+from private_distdd.site.outbox import Outbox
+from private_distdd.validate import require_count, require_identifier
+from private_distdd.wire.message import Message
+from private_distdd.wire.query import Query
+from private_distdd.wire.run import Enrolment, Run
+
+
+class Client:
+    """One data owner.
+
+    The data set is read and checked once, here; it then stays in memory (4 bytes a pixel) and is never sent.
+
+    Args:
+        client_id: `[A-Za-z0-9_-]{1,64}`.
+        dataset: map-style data set of (normalised float image [C, H, W], int label).  May be empty, may lack classes.
+        ledger: the data's own, lifetime record of what was released; in memory when left out.  With a budget, queries
+            without privacy are refused whatever `allow_without_privacy` says.
+        info: public class list, image shape and normalisation; by default what the data set carries as `.info` (wrap a
+            plain torch data set with `from_torch`).  Without any, all runs are refused.
+        plan: the only mechanism constants the owner accepts, for example `privacy.plan(max_queries=100)`; by default
+            those of the run it is enrolled in.  A client that a server reaches unattended needs this or a budget.
+        max_runs: how many runs of `plan` the owner accepts, >= 1, counted in the ledger and so for its lifetime.
+        allow_without_privacy: answer runs without privacy, with exact statistics and even with images.  None is a
+            refusal, too, but may be overruled where the clients are simulated in one process: `fit` does, and warns.
+        limits: what one query may cost this client in memory and work, by public arithmetic on the query.
+        device: where its gradients are computed, for example "cuda".
+        randomness: for audits and tests: another source of noise and coins.  Unless it is the operating system's, all
+            releases are charged as not private (epsilon infinite).
+
+    Raises:
+        QueryRefusedError: client_id is malformed.
+        ConfigurationError: the ledger is another client's, torch has no such device, or an argument is out of range.
+        DataError: labels, shapes or pixels are not what they must be.
+
+    Formal guarantee: see docs/theorem.md.  Everything `answer` returns under a plan is the mechanism's release, charged
+    to the ledger before it is computed; the guarantee is over data sets that passed the checks made here.
+    """
+
+    def __init__(
+        self,
+        client_id: str,
+        dataset: Dataset[Any],
+        ledger: Ledger | None = None,
+        *,
+        info: DatasetInfo | None = None,
+        plan: PrivacyPlan | None = None,
+        max_runs: int = 1,
+        allow_without_privacy: bool | None = None,
+        limits: ComputeLimits | None = None,
+        device: str = "cpu",
+        randomness: Randomness | None = None,
+    ) -> None:
+        self.client_id = require_identifier("client_id", client_id)
+        self.ledger = Ledger(None) if ledger is None else ledger
+        if self.ledger.client_id not in (None, client_id):
+            raise ConfigurationError(
+                f"the ledger of client {self.ledger.client_id!r} for client {client_id!r}",
+                "the client's own ledger",
+                "A ledger belongs to its data: open the right file.",
+            )
+        self.info = info or carried_info(dataset)
+        require_device(device)
+        images, labels = materialise(dataset, None if self.info is None else self.info.image_shape)
+        self._images, self._labels = images.to(device), labels.to(device)
+        if self.info is not None:
+            self.describe(self.info)
+        self._device = device
+        self._plan = plan
+        self._max_runs = require_count("max_runs", max_runs, "Accept at least one run of the plan.")
+        self.allow_without_privacy = allow_without_privacy
+        self._limits = ComputeLimits() if limits is None else limits
+        self._randomness = SystemRandomness() if randomness is None else randomness
+        self._runs: dict[str, Run] = {}
+        self._allowed_runs: set[str] = set()
+        self._outbox = Outbox(
+            None if self.ledger.path is None else self.ledger.path.with_name(f"{self.ledger.path.name}{OUTBOX}")
+        )
+        self._log = logging.getLogger(f"private_distdd_client.{client_id}")
+
+    def __repr__(self) -> str:
+        return f"Client({self.client_id!r})"  # no sizes: they are private
+
+    def describe(self, info: DatasetInfo) -> None:
+        """The owner states the public constants of a data set that carries none; without them no run is agreed to.
+
+        Raises:
+            DataError: the data does not have these classes, or this image shape.
+        """
+        check_labels(self._labels, info.num_classes)
+        if len(self._labels) and tuple(self._images.shape[1:]) != info.image_shape:
+            raise DataError(
+                f"images of shape {tuple(self._images.shape[1:])}", f"{info.image_shape}", "Bring them to one shape."
+            )
+        self.info = info
+
+    def relabelled(self, change: Callable[[Tensor], Tensor]) -> Client:
+        """For simulations: this client with other labels, int64 [n] -> int64 [n], and the same ledger."""
+        changed = copy.copy(self)
+        changed._labels = change(self._labels.cpu()).to(self._device)
+        changed._runs, changed._allowed_runs = {}, set()
+        return changed
+
+    def enroll(self, run: Run) -> Enrolment:
+        """Agree to a run: pin its constants, and check once that the budget can pay all T_max queries.
+
+        The answer depends on public values and the ledger, never on the data: a refusal must not tell anything.
+        Enrolling again with the same run is allowed (a resumed run); with other values under the same run_id it is not.
+
+        Raises:
+            QueryRefusedError: info or plan differ from the owner's, or from what was pinned under this run_id; the run
+                is one too many of the owner's plan; or it is without privacy, and the owner did not allow that.
+            BudgetExceededError: the budget cannot pay the schedule, or has no room for a run without privacy.
+        """
+        known = self._runs.get(run.run_id)
+        if known is not None and known != run:
+            raise QueryRefusedError(
+                f"run {run.run_id!r} with other values than pinned", "the values agreed to first", "Use a new run_id."
+            )
+        if self._plan is not None and run.plan != self._plan:
+            raise QueryRefusedError(f"plan {run.plan}", f"the owner's {self._plan}", "Ask with the owner's values.")
+        if run.plan is None:
+            self._refuse_without_privacy(run.run_id)
+        if run.info != self.info:
+            raise QueryRefusedError(
+                f"a run on {run.info}",
+                f"the owner's {self.info}",
+                "Give the client the run's public constants: Client(..., info=), or a data set that carries them.",
+            )
+        if run.plan is not None:
+            # The owner's plan says what one run costs, and `max_runs` how often: else a hundred runs cost a hundred.
+            most = None if self._plan is None else self._max_runs
+            self.ledger.pin(run.run_id, self._event(run.plan), run.plan.max_queries, run.terms, max_runs=most)
+            if run.plan.delta * len(self._labels) > 1:
+                self._log.warning("delta = %g is above 1 / examples held: choose a smaller one", run.plan.delta)
+        self._runs[run.run_id] = run
+        return Enrolment(self.client_id)
+
+    def answer(self, query: Query) -> Message:
+        """One message for one query; the ledger is charged before the message is computed.
+
+        The same query asked again after a lost reply gets the same stored bytes, and costs nothing more.  Asked again
+        after a computation that did not end, for whatever reason, it costs a new charge: that it did not end may depend
+        on the data, and must not be seen again and again for one price.
+
+        Raises:
+            QueryRefusedError: not enrolled, other values than pinned, past T_max, malformed, beyond the owner's limits,
+                or another query under the round answered last.  Nothing is spent.
+            BudgetExceededError: the budget cannot pay.  Nothing is spent.
+            ModelError, ConfigurationError: the query's network breaks an assumption of the theorem, or an argument is
+                out of range.  Nothing is spent.
+            ComputationError: the computation failed, or its result could not be stored.  The charge is used up.
+            LedgerError: the ledger cannot be written.
+        """
+        run = self._runs.get(query.run_id)
+        if run is None:
+            raise QueryRefusedError(f"run {query.run_id!r}", "a run this client is enrolled in", "Enroll first.")
+        if query.plan != run.plan:
+            raise QueryRefusedError(
+                f"plan {query.plan}", f"the pinned {run.plan}", "Ask with the values that the client agreed to."
+            )
+        stored = self._stored(query)
+        if stored is not None:
+            return stored
+        event: Event = NotPrivate() if run.plan is None else self._event(run.plan)
+        if run.plan is None:
+            self._refuse_without_privacy(run.run_id)
+            self._check_batch(query.batch, run.info)
+        self.ledger.require(event, query.message_id)  # before work for a query that could not be paid
+        asked = query.question, query.arguments, query.tensors, run.info, self._device, self._limits
+        if run.plan is None:
+            compute = functools.partial(self._plain, query, plain_question(*asked))
+        else:
+            compute = functools.partial(self._private, query, private_question(*asked), run.plan)
+        self.ledger.charge(event, query.message_id)
+        try:
+            message = compute()
+            self._outbox.put(query.message_id, message.data)
+        except Exception as error:  # whatever it was, and whether it comes again, may depend on the data
+            raise ComputationError(
+                f"the answer to {query.message_id!r} failed after it was charged",
+                "a computation that ends, and a disk with room",
+                "See the cause in this client's own log; a new try is a new charge.",
+            ) from error
+        self.ledger.seal(query.message_id, hashlib.sha256(message.data).hexdigest())
+        return message
+
+    def _event(self, plan: PrivacyPlan) -> Event:
+        # The type, not a promise: only the operating system's randomness is charged as private.
+        return _mechanism(plan).event if type(self._randomness) is SystemRandomness else NotPrivate()
+
+    def allow_run_without_privacy(self, run_id: str) -> None:
+        """For simulations: answer this one run without privacy, unless `allow_without_privacy` is False."""
+        self._allowed_runs.add(run_id)
+
+    def _refuse_without_privacy(self, run_id: str) -> None:
+        if self.ledger.budget is not None:
+            raise BudgetExceededError(
+                "a query without privacy", f"queries with privacy, within {self.ledger.budget}", "Set privacy=."
+            )
+        simulated = self.allow_without_privacy is None and run_id in self._allowed_runs
+        if not (self.allow_without_privacy or simulated):
+            raise QueryRefusedError(
+                "a run or query without privacy",
+                "what the client's owner allowed: runs with privacy",
+                "Set privacy=; only the owner can allow more, with Client(allow_without_privacy=True).",
+            )
+
+    def _stored(self, query: Query) -> Message | None:
+        if self.ledger.status(query.message_id) != "sealed":
+            return None
+        data = self._outbox.get(query.message_id)
+        if data is None or hashlib.sha256(data).hexdigest() != self.ledger.digest(query.message_id):
+            return None  # lost: answering afresh is a new charge
+        message = Message.from_bytes(data)
+        if message.query_digest != query.digest:
+            raise QueryRefusedError(
+                f"a second, different query for {query.message_id!r}", "one query a round", "Ask in the next round."
+            )
+        return message
+
+    def _private(self, query: Query, question: Question, plan: PrivacyPlan) -> Message:
+        mechanism = _mechanism(plan)
+
+        def rows(batch: NDArray[np.int64]) -> Iterator[Rows]:
+            # Every micro-batch has one size, and an empty batch is one of them: its memory must not tell how many
+            # examples are in it.
+            for part in torch.split(torch.from_numpy(batch).to(self._device), MICRO_BATCH):
+                images = self._images.new_zeros((MICRO_BATCH, *self._images.shape[1:]))
+                images[: len(part)] = self._images[part]
+                yield from question.rows(images, self._labels[part])
+
+        values = mechanism.measure(len(self._labels), rows, question.num_groups, question.dimension, self._randomness)
+        return Message(self.client_id, query.message_id, query.digest, values)
+
+    def _plain(self, query: Query, question: PlainQuestion) -> Message:
+        index = self._class_batch(query.batch)
+        values, counts = question.plain(self._images[index], self._labels[index])
+        if not bool(torch.isfinite(values).all()):  # weights that overflow: nobody could read the message
+            raise QueryRefusedError("an answer of NaN or infinite values", "finite sums", "Ask with other weights.")
+        return Message(self.client_id, query.message_id, query.digest, values, counts)
+
+    @staticmethod
+    def _check_batch(batch: tuple[tuple[int, ...], int] | None, info: DatasetInfo) -> None:
+        if batch is not None and len(batch[0]) != info.num_classes:
+            raise QueryRefusedError(
+                f"a class batch of {len(batch[0])} counts", f"{info.num_classes}, one a class", "Correct the query."
+            )
+
+    def _class_batch(self, batch: tuple[tuple[int, ...], int] | None) -> Tensor:
+        """Indices of a public, seeded draw without replacement of so many examples a class; all of them for None."""
+        if batch is None:
+            return torch.arange(len(self._labels), device=self._device)
+        counts, seed = batch
+        rng = np.random.default_rng([seed, *self.client_id.encode()])
+        labels = self._labels.cpu().numpy()
+        drawn = [rng.permutation(np.flatnonzero(labels == c))[:count] for c, count in enumerate(counts)]
+        return torch.from_numpy(np.concatenate([*drawn, np.empty(0, np.int64)])).to(self._device)
+
+
+def _mechanism(plan: PrivacyPlan) -> SampledGaussianMechanism:
+    """What the plan stands for; its event is what is charged."""
+    return SampledGaussianMechanism(plan.noise_multiplier, plan.sample_rate, plan.max_grad_norm, plan.divisor)

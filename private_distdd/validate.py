@@ -1,0 +1,47 @@
+"""Checks of arguments, one place for each kind: what is no whole number, number or identifier is refused alike."""
+
+from __future__ import annotations
+
+import re
+
+from private_distdd.errors import ConfigurationError, QueryRefusedError
+
+
+def require_number(name: str, value: object, low: float, high: float, allowed: str, remedy: str) -> float:
+    """`value` as a float if it is a number with low < value < high (both ends excluded).
+
+    Raises:
+        ConfigurationError: it is not, with `allowed` and `remedy` in the text.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low < value < high:
+        raise ConfigurationError(f"{name} = {value!r}", allowed, remedy)
+    return float(value)
+
+
+def require_count(name: str, value: object, remedy: str, at_least: int = 1, at_most: int | None = None) -> int:
+    """`value` if it is a whole number of at least `at_least`, and at most `at_most` where that is given.
+
+    Raises:
+        ConfigurationError: it is not.
+    """
+    above = isinstance(value, int) and at_most is not None and value > at_most
+    if isinstance(value, bool) or not isinstance(value, int) or value < at_least or above:
+        allowed = f"a whole number of at least {at_least}"
+        raise ConfigurationError(
+            f"{name} = {value!r}", allowed if at_most is None else f"{allowed} and at most {at_most}", remedy
+        )
+    return value
+
+
+IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def require_identifier(name: str, value: object) -> str:
+    """`value` if it may name a client or a run.
+
+    Raises:
+        QueryRefusedError: it is not `[A-Za-z0-9_-]{1,64}`.
+    """
+    if not isinstance(value, str) or not IDENTIFIER.fullmatch(value):
+        raise QueryRefusedError(f"{name} = {value!r}", "1 to 64 of A-Z a-z 0-9 _ -", "Choose another identifier.")
+    return value

@@ -1,0 +1,84 @@
+"""What a client is asked to agree to, and its consent."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from private_distdd.data.info import DatasetInfo
+from private_distdd.privacy.plan import PrivacyPlan
+from private_distdd.storage import to_json
+from private_distdd.validate import require_identifier
+from private_distdd.wire.parsing import json_of_kind, or_refuse
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a client is asked to agree to once, before the first query: public constants only.
+
+    Args:
+        run_id: `[A-Za-z0-9_-]{1,64}`, fresh for each run.
+        info: class list, image shape and normalisation.
+        plan: the mechanism's constants, or None for a run without privacy.
+    """
+
+    run_id: str
+    info: DatasetInfo
+    plan: PrivacyPlan | None
+
+    def __post_init__(self) -> None:
+        require_identifier("run_id", self.run_id)
+
+    def to_bytes(self) -> bytes:
+        """JSON, ASCII."""
+        plan = None if self.plan is None else self.plan.to_json()
+        return to_json({"kind": "run", "run_id": self.run_id, "info": self.info.to_json(), "plan": plan}).encode()
+
+    @property
+    def terms(self) -> str:
+        """SHA-256 of all that is agreed to, in hexadecimal: what a client's ledger pins."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Run:
+        """The run that `to_bytes` wrote.
+
+        Raises:
+            QueryRefusedError: the bytes are malformed or a value is out of range.
+        """
+
+        def parse() -> Run:
+            record = json_of_kind(data, "run", {"run_id", "info", "plan"})
+            plan = None if record["plan"] is None else PrivacyPlan.from_json(record["plan"])
+            return cls(record["run_id"], DatasetInfo.from_json(record["info"]), plan)
+
+        return or_refuse("run", parse)
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """A client's consent to a run.  It carries nothing else: what depends on data is a message, and charged.
+
+    Args:
+        client_id: who agrees.
+    """
+
+    client_id: str
+
+    def to_bytes(self) -> bytes:
+        """JSON, ASCII."""
+        return to_json({"kind": "enrolment", "client_id": self.client_id}).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Enrolment:
+        """The enrolment that `to_bytes` wrote.
+
+        Raises:
+            QueryRefusedError: the bytes are malformed.
+        """
+
+        def parse() -> Enrolment:
+            record = json_of_kind(data, "enrolment", {"client_id"})
+            return cls(require_identifier("client_id", record["client_id"]))
+
+        return or_refuse("enrolment", parse)

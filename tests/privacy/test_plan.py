@@ -1,0 +1,123 @@
+"""`Privacy` and `PrivacyPlan`: every bad value is refused with its value and the allowed range."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from private_distdd.errors import ConfigurationError
+from private_distdd.privacy.accountants import epsilon
+from private_distdd.privacy.events import SampledGaussian
+from private_distdd.privacy.plan import Privacy, PrivacyPlan
+
+GOOD = {
+    "noise_multiplier": 1.5,
+    "sample_rate": 0.05,
+    "max_grad_norm": 0.1,
+    "divisor": 7.0,
+    "max_queries": 20,
+    "delta": 1e-5,
+}
+NUMBERS = [0, -1.0, math.nan, math.inf, -math.inf, "1", None, True, [1]]
+BAD = [
+    *(("noise_multiplier", value) for value in [*NUMBERS, 2.0**20 * 1.001]),
+    *(("sample_rate", value) for value in [*NUMBERS, 1.0001, -0.1]),
+    *(("max_grad_norm", value) for value in [*NUMBERS, 9e-31, 1.1e30]),
+    *(("divisor", value) for value in [*NUMBERS, 9e-31, 1.1e30]),
+    *(("max_queries", value) for value in [0, -1, 1.0, math.nan, "1", None, True]),
+    *(("delta", value) for value in [*NUMBERS, 1, 1.5]),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD)
+def test_a_plan_refuses(name: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        PrivacyPlan(**(GOOD | {name: value}))
+    text = str(caught.value)
+    assert f"{name} = {value!r}" in text
+    assert "allowed: " in text
+    assert len(caught.value.allowed) > 3
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize(("name", "value"), [(n, v) for n, v in BAD if n != "max_queries" and v is not None])
+def test_privacy_refuses_the_same(name: str, value: Any) -> None:
+    own = {"noise_multiplier": 1.0} | {name: value}
+    with pytest.raises(ConfigurationError, match=name):
+        Privacy(**own)
+    if name != "noise_multiplier":
+        with pytest.raises(ConfigurationError, match=name):
+            Privacy(target_epsilon=1.0, **{name: value})
+
+
+@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, "8", True])
+def test_privacy_refuses_a_target(value: Any) -> None:
+    with pytest.raises(ConfigurationError, match="target_epsilon"):
+        Privacy(target_epsilon=value)
+
+
+@pytest.mark.parametrize("own", [{}, {"target_epsilon": 1.0, "noise_multiplier": 1.0}])
+def test_exactly_one_of_target_and_noise(own: dict[str, float]) -> None:
+    with pytest.raises(ConfigurationError, match="exactly one") as caught:
+        Privacy(**own)
+    assert "target_epsilon = " in str(caught.value)
+    assert "noise_multiplier = " in str(caught.value)
+
+
+def test_ends_of_the_ranges_are_in() -> None:
+    for name, value in (
+        ("noise_multiplier", 2.0**20),
+        ("sample_rate", 1),
+        ("sample_rate", 1e-9),
+        ("max_grad_norm", 1e-30),
+        ("max_grad_norm", 1e30),
+        ("divisor", 1e-30),
+        ("divisor", 1e30),
+        ("delta", 1e-300),
+    ):
+        assert getattr(PrivacyPlan(**(GOOD | {name: value})), name) == value
+
+
+def test_events_of_a_plan() -> None:
+    plan = PrivacyPlan(**GOOD)
+    assert plan.event == SampledGaussian(1.5, 0.05, 1)
+    assert plan.schedule == SampledGaussian(1.5, 0.05, 20)
+    assert plan.epsilon == min(epsilon([plan.schedule], 1e-5, name) for name in ("rdp", "prv"))
+
+
+@pytest.mark.parametrize(("target", "rate"), [(8.0, 1.0), (8.0, 0.1), (0.5, 1.0), (0.5, 0.1), (0.1, 0.01)])
+def test_calibration_keeps_the_target_and_does_not_waste_it(target: float, rate: float) -> None:
+    plan = Privacy(target_epsilon=target, sample_rate=rate).plan(30)
+    assert target * 0.99 < plan.epsilon <= target
+    assert plan.max_queries == 30
+    more = Privacy(target_epsilon=target, sample_rate=rate).plan(31)
+    assert more.noise_multiplier > plan.noise_multiplier
+
+
+def test_given_noise_is_kept() -> None:
+    plan = Privacy(noise_multiplier=3, sample_rate=1, max_grad_norm=2, divisor=5, delta=1e-6).plan(4)
+    assert plan == PrivacyPlan(3.0, 1.0, 2.0, 5.0, 4, 1e-6)
+    assert all(isinstance(getattr(plan, n), float) for n in GOOD if n != "max_queries")
+
+
+@pytest.mark.parametrize("queries", [0, -3, 1.5, True, None])
+def test_planning_refuses(queries: Any) -> None:
+    for privacy in (Privacy(noise_multiplier=1.0), Privacy(target_epsilon=1.0)):
+        with pytest.raises(ConfigurationError, match="max_queries"):
+            privacy.plan(queries)
+
+
+def test_plan_json_round_trip() -> None:
+    plan = PrivacyPlan(**(GOOD | {"noise_multiplier": 1 / 3}))
+    assert PrivacyPlan.from_json(plan.to_json()) == plan
+
+
+@pytest.mark.parametrize(
+    "record",
+    [None, [], "plan", {}, {k: v for k, v in GOOD.items() if k != "delta"}, GOOD | {"more": 1}, GOOD | {"delta": "x"}],
+)
+def test_plan_json_refuses(record: Any) -> None:
+    with pytest.raises(ConfigurationError):
+        PrivacyPlan.from_json(record)
