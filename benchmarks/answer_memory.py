@@ -50,7 +50,7 @@ def measure(name: str, arguments: dict[str, Any], shape: list[int]) -> tuple[flo
 
     def ask(server_round: int, spec: ModelSpec) -> dict[str, Any]:
         asked = {"model": spec.to_json(), "granularity": "class"}
-        state = dict(spec.build(info.image_shape, 10, seed=0).state_dict())
+        state = dict(spec.build(info.shape, 10, seed=0).state_dict())
         client.answer(Query(run.run_id, server_round, "class_gradients", asked, state, run.plan))
         return asked
 

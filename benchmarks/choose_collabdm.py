@@ -38,7 +38,7 @@ def distil(method: CollabDM, kept: ImageDataset, sums: Tensor, epsilon: float) -
         sums = sums + math.sqrt(NUM_CLIENTS) * sigma * noise
     embeddings = ClassEmbeddings(spec, info, "cpu")
     labels = torch.arange(info.num_classes).repeat_interleave(method.ipc)
-    start = public_rng(method.seed, "images").standard_normal((len(labels), *info.image_shape), dtype="float32")
+    start = public_rng(method.seed, "images").standard_normal((len(labels), *info.shape), dtype="float32")
     images = torch.from_numpy(start)
     match_means(
         images,

@@ -74,7 +74,7 @@ def federate(folder: Path) -> None:
         return
     clients = []
     for seed, name in enumerate(NAMES):
-        images = torch.randn((12, *INFO.image_shape), generator=torch.Generator().manual_seed(seed))
+        images = torch.randn((12, *INFO.shape), generator=torch.Generator().manual_seed(seed))
         ledger = Ledger(folder / f"{name}.jsonl", client_id=name)
         clients.append(Client(name, ImageDataset(images, torch.arange(12) % INFO.num_classes, INFO), ledger))
     begun = (folder / "run" / "checkpoint.safetensors").exists()

@@ -35,8 +35,8 @@ class Stripes(Dataset[tuple[Tensor, int]]):
 
 
 @register_model("two_layers")  # the name crosses the wire, never the code: every client process registers it, too
-def two_layers(image_shape: tuple[int, int, int], num_classes: int, *, width: int = 16) -> nn.Module:
-    pixels = image_shape[0] * image_shape[1] * image_shape[2]
+def two_layers(shape: tuple[int, int, int], num_classes: int, *, width: int = 16) -> nn.Module:
+    pixels = shape[0] * shape[1] * shape[2]
     return nn.Sequential(nn.Flatten(), nn.Linear(pixels, width), nn.Tanh(), nn.Linear(width, num_classes))
 
 

@@ -100,7 +100,7 @@ def train_network(
     if isinstance(dataset, SyntheticDataset):
         dataset = dataset.expanded()
     info = dataset.info
-    network = spec.build(info.image_shape, info.num_classes, seed).to(device).train()
+    network = spec.build(info.shape, info.num_classes, seed).to(device).train()
     images, labels = dataset.images.to(device), dataset.labels.to(device)
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.SGD(network.parameters(), learning_rate, momentum=momentum, weight_decay=weight_decay)
@@ -174,7 +174,7 @@ def evaluate(
         DataError: the two sets differ in shape, classes or normalisation, or one is empty.
         ConfigurationError, ModelError: see `train_network`.
     """
-    for name in ("image_shape", "num_classes", "mean", "std"):
+    for name in ("shape", "num_classes", "mean", "std"):
         trained, tested = getattr(dataset.info, name), getattr(test.info, name)
         if trained != tested:
             raise DataError(

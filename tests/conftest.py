@@ -57,7 +57,7 @@ def make_images(tiny_info: DatasetInfo) -> MakeImages:
     """make_images(n, seed=0, labels=None): n random images of `tiny_info`, labels 0, 1, 2, 0, ... unless given."""
 
     def make(n: int, seed: int = 0, labels: list[int] | None = None) -> ImageDataset:
-        images = torch.randn((n, *tiny_info.image_shape), generator=torch.Generator().manual_seed(seed))
+        images = torch.randn((n, *tiny_info.shape), generator=torch.Generator().manual_seed(seed))
         own = torch.arange(n) % tiny_info.num_classes if labels is None else torch.tensor(labels, dtype=torch.int64)
         return ImageDataset(images, own.to(torch.int64), tiny_info)
 

@@ -122,7 +122,7 @@ def test_bad_arguments_are_refused_before_training() -> None:
         torch.zeros(1, 1, 9, 9), torch.zeros(1, dtype=torch.int64), DatasetInfo("x", 10, (1, 9, 9))
     )
     for train, test, says in (
-        (TRAIN, other_shape, "image_shape"),
+        (TRAIN, other_shape, "shape"),
         (nothing, TEST, "training set"),
         (TRAIN, nothing, "test set"),
     ):

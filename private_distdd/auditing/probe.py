@@ -83,7 +83,7 @@ class Probe:
 
 def about_gradients(spec: ModelSpec, info: DatasetInfo, granularity: str = "class") -> Probe:
     """DistDD's question: gradients at the weights of seed 0, summed by class, or "joint"."""
-    state = spec.build(info.image_shape, info.num_classes, seed=0).state_dict()
+    state = spec.build(info.shape, info.num_classes, seed=0).state_dict()
     return Probe("class_gradients", {"model": spec.to_json(), "granularity": granularity}, dict(state))
 
 
@@ -108,7 +108,7 @@ def every_question(info: DatasetInfo, width: int = 8) -> Mapping[str, Probe]:
 
 
 def _tensors(arguments: Mapping[str, Any], info: DatasetInfo) -> Mapping[str, int]:
-    network = ModelSpec.from_json(arguments["model"]).build(info.image_shape, info.num_classes, seed=0)
+    network = ModelSpec.from_json(arguments["model"]).build(info.shape, info.num_classes, seed=0)
     return {name: tensor.numel() for name, tensor in network.named_parameters() if tensor.requires_grad}
 
 

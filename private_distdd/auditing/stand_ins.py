@@ -10,8 +10,8 @@ from private_distdd.data.load import load_dataset
 def digits_like(info: DatasetInfo) -> ImageDataset:
     """scikit-learn's digits, 8 x 8, with the classes, channels and normalisation of `info`."""
     digits = load_dataset("digits")[0]
-    channels = info.image_shape[0]
-    own = DatasetInfo("digits", info.num_classes, (channels, *digits.info.image_shape[1:]), info.mean, info.std)
+    channels = info.shape[0]
+    own = DatasetInfo("digits", info.num_classes, (channels, *digits.info.shape[1:]), info.mean, info.std)
     kept = digits.labels < info.num_classes
     pixels = digits.info.denormalise(digits.images[kept]).expand(-1, channels, -1, -1)
     return ImageDataset(own.normalise(pixels), digits.labels[kept], own)

@@ -53,7 +53,7 @@ def audit(target: Target, quick: bool = False, seed: int = 0) -> list[AuditRecor
     constants = plan.noise_multiplier, plan.sample_rate, plan.max_grad_norm, plan.divisor
     once, run = Setting(*constants), Setting(*constants, rounds=plan.max_queries)
     generator = torch.Generator().manual_seed(seed)
-    images = torch.randn((7, *info.image_shape), generator=generator)
+    images = torch.randn((7, *info.shape), generator=generator)
     background = ImageDataset(images[:6], 1 + torch.arange(6) % max(1, info.num_classes - 1), info)
     canary = images[6], 0
     less = 10 if quick else 1

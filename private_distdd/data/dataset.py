@@ -20,7 +20,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
     Args:
         images: floating point [n, C, H, W], already normalised with `info`'s constants, finite; n may be 0.
         labels: integers [n], in 0 ... info.num_classes - 1.
-        info: what is public; `info.image_shape` must be the images' shape.
+        info: what is public; `info.shape` must be the images' shape.
 
     Attributes:
         images: float32 [n, C, H, W], contiguous, on the CPU (shares memory with the argument where it can).
@@ -31,7 +31,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
     """
 
     def __init__(self, images: Tensor, labels: Tensor, info: DatasetInfo) -> None:
-        self.images = _checked_images(images, info.image_shape)
+        self.images = _checked_images(images, info.shape)
         self.labels = check_labels(labels, info.num_classes)
         self.info = info
         if len(self.images) != len(self.labels):
@@ -64,7 +64,7 @@ def check_labels(labels: Tensor, num_classes: int) -> Tensor:
     return labels
 
 
-def materialise(dataset: Dataset[Any], image_shape: ImageShape | None = None) -> tuple[Tensor, Tensor]:
+def materialise(dataset: Dataset[Any], shape: ImageShape | None = None) -> tuple[Tensor, Tensor]:
     """A map-style data set as two tensors: images float32 [n, C, H, W] and labels int64 [n].
 
     `ImageDataset` and any `Subset` of one are read without a loop over examples; everything else is asked for one
@@ -72,14 +72,14 @@ def materialise(dataset: Dataset[Any], image_shape: ImageShape | None = None) ->
 
     Args:
         dataset: yields (float tensor [C, H, W], int or integer tensor without dimensions); may be empty.
-        image_shape: what the images must have; needed where the data set is empty.
+        shape: what the images must have; needed where the data set is empty.
 
     Raises:
         DataError: not map-style, labels that are not integers (the range is `check_labels`'s), images of different
             shapes or not of rank 3, NaN or infinite pixels.
     """
-    images, labels = _gather(dataset, image_shape)
-    return _checked_images(images, image_shape), labels
+    images, labels = _gather(dataset, shape)
+    return _checked_images(images, shape), labels
 
 
 def carried_info(dataset: Dataset[Any]) -> DatasetInfo | None:
@@ -97,7 +97,7 @@ def from_torch(
     name: str = "own",
     mean: PerChannel = 0.5,
     std: PerChannel = 0.5,
-    image_shape: ImageShape | None = None,
+    shape: ImageShape | None = None,
 ) -> ImageDataset:
     """Any map-style torch data set of ([0, 1] float image [C, H, W], int label), normalised with public constants.
 
@@ -107,21 +107,21 @@ def from_torch(
         name: see `DatasetInfo`.
         mean: see `DatasetInfo`.
         std: see `DatasetInfo`.
-        image_shape: of the images; needed where the data set is empty.
+        shape: of the images; needed where the data set is empty.
 
     Raises:
         DataError: as `materialise`, `check_labels` and `DatasetInfo`, or a pixel outside [0, 1].
     """
-    images, labels = materialise(dataset, image_shape)
+    images, labels = materialise(dataset, shape)
     info = DatasetInfo(name, num_classes, image_shape_of(images), per_channel(mean), per_channel(std))
     return ImageDataset(info.normalise(_unit_interval(images, name)), labels, info)
 
 
 def from_pixels(pixels: Tensor, labels: Tensor, info: DatasetInfo) -> ImageDataset:
     """uint8 or [0, 1] float pixels [n, C, H, W], normalised."""
-    if image_shape_of(pixels) != info.image_shape:
+    if image_shape_of(pixels) != info.shape:
         raise DataError(
-            f"{info.name}: test images of shape {list(pixels.shape[1:])}", f"{list(info.image_shape)}", "Resize them."
+            f"{info.name}: test images of shape {list(pixels.shape[1:])}", f"{list(info.shape)}", "Resize them."
         )
     if pixels.dtype == torch.uint8:
         unit = pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
@@ -142,12 +142,12 @@ def _unit_interval(images: Tensor, name: str) -> Tensor:
     return images
 
 
-def _gather(dataset: Dataset[Any], image_shape: ImageShape | None) -> tuple[Tensor, Tensor]:
+def _gather(dataset: Dataset[Any], shape: ImageShape | None) -> tuple[Tensor, Tensor]:
     # By type, not by attribute: an unknown class with `.images` may transform them before it yields them.
     if isinstance(dataset, ImageDataset) and type(dataset).__getitem__ is ImageDataset.__getitem__:
         return dataset.images, dataset.labels
     if type(dataset) is Subset and isinstance(dataset.dataset, ImageDataset | Subset) and len(dataset):
-        images, labels = _gather(dataset.dataset, image_shape)
+        images, labels = _gather(dataset.dataset, shape)
         chosen = torch.as_tensor(dataset.indices, dtype=torch.int64)
         return images[chosen], labels[chosen]
     try:
@@ -168,9 +168,9 @@ def _gather(dataset: Dataset[Any], image_shape: ImageShape | None) -> tuple[Tens
         images_seen.append(image)
         labels_seen.append(label)
     if not images_seen:
-        if image_shape is None:
-            raise DataError("an empty data set of unknown image shape", "image_shape=(C, H, W)", "Say the shape.")
-        return torch.empty((0, *image_shape)), torch.empty(0, dtype=torch.int64)
+        if shape is None:
+            raise DataError("an empty data set of unknown image shape", "shape=(C, H, W)", "Say the shape.")
+        return torch.empty((0, *shape)), torch.empty(0, dtype=torch.int64)
     return torch.stack(images_seen), torch.tensor(labels_seen, dtype=torch.int64)
 
 
@@ -198,13 +198,13 @@ def _example(dataset: Dataset[Any], index: int) -> tuple[Tensor, int]:
     )
 
 
-def _checked_images(images: Tensor, image_shape: ImageShape | None) -> Tensor:
-    """float32 [n, C, H, W], contiguous, on the CPU; of `image_shape` where one is given."""
-    wanted = "[n, C, H, W]" if image_shape is None else f"[n, {', '.join(map(str, image_shape))}]"
+def _checked_images(images: Tensor, shape: ImageShape | None) -> Tensor:
+    """float32 [n, C, H, W], contiguous, on the CPU; of `shape` where one is given."""
+    wanted = "[n, C, H, W]" if shape is None else f"[n, {', '.join(map(str, shape))}]"
     if not isinstance(images, Tensor) or not images.is_floating_point():
         found = images.dtype if isinstance(images, Tensor) else type(images).__name__
         raise DataError(f"images are {found}", f"a floating point tensor {wanted}", "Scale 8-bit pixels to [0, 1].")
-    if images.dim() != 4 or image_shape not in (None, tuple(images.shape[1:])):
+    if images.dim() != 4 or shape not in (None, tuple(images.shape[1:])):
         raise DataError(f"images of shape {list(images.shape)}", wanted, "Bring all images to this shape.")
     images = images.detach().to("cpu", torch.float32).contiguous()
     broken = (~torch.isfinite(images)).flatten(1).any(dim=1).nonzero()

@@ -25,7 +25,7 @@ class DatasetInfo:
     Args:
         name: how reports call it; at most 256 characters.
         num_classes: 2 ... 65,536; labels are 0 ... num_classes - 1.
-        image_shape: (channels, height, width), each at least 1; at most 4,096 channels and 2^24 values.
+        shape: (channels, height, width), each at least 1; at most 4,096 channels and 2^24 values.
         mean: subtracted from pixels in [0, 1], one number for each channel (a single one is repeated); finite.
         std: then divided out of them, likewise; finite and > 0.
 
@@ -35,7 +35,7 @@ class DatasetInfo:
 
     name: str
     num_classes: int
-    image_shape: ImageShape
+    shape: ImageShape
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.5,)
 
@@ -50,21 +50,21 @@ class DatasetInfo:
                 f"a whole number of at least 2 and at most {CLASSES}",
                 "Count them.",
             )
-        shape = self.image_shape
+        shape = self.shape
         if not isinstance(shape, Sequence) or len(shape) != 3 or not all(is_whole(n) and n >= 1 for n in shape):
-            raise DataError(f"image_shape = {shape!r}", "(channels, height, width), each >= 1", "Give three numbers.")
+            raise DataError(f"shape = {shape!r}", "(channels, height, width), each >= 1", "Give three numbers.")
         if shape[0] > CHANNELS or math.prod(shape) > PIXELS:  # each channel has constants of its own
             raise DataError(
-                f"image_shape = {shape!r}", f"at most {CHANNELS} channels and {PIXELS} values", "Take smaller images."
+                f"shape = {shape!r}", f"at most {CHANNELS} channels and {PIXELS} values", "Take smaller images."
             )
-        object.__setattr__(self, "image_shape", tuple(int(n) for n in shape))
+        object.__setattr__(self, "shape", tuple(int(n) for n in shape))
         object.__setattr__(self, "mean", self._per_channel("mean", self.mean))
         object.__setattr__(self, "std", self._per_channel("std", self.std))
         if min(self.std) <= 0:
             raise DataError(f"std = {self.std!r}", "numbers > 0", "Use 0.5 where nothing better is published.")
 
     def _per_channel(self, field: str, values: Sequence[float]) -> tuple[float, ...]:
-        channels = self.image_shape[0]
+        channels = self.shape[0]
         if (
             not isinstance(values, Sequence)
             or len(values) not in (1, channels)
@@ -85,7 +85,9 @@ class DatasetInfo:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; `from_json` is its inverse."""
-        return asdict(self) | {name: list(getattr(self, name)) for name in ("image_shape", "mean", "std")}
+        record = asdict(self) | {name: list(getattr(self, name)) for name in ("shape", "mean", "std")}
+        record["image_shape"] = record.pop("shape")  # as every release, ledger and checkpoint so far has it
+        return record
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> DatasetInfo:
@@ -94,10 +96,10 @@ class DatasetInfo:
         Raises:
             DataError: missing or unknown fields, or a value out of range.
         """
-        fields = set(cls.__dataclass_fields__)
+        fields = set(cls.__dataclass_fields__) - {"shape"} | {"image_shape"}
         if not isinstance(record, Mapping) or set(record) != fields:
             raise DataError(f"data set info {record!r}", f"the fields {sorted(fields)}", "The record is damaged.")
-        return cls(**record)
+        return cls(**{"shape" if name == "image_shape" else name: value for name, value in record.items()})
 
 
 def image_shape_of(images: Tensor) -> ImageShape:

@@ -59,7 +59,7 @@ def match_means(
     """
     if not len(images):  # a client whose share of S is none; torch has no grid for it
         return
-    shape = (info.image_shape[0], 1, 1)
+    shape = (info.shape[0], 1, 1)
     black, white = (info.normalise(torch.full(shape, level)).to(images.device) for level in (0.0, 1.0))
     variable = images.clamp_(black, white).clone().requires_grad_(True)
     optimizer = torch.optim.Adam([variable], lr=rate, betas=(0.9, 0.99))

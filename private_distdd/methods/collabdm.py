@@ -8,7 +8,7 @@ import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from private_distdd.engines.in_process import Transport
 from private_distdd.errors import ConfigurationError, QueryRefusedError
 from private_distdd.limits import STEPS
 from private_distdd.matching.means import class_means, match_means
+from private_distdd.methods.register import register_method
 from private_distdd.networks.embedding import EmbeddingSpec
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.privacy.plan import Privacy, PrivacyPlan
@@ -46,6 +47,7 @@ _FREE = ("matching_steps", "matching_rate", "smoothness")  # what the same messa
 _SHOWN = 50  # steps between two lines of progress, which shows their mean loss
 
 
+@register_method
 @dataclass(frozen=True)
 class CollabDM:
     """Distil a federation's data into `ipc` synthetic images a class from one message of each client.
@@ -90,6 +92,9 @@ class CollabDM:
     Source: Holland et al. 2024 (CollabDM); Zhao and Bilen 2023 (distribution matching); Zhao et al. 2023 (IDM:
     partition and expand).  Clipped and noisy sums, the kernel features and the count in each row are ours.
     """
+
+    name: ClassVar[str] = "CollabDM"
+    question: ClassVar[str] = "class_embeddings"
 
     ipc: int = 10
     partition: int | None = field(default=None, kw_only=True)
@@ -146,7 +151,7 @@ class CollabDM:
         """`partition`, or what it is by default for such images."""
         if self.partition is not None:
             return self.partition
-        sides = info.image_shape[1:]
+        sides = info.shape[1:]
         return 2 if min(sides) >= 2 * _SMALLEST_PART and not any(side % 2 for side in sides) else 1
 
     def embedding(self, info: DatasetInfo) -> EmbeddingSpec:
@@ -224,7 +229,7 @@ class CollabDM:
         return None if self.privacy is None else self.privacy.plan(1)
 
     def _check(self, info: DatasetInfo) -> None:
-        require_partition(self.parts(info), info.image_shape)
+        require_partition(self.parts(info), info.shape)
         # As a client will, so that a network it would refuse is refused before anybody is asked.
         question = plain_question if self.privacy is None else private_question
         question("class_embeddings", self.embedding(info).to_json(), {}, info, "cpu")
@@ -248,7 +253,7 @@ class CollabDM:
                 "answered": Field(f"0 ... {queries} messages used, by client", are_answers),
             },
             lambda _: prototypes(
-                start=(info.num_classes * self.ipc, *info.image_shape),
+                start=(info.num_classes * self.ipc, *info.shape),
                 targets=(info.num_classes, self.embedding(info).dimension),
             ),
         )
@@ -311,7 +316,7 @@ class _Matching:
         return state
 
     def _noise(self) -> Tensor:
-        shape = (len(self.labels), *self.info.image_shape)
+        shape = (len(self.labels), *self.info.shape)
         return torch.from_numpy(public_rng(self.method.seed, "images").standard_normal(shape, dtype=np.float32))
 
     def _distilled(self) -> Tensor:
@@ -333,12 +338,12 @@ class _Matching:
             lambda client_id: Query(
                 run.run_id, 2, "class_distillations", {**arguments, "counts": list(shares[client_id])}, {}, None
             ),
-            lambda client_id: (sum(shares[client_id]), math.prod(self.info.image_shape)),
+            lambda client_id: (sum(shares[client_id]), math.prod(self.info.shape)),
         )
         start, filled = self._noise(), [0] * self.info.num_classes
         for message in messages:
             labels = np.repeat(np.arange(self.info.num_classes), shares[message.client_id]).tolist()
-            for label, image in zip(labels, message.values.reshape(-1, *self.info.image_shape), strict=True):
+            for label, image in zip(labels, message.values.reshape(-1, *self.info.shape), strict=True):
                 start[label * method.ipc + filled[label]] = image
                 filled[label] += 1
         return start  # noise still where the clients hold too few images

@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from private_distdd.engines.in_process import Transport
 from private_distdd.errors import ConfigurationError
 from private_distdd.limits import EXAMPLES
 from private_distdd.matching.gradients import DISTANCES, group_gradients, parameter_shapes
+from private_distdd.methods.register import register_method
 from private_distdd.networks.loss import loss_sum
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.privacy.plan import Privacy, PrivacyPlan
@@ -50,6 +51,7 @@ INITIALIZATIONS = ("noise", "real")
 DEFAULT_BATCH_PER_CLASS = 64
 
 
+@register_method
 @dataclass(frozen=True)
 class DistDD:
     """Distil a federation's data into `ipc` synthetic images a class by matching class gradients.
@@ -92,6 +94,9 @@ class DistDD:
     or removing one labelled example of one client, epsilon = `release.epsilon[client_id]`, under the assumptions of
     docs/theorem.md; the server's steps are post-processing.  Schedule, sigma, q, C, b are fixed before the first query.
     """
+
+    name: ClassVar[str] = "DistDD"
+    question: ClassVar[str] = "class_gradients"
 
     ipc: int = 10
     rounds: int = 100
@@ -248,19 +253,19 @@ class DistDD:
         return asdict(self) | {"model_args": dict(self.model_args)}
 
     def _check(self, info: DatasetInfo) -> None:
-        self.spec.validate(info.image_shape, info.num_classes)
+        self.spec.validate(info.shape, info.num_classes)
         if self.privacy is None:
             return
         # As a client will, so that a network it would refuse is refused before anybody is asked.
-        state = self.spec.build(info.image_shape, info.num_classes, seed=0).state_dict()
+        state = self.spec.build(info.shape, info.num_classes, seed=0).state_dict()
         arguments = {"model": self.spec.to_json(), "granularity": self.granularity}
         private_question("class_gradients", arguments, state, info, "cpu")
 
     def _form(self, run: Run, client_ids: Sequence[str]) -> Form:
         """What `_Distillation._keep` writes in this run."""
         info, asked = run.info, self._schedule(client_ids)
-        shape = (info.num_classes * self.ipc, *info.image_shape)
-        fresh = self.spec.build(info.image_shape, info.num_classes)
+        shape = (info.num_classes * self.ipc, *info.shape)
+        fresh = self.spec.build(info.shape, info.num_classes)
         network = _named("network", {name: value.to("meta") for name, value in fresh.state_dict().items()})
         # Without privacy clients are asked for their counts, and perhaps for real images to start from, beforehand.
         before = 0 if run.plan is not None else 1 + (self.initialization == "real")
@@ -361,7 +366,7 @@ class _Distillation:
         self.info = self.session.run.info
         self.class_counts: dict[str, list[int]] | None = None
         self.labels = torch.arange(self.info.num_classes).repeat_interleave(method.ipc)
-        self.images = torch.zeros(len(self.labels), *self.info.image_shape, device=method.device, requires_grad=True)
+        self.images = torch.zeros(len(self.labels), *self.info.shape, device=method.device, requires_grad=True)
         self.started = False  # has S its first images?
         self.optimizer = self._optimizer()
         self.network = self._fresh_network(0)
@@ -496,7 +501,7 @@ class _Distillation:
         """Distance between S's gradients and the target at one network, summed over the groups; differentiable in S."""
         distance = DISTANCES[self.method.distance]
         groups = (len(target), -1)  # each class, or everything
-        images = self.images.reshape(*groups, *self.info.image_shape)
+        images = self.images.reshape(*groups, *self.info.shape)
         gradients = group_gradients(network, images, self.labels.reshape(groups).to(self.images.device))
         return distance(gradients, target, parameter_shapes(network))
 
@@ -525,12 +530,12 @@ class _Distillation:
                     parameter.sub_(gradient, alpha=method.network_rate)
 
     def _fresh_network(self, t: int) -> nn.Module:
-        shape, classes = self.info.image_shape, self.info.num_classes
+        shape, classes = self.info.shape, self.info.num_classes
         return self.method.spec.build(shape, classes, self.method._seed("network", t)).to(self.method.device)
 
     def _start(self) -> Tensor:
         method = self.method
-        shape = (len(self.labels), *self.info.image_shape)
+        shape = (len(self.labels), *self.info.shape)
         if method.initialization == "noise":
             return torch.from_numpy(method._rng("images").standard_normal(shape, dtype=np.float32))
         # Real images come by a query of their own, numbered after the last; runs without privacy only.
@@ -548,7 +553,7 @@ class _Distillation:
                 None,
                 (batches[client_id], seed),
             ),
-            lambda client_id: (sum(batches[client_id]), math.prod(self.info.image_shape)),
+            lambda client_id: (sum(batches[client_id]), math.prod(self.info.shape)),
         )
         labels = np.concatenate([np.repeat(np.arange(self.info.num_classes), batches[m.client_id]) for m in messages])
         order = np.argsort(labels, kind="stable")

@@ -120,12 +120,12 @@ class EmbeddingSpec:
         size = self.model.size(self._pooled(info), info.num_classes)
         projection = size.features * self.frequencies
         networks = 4 * len(self.seeds) * (size.parameters + projection)
-        batch = 16 * MICRO_BATCH * (size.activations + math.prod(info.image_shape))
+        batch = 16 * MICRO_BATCH * (size.activations + math.prod(info.shape))
         return Cost(networks + batch, len(self.seeds) * (size.work + 2 * projection))
 
     def _pooled(self, info: DatasetInfo) -> ImageShape:
         """The shape of what the networks see."""
-        channels, height, width = info.image_shape
+        channels, height, width = info.shape
         if height % self.pool or width % self.pool:
             raise ModelError(
                 f"pool = {self.pool} for images of {height} x {width}", "a divisor of both", "Choose another one."
@@ -152,7 +152,7 @@ class Embedding:
     """
 
     def __init__(self, spec: EmbeddingSpec, seed: int, info: DatasetInfo, device: str) -> None:
-        channels, height, width = info.image_shape
+        channels, height, width = info.shape
         network = spec.model.build((channels, height // spec.pool, width // spec.pool), info.num_classes, seed)
         if type(network) is not nn.Sequential or not isinstance(network[-1], nn.Linear):
             raise ModelError(

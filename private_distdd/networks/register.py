@@ -15,9 +15,9 @@ _Factory = TypeVar("_Factory", bound=Callable[..., nn.Module])
 
 
 def register_model(name: str) -> Callable[[_Factory], _Factory]:
-    """Decorator: `ModelSpec(name, arguments)` then means `factory(image_shape, num_classes, **arguments)`.
+    """Decorator: `ModelSpec(name, arguments)` then means `factory(shape, num_classes, **arguments)`.
 
-    The factory returns an initialised network: images [n, *image_shape] to logits [n, num_classes].  Register a model
+    The factory returns an initialised network: images [n, *shape] to logits [n, num_classes].  Register a model
     of your own in every process that holds a client, before the first query.
 
     Raises:

@@ -32,7 +32,7 @@ class NetworkSize:
 _TOLL = 10**5  # operations that a layer's call is worth, however small the layer
 
 
-def measure(model: nn.Module, image_shape: ImageShape, device: str) -> NetworkSize:
+def measure(model: nn.Module, shape: ImageShape, device: str) -> NetworkSize:
     activations = 0
 
     def count(_: nn.Module, __: object, output: object) -> None:
@@ -43,11 +43,11 @@ def measure(model: nn.Module, image_shape: ImageShape, device: str) -> NetworkSi
     hooks = [layer.register_forward_hook(count) for layer in layers]
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model(torch.zeros((1, *image_shape), device=device))
+            model(torch.zeros((1, *shape), device=device))
     except Exception as error:  # foreign code, on a black image: whatever it raises belongs into the sentence
         raise ModelError(
-            f"the network fails on an image {list(image_shape)}: {type(error).__name__}: {error}",
-            f"images [n, {', '.join(map(str, image_shape))}] to logits [n, classes]",
+            f"the network fails on an image {list(shape)}: {type(error).__name__}: {error}",
+            f"images [n, {', '.join(map(str, shape))}] to logits [n, classes]",
             "Check the image shape.",
         ) from error
     finally:

@@ -53,11 +53,11 @@ class ModelSpec:
         object.__setattr__(self, "arguments", frozen)
         object.__setattr__(self, "_canonical", json.dumps(frozen, sort_keys=True, allow_nan=False))
 
-    def build(self, image_shape: ImageShape, num_classes: int, seed: int | None = None) -> nn.Module:
+    def build(self, shape: ImageShape, num_classes: int, seed: int | None = None) -> nn.Module:
         """A fresh network on the CPU.
 
         Args:
-            image_shape: (C, H, W) of one example.
+            shape: (C, H, W) of one example.
             num_classes: number of logits.
             seed: of the public initialisation, so that whoever knows it has the same weights; None where weights are
                 loaded afterwards.  Torch's default generator is left as it was found either way.
@@ -65,14 +65,14 @@ class ModelSpec:
         Raises:
             ModelError: unknown name or argument, or an argument the model cannot have with these images.
         """
-        image_shape = (image_shape[0], image_shape[1], image_shape[2])  # JSON may have made a list of it
+        shape = (shape[0], shape[1], shape[2])  # JSON may have made a list of it
         factory = FACTORIES.get(self.name)
         if factory is None:
             raise ModelError(
                 f"model {self.name!r}", f"a registered name: {registered_models()}", "Register it with register_model."
             )
         try:
-            inspect.signature(factory).bind(image_shape, num_classes, **self.arguments)
+            inspect.signature(factory).bind(shape, num_classes, **self.arguments)
         except TypeError as error:
             raise ModelError(
                 f"{self.name}: {error}", f"{self.name}{inspect.signature(factory)}", "Correct the arguments."
@@ -80,12 +80,12 @@ class ModelSpec:
         with torch.random.fork_rng(devices=[]):
             if seed is not None:
                 torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed the accelerators
-            model = factory(image_shape, num_classes, **self.arguments)
+            model = factory(shape, num_classes, **self.arguments)
         if not isinstance(model, nn.Module):
             raise ModelError(f"{self.name} built a {type(model).__name__}", "an nn.Module", "Return the network.")
         return model
 
-    def size(self, image_shape: ImageShape, num_classes: int) -> NetworkSize:
+    def size(self, shape: ImageShape, num_classes: int) -> NetworkSize:
         """What the network is made of, without making it: no memory is taken for weights or activations.
 
         A network registered by somebody else that cannot be built without storage is built once, on the CPU.
@@ -93,16 +93,16 @@ class ModelSpec:
         Raises:
             ModelError: as `build`, or it cannot take such images.
         """
-        shape = (image_shape[0], image_shape[1], image_shape[2])
+        shape = (shape[0], shape[1], shape[2])
         return _size_once(FACTORIES.get(self.name), self, shape, num_classes)
 
-    def validate(self, image_shape: ImageShape, num_classes: int) -> None:
+    def validate(self, shape: ImageShape, num_classes: int) -> None:
         """`validate_model` for what `build` returns, done once a process: a client may ask before every query.
 
         Raises:
             ModelError: as `build` and `validate_model`.
         """
-        shape = (image_shape[0], image_shape[1], image_shape[2])
+        shape = (shape[0], shape[1], shape[2])
         _validate_once(FACTORIES.get(self.name), self, shape, num_classes)
 
     def to_json(self) -> dict[str, Any]:
@@ -126,19 +126,19 @@ _SMALL = 1 << 24  # parameters of a network that may be made to count its size
 
 
 @lru_cache(maxsize=256)
-def _size_once(factory: object, spec: ModelSpec, image_shape: ImageShape, num_classes: int) -> NetworkSize:
+def _size_once(factory: object, spec: ModelSpec, shape: ImageShape, num_classes: int) -> NetworkSize:
     parameters = 0
     try:
         with torch.device("meta"):
-            model = spec.build(image_shape, num_classes)
+            model = spec.build(shape, num_classes)
             parameters = sum(p.numel() for p in model.parameters())
-            return measure(model, image_shape, "meta")
+            return measure(model, shape, "meta")
     except Exception:
         # Foreign code may look at its weights: registered by the owner, it may be built.  Ours never needs that, and
         # what would be large is not built to find out that it is.
         if getattr(factory, "__module__", _ZOO) == _ZOO or parameters > _SMALL:
             raise
-        return measure(spec.build(image_shape, num_classes), image_shape, "cpu")
+        return measure(spec.build(shape, num_classes), shape, "cpu")
 
 
 class _Frozen(dict[str, Scalar]):
@@ -171,6 +171,6 @@ def _frozen(key: str, value: object, nested: int = 0) -> Scalar:
 
 
 @lru_cache(maxsize=256)
-def _validate_once(_: object, spec: ModelSpec, image_shape: ImageShape, num_classes: int) -> None:
+def _validate_once(_: object, spec: ModelSpec, shape: ImageShape, num_classes: int) -> None:
     """The first argument, the factory, is part of the key: a name may be registered anew in a notebook."""
-    validate_model(spec.build(image_shape, num_classes, seed=0), image_shape)
+    validate_model(spec.build(shape, num_classes, seed=0), shape)

@@ -13,7 +13,7 @@ from private_distdd.errors import ModelError
 from private_distdd.networks.register import ImageShape
 
 
-def validate_model(model: nn.Module, image_shape: ImageShape) -> None:
+def validate_model(model: nn.Module, shape: ImageShape) -> None:
     """Refuse a network whose per-example gradients would not be what the privacy theorem assumes (A2).
 
     First the structure is read, then a copy of the network runs in float64 on four fixed dummy images (never on data):
@@ -26,7 +26,7 @@ def validate_model(model: nn.Module, image_shape: ImageShape) -> None:
 
     Args:
         model: the plain network (not wrapped in GradSampleModule).
-        image_shape: (C, H, W) of one example.
+        shape: (C, H, W) of one example.
 
     Raises:
         ModelError: names the layer, says what breaks the theorem, and what to use instead.
@@ -34,7 +34,7 @@ def validate_model(model: nn.Module, image_shape: ImageShape) -> None:
     if isinstance(model, GradSampleModule) or hasattr(model, "autograd_grad_sample_hooks"):
         raise ModelError("a network with Opacus hooks", "a plain nn.Module", "Pass it before it is wrapped.")
     _check_structure(model)
-    _check_behaviour(model, image_shape)
+    _check_behaviour(model, shape)
 
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -87,13 +87,13 @@ def _check_structure(model: nn.Module) -> None:
         raise ModelError("a network without trainable parameters", "at least one", "Unfreeze some, or take another.")
 
 
-def _check_behaviour(model: nn.Module, image_shape: ImageShape) -> None:
+def _check_behaviour(model: nn.Module, shape: ImageShape) -> None:
     remedy = "Write a forward pass that computes each image's logits from that image and the weights alone."
     with torch.random.fork_rng(devices=[]):
         try:
             probe = copy.deepcopy(model).to("cpu", torch.float64).train()
             generator = torch.Generator().manual_seed(0)
-            images = torch.randn((4, *image_shape), dtype=torch.float64, generator=generator)
+            images = torch.randn((4, *shape), dtype=torch.float64, generator=generator)
             buffers = {name: buffer.clone() for name, buffer in probe.named_buffers()}
             random_state = torch.get_rng_state()
             with torch.no_grad():
@@ -116,9 +116,9 @@ def _check_behaviour(model: nn.Module, image_shape: ImageShape) -> None:
             raise
         except Exception as error:  # foreign code, on dummy data: whatever it raises belongs into the sentence
             raise ModelError(
-                f"the network fails on float64 images {[4, *image_shape]} under Opacus hooks: "
+                f"the network fails on float64 images {[4, *shape]} under Opacus hooks: "
                 f"{type(error).__name__}: {error}",
-                f"images [n, {', '.join(map(str, image_shape))}] of any floating point type to logits [n, classes]",
+                f"images [n, {', '.join(map(str, shape))}] of any floating point type to logits [n, classes]",
                 "Check the image shape; use no in-place operation (relu_, +=) and no fixed type or batch size.",
             ) from error
     if wrong is not None:

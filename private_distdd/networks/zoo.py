@@ -26,7 +26,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {  # none of them in place: ho
 
 @register_model("convnet")
 def convnet(
-    image_shape: ImageShape,
+    shape: ImageShape,
     num_classes: int,
     *,
     depth: int | None = None,
@@ -50,8 +50,8 @@ def convnet(
 
     Source: Gidaris and Komodakis 2018; Zhao, Mopuri and Bilen 2021 (DC), networks.py.
     """
-    padding = 3 if image_shape == (1, 28, 28) else 1
-    rows, columns = (side + 2 * padding - 2 for side in image_shape[1:])
+    padding = 3 if shape == (1, 28, 28) else 1
+    rows, columns = (side + 2 * padding - 2 for side in shape[1:])
     most = int(math.log2(min(rows, columns)))
     if depth is None:
         depth = min(3, max(1, most - 2))
@@ -62,14 +62,14 @@ def convnet(
         raise ModelError(f"width = {width} with norm='group'", "a multiple of 4", "Change the width or the norm.")
     if depth > most:
         raise ModelError(
-            f"depth = {depth} for images of {image_shape[1]} x {image_shape[2]}",
+            f"depth = {depth} for images of {shape[1]} x {shape[2]}",
             f"a depth of at most {most}",
             "Each block halves the image; take fewer.",
         )
     layers: list[nn.Module] = []
     for block in range(depth):
         first = block == 0
-        layers.append(nn.Conv2d(image_shape[0] if first else width, width, 3, padding=padding if first else 1))
+        layers.append(nn.Conv2d(shape[0] if first else width, width, 3, padding=padding if first else 1))
         if groups:
             layers.append(nn.GroupNorm(groups, width))
         layers += [make_activation(), nn.AvgPool2d(2)]
@@ -77,7 +77,7 @@ def convnet(
 
 
 @register_model("lenet")
-def lenet(image_shape: ImageShape, num_classes: int, *, activation: str = "relu", pooling: str = "max") -> nn.Module:
+def lenet(shape: ImageShape, num_classes: int, *, activation: str = "relu", pooling: str = "max") -> nn.Module:
     """LeNet-5 with ReLU and max pooling, as in DC (here padding 2 for colour too); images of at least 12 x 12.
 
     Args:
@@ -89,7 +89,7 @@ def lenet(image_shape: ImageShape, num_classes: int, *, activation: str = "relu"
 
     Source: LeCun et al. 1998; Zhao, Mopuri and Bilen 2021 (DC), networks.py.
     """
-    channels, height, width = image_shape
+    channels, height, width = shape
     if min(height, width) < 12:
         raise ModelError(f"lenet for images of {height} x {width}", "at least 12 x 12", "Use 'convnet' or 'mlp'.")
     make_activation = _choice("activation", activation, ACTIVATIONS)
@@ -113,20 +113,20 @@ def lenet(image_shape: ImageShape, num_classes: int, *, activation: str = "relu"
 
 
 @register_model("mlp")
-def mlp(image_shape: ImageShape, num_classes: int, *, depth: int = 2, width: int = 128) -> nn.Module:
+def mlp(shape: ImageShape, num_classes: int, *, depth: int = 2, width: int = 128) -> nn.Module:
     """`depth` hidden layers (1 ... 64) of `width` units (1 ... 16,384) with ReLU.
 
     Raises:
         ModelError: an argument is outside its range.
     """
     _check_sizes(depth=depth, width=width)
-    sizes = [math.prod(image_shape)] + [width] * depth
+    sizes = [math.prod(shape)] + [width] * depth
     hidden = [layer for i, o in itertools.pairwise(sizes) for layer in (nn.Linear(i, o), nn.ReLU())]
     return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(width, num_classes))
 
 
 @register_model("resnet")
-def resnet(image_shape: ImageShape, num_classes: int, *, width: int = 32, blocks: int = 1) -> nn.Module:
+def resnet(shape: ImageShape, num_classes: int, *, width: int = 32, blocks: int = 1) -> nn.Module:
     """A small residual network: three stages of `blocks` basic blocks, `width`, 2 and 4 `width` channels wide.
 
     GroupNorm of 8 groups throughout; the second and third stage halve the image; global average pooling.
@@ -143,7 +143,7 @@ def resnet(image_shape: ImageShape, num_classes: int, *, width: int = 32, blocks
     _check_sizes(width=width, blocks=blocks)
     if width % 8:
         raise ModelError(f"width = {width}", "a multiple of 8", "Round it up.")
-    layers: list[nn.Module] = [nn.Conv2d(image_shape[0], width, 3, padding=1, bias=False), nn.GroupNorm(8, width)]
+    layers: list[nn.Module] = [nn.Conv2d(shape[0], width, 3, padding=1, bias=False), nn.GroupNorm(8, width)]
     layers.append(nn.ReLU())
     channels = width
     for stage in range(3):

@@ -45,7 +45,7 @@ class LocalDistillations:
         refuse_tensors(tensors)
         self._spec = EmbeddingSpec.from_json(arguments["embedding"])
         self._spec.validate(info)
-        require_partition(arguments["partition"], info.image_shape)
+        require_partition(arguments["partition"], info.shape)
         require_count("steps", arguments["steps"], "200 is usual.", at_most=STEPS)
         require_count("seed", arguments["seed"], "Any whole number from 0 on.", at_least=0, at_most=2**63 - 1)
         for name, least in (("rate", 0.0), ("smoothness", math.nextafter(0, -1))):
@@ -54,16 +54,16 @@ class LocalDistillations:
             )
         self._arguments, self._info, self._device = arguments, info, device
         self.num_groups = sum(class_counts_of(arguments, info))
-        self.dimension = int(torch.Size(info.image_shape).numel())
+        self.dimension = int(torch.Size(info.shape).numel())
 
     @staticmethod
     def cost(arguments: Mapping[str, Any], info: DatasetInfo) -> Cost:
         """What an answer takes at most; all steps together count as so many passes over 10,000 examples."""
         spec = EmbeddingSpec.from_json(arguments["embedding"])
         steps = require_count("steps", arguments["steps"], "200 is usual.", at_most=STEPS)
-        partition = require_partition(arguments["partition"], info.image_shape)
+        partition = require_partition(arguments["partition"], info.shape)
         own, parts = spec.cost(info), sum(class_counts_of(arguments, info)) * partition**2
-        memory = own.memory * (1 + parts / MICRO_BATCH) + message_memory(parts, math.prod(info.image_shape))
+        memory = own.memory * (1 + parts / MICRO_BATCH) + message_memory(parts, math.prod(info.shape))
         work = own.work * (1 + 3 * steps * parts / len(spec.seeds) / 10_000)  # a step is one network's, there and back
         return Cost(memory + message_memory(info.num_classes, spec.dimension), work)
 

@@ -33,12 +33,12 @@ class ClassExamples:
         require_fields(arguments, {"counts"})
         refuse_tensors(tensors)
         self.num_groups = sum(class_counts_of(arguments, info))
-        self.dimension = int(torch.Size(info.image_shape).numel())
+        self.dimension = int(torch.Size(info.shape).numel())
 
     @staticmethod
     def cost(arguments: Mapping[str, Any], info: DatasetInfo) -> Cost:
         """What an answer takes at most."""
-        return Cost(message_memory(sum(class_counts_of(arguments, info)), math.prod(info.image_shape)), 0)
+        return Cost(message_memory(sum(class_counts_of(arguments, info)), math.prod(info.shape)), 0)
 
     def plain(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The drawn images, one a group, in the order of their classes."""

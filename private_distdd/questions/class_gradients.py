@@ -40,8 +40,8 @@ class ClassGradients:
     ) -> None:
         spec, self._joint = self._read(arguments)
         self._given = arguments, info, device
-        spec.validate(info.image_shape, info.num_classes)
-        self._model = spec.build(info.image_shape, info.num_classes)
+        spec.validate(info.shape, info.num_classes)
+        self._model = spec.build(info.shape, info.num_classes)
         try:
             self._model.load_state_dict(dict(tensors))
         except (RuntimeError, TypeError) as error:
@@ -61,7 +61,7 @@ class ClassGradients:
     def cost(cls, arguments: Mapping[str, Any], info: DatasetInfo) -> Cost:
         """What an answer takes at most."""
         spec, joint = cls._read(arguments)
-        size = spec.size(info.image_shape, info.num_classes)
+        size = spec.size(info.shape, info.num_classes)
         groups = 1 if joint else info.num_classes
         memory = message_memory(groups, size.parameters) + MICRO_BATCH * _ACTIVATION * size.activations
         return Cost(memory, size.work)
@@ -69,7 +69,7 @@ class ClassGradients:
     def public(self) -> ClassGradients:
         """The same at the weights of seed 0."""
         arguments, info, device = self._given
-        public = ModelSpec.from_json(arguments["model"]).build(info.image_shape, info.num_classes, seed=0)
+        public = ModelSpec.from_json(arguments["model"]).build(info.shape, info.num_classes, seed=0)
         return ClassGradients(arguments, public.state_dict(), info, device)
 
     def groups(self, labels: Tensor) -> Tensor:

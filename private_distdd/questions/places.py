@@ -36,7 +36,7 @@ def require_places_alike(
     if key in _places_alike:
         return
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn((MICRO_BATCH, *info.image_shape), generator=generator)
+    images = torch.randn((MICRO_BATCH, *info.shape), generator=generator)
     labels = torch.randint(info.num_classes, (MICRO_BATCH,), generator=generator)
     question = own.public()
     for batch, targets in ((images, labels), (images[:1].expand_as(images), labels[:1].expand_as(labels))):

@@ -112,6 +112,6 @@ def _info_of(clients: Sequence[Client] | Transport) -> DatasetInfo:
         raise ConfigurationError(
             f"{len(set(infos))} different data set infos among the clients",
             "one, carried by every data set or given as info=",
-            "Pass fit(clients, info=DatasetInfo(name, num_classes, image_shape, mean, std)): public constants.",
+            "Pass fit(clients, info=DatasetInfo(name, num_classes, shape, mean, std)): public constants.",
         )
     return infos[0]

@@ -127,7 +127,7 @@ class _Whole:
                 "Wrap it: from_torch(dataset, num_classes=...).",
             )
         self._info = info
-        self._images, labels = materialise(dataset, info.image_shape)
+        self._images, labels = materialise(dataset, info.shape)
         self.labels: NDArray[np.int64] = check_labels(labels, info.num_classes).numpy()
         if not len(self.labels):
             raise DataError("an empty data set", "at least one example to split", "Check where it comes from.")

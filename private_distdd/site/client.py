@@ -97,7 +97,7 @@ class Client:
             )
         self.info = info or carried_info(dataset)
         require_device(device)
-        images, labels = materialise(dataset, None if self.info is None else self.info.image_shape)
+        images, labels = materialise(dataset, None if self.info is None else self.info.shape)
         self._images, self._labels = images.to(device), labels.to(device)
         if self.info is not None:
             self.describe(self.info)
@@ -124,9 +124,9 @@ class Client:
             DataError: the data does not have these classes, or this image shape.
         """
         check_labels(self._labels, info.num_classes)
-        if len(self._labels) and tuple(self._images.shape[1:]) != info.image_shape:
+        if len(self._labels) and tuple(self._images.shape[1:]) != info.shape:
             raise DataError(
-                f"images of shape {tuple(self._images.shape[1:])}", f"{info.image_shape}", "Bring them to one shape."
+                f"images of shape {tuple(self._images.shape[1:])}", f"{info.shape}", "Bring them to one shape."
             )
         self.info = info
 

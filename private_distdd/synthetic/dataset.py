@@ -65,7 +65,7 @@ class SyntheticDataset(ImageDataset):
 
     def __init__(self, images: Tensor, labels: Tensor, info: DatasetInfo, partition: int = 1) -> None:
         super().__init__(images, labels, info)
-        self.partition = require_partition(partition, info.image_shape)
+        self.partition = require_partition(partition, info.shape)
         self.ipc = len(self.labels) // info.num_classes
         if self.ipc < 1 or not torch.equal(self.labels, torch.arange(info.num_classes).repeat_interleave(self.ipc)):
             raise DataError(
@@ -135,7 +135,7 @@ class SyntheticDataset(ImageDataset):
         info = DatasetInfo(
             name=header.get("name", ""),
             num_classes=header.get("num_classes", 0),
-            image_shape=image_shape_of(images),
+            shape=image_shape_of(images),
             mean=tuple(mean.tolist()),
             std=tuple(std.tolist()),
         )
@@ -151,7 +151,7 @@ class SyntheticDataset(ImageDataset):
         with any other number their mean is shown in grey.
         """
         pixels = self.info.denormalise(self.images).clamp(0, 1).mul(255).round().to(torch.uint8)
-        channels, height, width = self.info.image_shape
+        channels, height, width = self.info.shape
         if channels != 3:
             pixels = pixels.to(torch.float32).mean(dim=1, keepdim=True).round().to(torch.uint8).expand(-1, 3, -1, -1)
         # Thin images would become a picture a thousand times the size of their file.

@@ -8,16 +8,16 @@ from torch import Tensor
 from private_distdd.errors import ConfigurationError
 
 
-def require_partition(partition: int, image_shape: tuple[int, ...]) -> int:
+def require_partition(partition: int, shape: tuple[int, ...]) -> int:
     """`partition`, if images of this shape can be cut into partition x partition equal parts.
 
     Raises:
         ConfigurationError: it is no whole number of at least 1, or does not divide height and width.
     """
     whole = isinstance(partition, int) and not isinstance(partition, bool) and partition >= 1
-    if not whole or any(side % partition for side in image_shape[1:]):
+    if not whole or any(side % partition for side in shape[1:]):
         raise ConfigurationError(
-            f"partition = {partition!r} for images of {' x '.join(map(str, image_shape[1:]))}",
+            f"partition = {partition!r} for images of {' x '.join(map(str, shape[1:]))}",
             "a whole number of at least 1 that divides height and width",
             "1 leaves images whole; 2 makes four of each.",
         )

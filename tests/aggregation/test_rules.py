@@ -159,7 +159,7 @@ def aggregate_of(clients: list[Client], name: str = "mean") -> Tensor:
     assert info is not None
     run = Run("run-1", info, None)
     arguments: dict[str, Any] = {"model": spec.to_json(), "granularity": "class"}
-    weights = dict(spec.build(info.image_shape, info.num_classes, 0).state_dict())
+    weights = dict(spec.build(info.shape, info.num_classes, 0).state_dict())
     query = Query("run-1", 0, "class_gradients", arguments, weights, None)
     answers = []
     for client in clients:

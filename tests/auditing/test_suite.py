@@ -145,7 +145,7 @@ def test_a_bound_at_the_gate_above_the_claim_refutes_it_and_one_at_95_percent_do
 )
 def test_public_digits_stand_for_any_images(info: DatasetInfo, shape: tuple[int, int, int]) -> None:
     digits = suite.digits_like(info)
-    assert digits.info.image_shape == shape
+    assert digits.info.shape == shape
     assert set(digits.labels.tolist()) == set(range(min(10, info.num_classes)))
     pixels = digits.info.denormalise(digits.images)
     assert -1e-6 <= float(pixels.min()) < 0.1

@@ -55,8 +55,8 @@ def test_info_repeats_constants_per_channel_and_survives_json() -> None:
         ({"name": ""}, "non-empty"),
         ({"num_classes": 1}, "at least 2"),
         ({"num_classes": True}, "at least 2"),
-        ({"image_shape": (1, 0, 2)}, "each >= 1"),
-        ({"image_shape": (2, 2)}, "channels, height, width"),
+        ({"shape": (1, 0, 2)}, "each >= 1"),
+        ({"shape": (2, 2)}, "channels, height, width"),
         ({"mean": (0.1, 0.2)}, "1 finite numbers"),
         ({"mean": (float("nan"),)}, "finite"),
         ({"std": (0.0,)}, "numbers > 0"),
@@ -139,7 +139,7 @@ def test_an_empty_data_set_is_legal_where_the_shape_is_known() -> None:
         assert labels.shape == (0,)
         with pytest.raises(DataError, match="unknown image shape"):
             materialise(empty)
-    assert len(from_torch(Pairs(), num_classes=3, image_shape=(3, 4, 4))) == 0
+    assert len(from_torch(Pairs(), num_classes=3, shape=(3, 4, 4))) == 0
 
 
 @pytest.mark.parametrize(
@@ -338,11 +338,11 @@ def test_a_folder_s_classes_are_what_the_caller_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"image_shape": (2**26, 1, 1)},
-        {"image_shape": (1, 2**20, 2**20)},
+        {"shape": (2**26, 1, 1)},
+        {"shape": (1, 2**20, 2**20)},
         {"num_classes": 2**40},
         {"name": "x" * 10**6},
-        {"image_shape": (2**70, 1, 1)},
+        {"shape": (2**70, 1, 1)},
     ],
 )
 def test_a_few_bytes_cannot_stand_for_much(changes: dict[str, Any]) -> None:

@@ -111,7 +111,7 @@ def fresh(name: str) -> Path:
 def images(seed: int) -> ImageDataset:
     """Six of each class: no computation fails because of what the client holds."""
     rng = np.random.default_rng(seed)
-    pixels = torch.from_numpy(rng.standard_normal((12, *INFO.image_shape), dtype=np.float32))
+    pixels = torch.from_numpy(rng.standard_normal((12, *INFO.shape), dtype=np.float32))
     return ImageDataset(pixels, torch.arange(12) % 2, INFO)
 
 
@@ -139,7 +139,7 @@ JOINT = {"model": CONVNET.to_json(), "granularity": "joint"}
 
 def weights(spec: ModelSpec, seed: int = 0) -> dict[str, Tensor]:
     """A network's state."""
-    return dict(spec.build(INFO.image_shape, INFO.num_classes, seed).state_dict())
+    return dict(spec.build(INFO.shape, INFO.num_classes, seed).state_dict())
 
 
 def question(

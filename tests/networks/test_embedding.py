@@ -29,13 +29,13 @@ CONVNET = ModelSpec("convnet", {"width": 8, "depth": 1})
 SPEC = EmbeddingSpec(MLP, (11, 12, 13), 2, 0.5, 8, True)
 
 
-def images(n: int, seed: int = 0, shape: tuple[int, ...] = INFO.image_shape) -> Tensor:
+def images(n: int, seed: int = 0, shape: tuple[int, ...] = INFO.shape) -> Tensor:
     return torch.randn((n, *shape), generator=torch.Generator().manual_seed(seed))
 
 
 def naive(spec: EmbeddingSpec, seed: int, image: Tensor, info: DatasetInfo) -> list[float]:
     """One image's embedding, number by number, in float64."""
-    channels, height, width = info.image_shape
+    channels, height, width = info.shape
     rng = np.random.default_rng([seed, 1])
     small = (channels, height // spec.pool, width // spec.pool)
     network = spec.model.build(small, info.num_classes, seed).double()
@@ -97,7 +97,7 @@ def moved(
 def test_embeddings_are_those_of_a_naive_implementation(model: ModelSpec, pool: int, augment: bool) -> None:
     info = DatasetInfo("colour", 3, (2, 8, 12), (0.3, 0.6), (0.2, 0.5))
     spec = EmbeddingSpec(model, (5, 6), pool, 0.7, 4, augment)
-    data = images(2, shape=info.image_shape)
+    data = images(2, shape=info.shape)
     for seed in spec.seeds:
         found = Embedding(spec, seed, info, "cpu")(data)
         expected = torch.tensor([naive(spec, seed, image, info) for image in data], dtype=torch.float32)
@@ -164,7 +164,7 @@ def test_networks_move_images_each_in_its_own_way() -> None:
         assert not torch.allclose(a(data), b(data), atol=1e-2)
     movements = [Embedding(SPEC, seed, INFO, "cpu")._movement for seed in SPEC.seeds]
     assert not torch.allclose(movements[0], movements[1], atol=1e-2)
-    black = INFO.normalise(torch.zeros(1, *INFO.image_shape))
+    black = INFO.normalise(torch.zeros(1, *INFO.shape))
     for seed in SPEC.seeds:  # an empty picture stays empty
         moved_, still_ = (Embedding(spec, seed, INFO, "cpu")(black) for spec in (SPEC, still))
         assert torch.allclose(moved_, still_, atol=1e-5)
@@ -188,7 +188,7 @@ def test_rows_have_norm_1_for_every_finite_image(
     model: ModelSpec, bandwidth: float, scales: list[float], seed: int, constant: bool
 ) -> None:
     spec = dataclasses.replace(SPEC, model=model, bandwidth=bandwidth)
-    data = torch.stack([scale * (torch.ones(INFO.image_shape) if constant else images(1, seed)[0]) for scale in scales])
+    data = torch.stack([scale * (torch.ones(INFO.shape) if constant else images(1, seed)[0]) for scale in scales])
     data = data.clamp(-3e38, 3e38)
     rows = ClassEmbeddings(spec, INFO, "cpu").rows(data)
     assert rows.shape == (len(scales), spec.dimension)
@@ -249,22 +249,22 @@ def test_a_specification_survives_json(augment: bool) -> None:
 
 @register_model("test_embeddings_not_sequential")
 class _Whole(nn.Module):
-    def __init__(self, image_shape: tuple[int, int, int], num_classes: int) -> None:
+    def __init__(self, shape: tuple[int, int, int], num_classes: int) -> None:
         super().__init__()
-        self.layer = nn.Linear(math.prod(image_shape), num_classes)
+        self.layer = nn.Linear(math.prod(shape), num_classes)
 
     def forward(self, batch: Tensor) -> Tensor:
         return self.layer(batch.flatten(1))
 
 
 @register_model("test_embeddings_softmax")
-def _ends_in_softmax(image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(image_shape), num_classes), nn.LogSoftmax(1))
+def _ends_in_softmax(shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), num_classes), nn.LogSoftmax(1))
 
 
 @register_model("test_embeddings_batchnorm")
-def _batchnorm(image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
-    return nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(math.prod(image_shape), num_classes))
+def _batchnorm(shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    return nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(math.prod(shape), num_classes))
 
 
 BAD: list[dict[str, Any]] = [

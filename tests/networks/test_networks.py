@@ -146,10 +146,8 @@ def test_bad_specs_are_refused(make: object, says: str) -> None:
 
 def test_own_factory() -> None:
     @register_model("test-own-linear")
-    def own(image_shape: tuple[int, int, int], num_classes: int, *, bias: bool = True) -> nn.Module:
-        return nn.Sequential(
-            nn.Flatten(), nn.Linear(image_shape[0] * image_shape[1] * image_shape[2], num_classes, bias)
-        )
+    def own(shape: tuple[int, int, int], num_classes: int, *, bias: bool = True) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], num_classes, bias))
 
     register_model("test-own-linear")(own)  # a notebook cell run twice
     model = ModelSpec("test-own-linear", {"bias": False}).build((1, 4, 4), 3, seed=0)
@@ -161,7 +159,7 @@ def test_a_spec_is_validated_once_a_process() -> None:
     built = []
 
     @register_model("test-counted")
-    def counted(image_shape: tuple[int, int, int], num_classes: int, *, norm: bool = False) -> nn.Module:
+    def counted(shape: tuple[int, int, int], num_classes: int, *, norm: bool = False) -> nn.Module:
         built.append(norm)
         return nn.Sequential(nn.Flatten(), nn.Linear(16, 4), *[nn.BatchNorm1d(4)] * norm, nn.Linear(4, num_classes))
 
@@ -356,8 +354,8 @@ def test_sound_models_pass_and_are_left_alone(make: object) -> None:
 
 
 @register_model("test_models_looks_at_its_weights")
-def _looking(image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
-    layer = nn.Linear(math.prod(image_shape), num_classes)
+def _looking(shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    layer = nn.Linear(math.prod(shape), num_classes)
     if float(layer.weight.detach().abs().max()) > 1:  # cannot be asked of a weight without storage
         raise AssertionError
     return nn.Sequential(nn.Flatten(), layer)

@@ -45,7 +45,7 @@ MakeImages = Callable[..., ImageDataset]
 
 def data(n: int, seed: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    images = torch.randn((n, *INFO.image_shape), generator=generator)
+    images = torch.randn((n, *INFO.shape), generator=generator)
     return images, torch.randint(INFO.num_classes, (n,), generator=generator)
 
 
@@ -113,7 +113,7 @@ SHAPES = st.sampled_from(["noise", "constant", "one pixel", "checkered", "black"
 
 
 def adversarial(kind: str, scale: float, seed: int) -> Tensor:
-    image = torch.zeros(INFO.image_shape)
+    image = torch.zeros(INFO.shape)
     if kind == "noise":
         image = data(1, seed)[0][0].clamp(-1, 1)
     elif kind == "constant":
@@ -365,7 +365,7 @@ def test_networks_of_usual_widths_have_places_alike_here(width: int, monkeypatch
     monkeypatch.setattr(module, "_places_alike", set())
     for name, spec in (("convnet", {"width": width, "depth": 1}), ("mlp", {"width": width, "depth": 1})):
         model = ModelSpec(name, spec)
-        state = model.build(INFO.image_shape, INFO.num_classes, seed=1).state_dict()
+        state = model.build(INFO.shape, INFO.num_classes, seed=1).state_dict()
         arguments = {"model": model.to_json(), "granularity": "class"}
         private_question("class_gradients", arguments, state, INFO, "cpu")
 
@@ -373,7 +373,7 @@ def test_networks_of_usual_widths_have_places_alike_here(width: int, monkeypatch
 def test_what_places_do_is_found_with_public_weights_whatever_the_query_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_places_alike", set())
     model = ModelSpec("mlp", {"width": 16, "depth": 1})
-    state = model.build(INFO.image_shape, INFO.num_classes, seed=1).state_dict()
+    state = model.build(INFO.shape, INFO.num_classes, seed=1).state_dict()
     arguments = {"model": model.to_json(), "granularity": "class"}
     not_numbers = {name: torch.full_like(tensor, math.nan) for name, tensor in state.items()}
     private_question("class_gradients", arguments, not_numbers, INFO, "cpu")  # answered: noise, and charged

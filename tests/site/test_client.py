@@ -204,7 +204,7 @@ from private_distdd.questions.register import private_question
 torch.set_num_threads(1)
 room, info, spec = float(sys.argv[1]), DatasetInfo("x", 2, (1, 8, 8)), ModelSpec("mlp", {"width": 3000, "depth": 1})
 run = Run("r", info, PrivacyPlan(1.0, 1.0, 1.0, 1.0, 2, 1e-5))
-state = dict(spec.build(info.image_shape, 2, 0).state_dict())
+state = dict(spec.build(info.shape, 2, 0).state_dict())
 small = ModelSpec("mlp", {"width": 8, "depth": 1})
 for n in (0, 1, 64, 200):
     client = Client("c", ImageDataset(torch.zeros(n, 1, 8, 8), torch.zeros(n, dtype=torch.int64), info))
@@ -212,7 +212,7 @@ for n in (0, 1, 64, 200):
     ask = lambda t, spec, state: client.answer(
         Query("r", t, "class_gradients", {"model": spec.to_json(), "granularity": "class"}, state, run.plan)
     )
-    ask(0, small, dict(small.build(info.image_shape, 2, 0).state_dict()))  # imports and checks
+    ask(0, small, dict(small.build(info.shape, 2, 0).state_dict()))  # imports and checks
     private_question("class_gradients", {"model": spec.to_json(), "granularity": "class"}, state, info, "cpu")
     used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (int(used + room * 2**30), resource.RLIM_INFINITY))
@@ -334,7 +334,7 @@ def test_unknown_runs_and_strange_infos_are_refused(client: Client, run: Run) ->
         {"name": "other"},
         {"mean": (0.4,)},
         {"std": (0.4,)},
-        {"image_shape": (1, 4, 16)},
+        {"shape": (1, 4, 16)},
     ):
         with pytest.raises(QueryRefusedError, match="owner"):
             client.enroll(Run("run-2", dataclasses.replace(run.info, **changes), PLAN))
@@ -370,8 +370,8 @@ def test_queries_that_are_not_the_registered_statistic_cost_nothing(
 
 
 @register_model("test_client_batchnorm")
-def _with_batchnorm(image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
-    return nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(math.prod(image_shape), num_classes))
+def _with_batchnorm(shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    return nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(math.prod(shape), num_classes))
 
 
 class _Coupled(nn.Module):
@@ -384,8 +384,8 @@ class _Coupled(nn.Module):
 
 
 @register_model("test_client_coupled")
-def _coupled(image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
-    return _Coupled(math.prod(image_shape), num_classes)
+def _coupled(shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    return _Coupled(math.prod(shape), num_classes)
 
 
 @pytest.mark.parametrize("name", ["test_client_batchnorm", "test_client_coupled"])

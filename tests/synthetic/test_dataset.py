@@ -24,7 +24,7 @@ INFO = DatasetInfo("pets", 3, (3, 8, 6), (0.4914, 0.1, 1 / 3), (0.2023, 0.3, 0.7
 
 
 def make(info: DatasetInfo = INFO, ipc: int = 2) -> SyntheticDataset:
-    images = torch.randn((info.num_classes * ipc, *info.image_shape), generator=torch.Generator().manual_seed(0))
+    images = torch.randn((info.num_classes * ipc, *info.shape), generator=torch.Generator().manual_seed(0))
     return SyntheticDataset(images.requires_grad_(), torch.arange(info.num_classes).repeat_interleave(ipc), info)
 
 

@@ -105,8 +105,8 @@ def gradient_inversion(
     for held in clients:
         check_public(held, public)
     started, info, randomness = time.perf_counter(), public.info, InsecureRandomness(seed)
-    spec.validate(info.image_shape, info.num_classes)
-    model = spec.build(info.image_shape, info.num_classes, seed=seed)
+    spec.validate(info.shape, info.num_classes)
+    model = spec.build(info.shape, info.num_classes, seed=seed)
     sent, labels, originals, read = [], [], [], 0
     for held in clients:
         if noise_multiplier == 0:
@@ -188,7 +188,7 @@ def _best_of(restarts: int, attack: Attack, objective: Objective, each: int, see
     generator = torch.Generator().manual_seed(seed)
     found: list[tuple[Tensor, Tensor]] = []
     for _ in range(restarts):
-        shape = (len(objective), each, *objective.image_shape)
+        shape = (len(objective), each, *objective.shape)
         starts = 0.1 * torch.randn(shape, generator=generator, dtype=torch.float64)
         images, losses = attack.search(objective, starts)
         found.append((images.nan_to_num(), torch.where(images.flatten(1).isfinite().all(dim=1), losses, math.nan)))

@@ -288,7 +288,7 @@ class _Network:
         setting: Setting | None,
         centred: bool,
     ) -> None:
-        model = spec.build(pool.info.image_shape, pool.info.num_classes, seed=network_seed)
+        model = spec.build(pool.info.shape, pool.info.num_classes, seed=network_seed)
         self._arguments = {"model": spec.to_json(), "granularity": "class"}
         self._state = {name: value.detach().clone() for name, value in model.state_dict().items()}
         gradients = PerExampleGradients(model)

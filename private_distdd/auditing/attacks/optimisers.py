@@ -33,8 +33,8 @@ class Objective:
     """
 
     def __init__(self, model: nn.Module, sent: Tensor, labels: Tensor, info: DatasetInfo, max_grad_norm: float) -> None:
-        self._model, self._labels, self.image_shape, self._max_norm = model, labels, info.image_shape, max_grad_norm
-        corner = torch.zeros(info.image_shape[0], 1, 1)
+        self._model, self._labels, self.shape, self._max_norm = model, labels, info.shape, max_grad_norm
+        corner = torch.zeros(info.shape[0], 1, 1)
         self.low, self.high = (info.normalise(corner + pixel).to(torch.float64) for pixel in (0, 1))
         self._sent = sent
 

@@ -120,7 +120,7 @@ def client_coin_check(
         make: the client: `Client`, or what takes its place.
     """
     started, q, info = time.perf_counter(), drawn_rate(setting.sample_rate), _TEN
-    images = torch.randn((info.num_classes, *info.image_shape), generator=torch.Generator().manual_seed(0))
+    images = torch.randn((info.num_classes, *info.shape), generator=torch.Generator().manual_seed(0))
     labels = torch.arange(info.num_classes)
     held = ImageDataset(images.repeat_interleave(_COPIES, 0), labels.repeat_interleave(_COPIES), info)
     tests: list[Test] = []

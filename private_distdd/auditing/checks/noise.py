@@ -164,7 +164,7 @@ def client_noise_check(
     sigma = max(setting.noise_multiplier, _FEWEST_STEPS)
     claimed = dataclasses.replace(setting.plan, noise_multiplier=sigma, max_queries=2)
     unit = sigma * setting.max_grad_norm / setting.divisor
-    images = torch.randn((info.num_classes, *info.image_shape), generator=torch.Generator().manual_seed(0))
+    images = torch.randn((info.num_classes, *info.shape), generator=torch.Generator().manual_seed(0))
     everything = ImageDataset(images, torch.arange(info.num_classes), info)
     nothing = ImageDataset(images[:0], everything.labels[:0], info)
 

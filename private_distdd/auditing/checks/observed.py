@@ -116,7 +116,7 @@ def _session(
     make: Callable[..., Client], size: int, question: Probe, seed: int, parent: Path
 ) -> tuple[Seen, tuple[str, ...]]:
     """A server and one client with so many examples, over two rounds: what was seen, and digests of the messages."""
-    images = torch.randn((size, *_INFO.image_shape), generator=torch.Generator().manual_seed(0))
+    images = torch.randn((size, *_INFO.shape), generator=torch.Generator().manual_seed(0))
     held = ImageDataset(images, torch.arange(size) % _INFO.num_classes, _INFO)
     run = Run("observed", _INFO, PrivacyPlan(1.0, 1.0, 1.0, 1.0, _ROUNDS, delta=1e-5))
     messages = []

@@ -82,7 +82,7 @@ def restart_check(client: type[Client] = Client) -> AuditRecord:
 def _live(client: type[Client], folder: Path) -> None:
     """One life: the messages are left in `folder`, the ledgers beside them."""
     torch.set_num_threads(1)
-    images = torch.linspace(-1, 1, 128).reshape(2, *_INFO.image_shape)
+    images = torch.linspace(-1, 1, 128).reshape(2, *_INFO.shape)
     held = ImageDataset(images, torch.tensor([0, 1]), _INFO)
     run = Run("restart", _INFO, PrivacyPlan(1.0, 1.0, 1.0, 1.0, 1, delta=1e-5))
     numbers = range(len(list(folder.glob("*.jsonl"))), 1 << 30)

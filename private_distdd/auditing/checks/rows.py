@@ -41,7 +41,7 @@ def micro_batch_check(make: Callable[..., Client] = Client) -> AuditRecord:
     """
     started, findings, seen = time.perf_counter(), list[str](), 0
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn((max(_SIZES), *_INFO.image_shape), generator=generator)
+    images = torch.randn((max(_SIZES), *_INFO.shape), generator=generator)
     labels = torch.arange(len(images)) % _INFO.num_classes
     run = Run("sizes", _INFO, PrivacyPlan(1.0, 1.0, 1.0, 1.0, 1, delta=1e-5))
     for kind, question in every_question(_INFO).items():

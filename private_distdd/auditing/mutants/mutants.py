@@ -114,7 +114,7 @@ def deterministic_gates(mutant: Mutant) -> list[AuditRecord]:
             guess_check(once),
         ]
     if "clients" in parts:
-        images = torch.randn((9, *_INFO.image_shape), generator=torch.Generator().manual_seed(0))
+        images = torch.randn((9, *_INFO.shape), generator=torch.Generator().manual_seed(0))
         background = ImageDataset(images[:8], 1 + torch.arange(8), _INFO)
         question = every_question(_INFO)["class gradients"]
         found += [
@@ -179,7 +179,7 @@ def _paid(make: Callable[..., Client]) -> AuditRecord:
     tap = Tap(InProcess([make("audited", ImageDataset(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]), info))]))
     run = Run("bill", info, PrivacyPlan(1.0, 0.5, 1.0, 1.0, 4, delta=1e-5))
     enroll(tap, "audited", run)
-    state = dict(spec.build(info.image_shape, info.num_classes, seed=0).state_dict())
+    state = dict(spec.build(info.shape, info.num_classes, seed=0).state_dict())
     for i in range(4):
         arguments = {"model": spec.to_json(), "granularity": "class"}
         ask(tap, "audited", Query(run.run_id, i, "class_gradients", arguments, state, run.plan))
