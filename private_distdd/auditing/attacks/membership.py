@@ -333,11 +333,12 @@ def _matched(rows: Tensor, background: Tensor, noise: float) -> Tensor:
 def _clipped(gradients: PerExampleGradients, dataset: ImageDataset, max_grad_norm: float) -> Tensor:
     """Each example's gradient as the mechanism sums it, float64 [n, parameters]; unclipped for an infinite norm."""
     parts = []
-    for rows, labels in gradients.rows(dataset.images, dataset.labels):
+    for images, targets, count in micro_batches(dataset.images, dataset.labels):
+        rows = gradients.rows(images, targets)[:count]
         exact = rows.to(torch.float64)
         if math.isfinite(max_grad_norm):
             exact = clip_to_lattice(rows, max_grad_norm).to(torch.float64) * (max_grad_norm / LATTICE)
-        parts.append(exact[: len(labels)])
+        parts.append(exact)
     return torch.cat(parts)
 
 
