@@ -128,6 +128,6 @@ def rule_of(aggregator: str | Aggregate) -> Rule:
 def _parameters(text: str) -> dict[str, Any]:
     """The values of "name=value, ...", numbers and texts alone."""
     call = ast.parse(f"f({text})", mode="eval").body
-    if not isinstance(call, ast.Call) or call.args:
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
         raise ValueError("parameters go by name")
     return {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}

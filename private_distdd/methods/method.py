@@ -179,14 +179,13 @@ class Method(ABC):
         """
         engine, info = engine_of(clients, info)
         plan = self.plan(engine.client_ids)
-        require_device(self.device)  # before any client is asked to reserve its budget
-        self.check(info)
         started = start_run(
             engine,
             info,
             method=self.name,
             settings=self.identity(),
             plan=plan,
+            check=self._check,
             form=self.form,
             quorum=self.quorum,
             deadline=self.deadline,
@@ -204,6 +203,10 @@ class Method(ABC):
             progress=progress,
             on_round_end=on_round_end,
         )
+
+    def _check(self, info: DatasetInfo) -> None:
+        require_device(self.device)
+        self.check(info)
 
     def public_rng(self, *purpose: str | int) -> np.random.Generator:
         """A public generator for one purpose: no state is carried from round to round."""

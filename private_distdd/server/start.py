@@ -44,13 +44,14 @@ def start_run(
     method: str,
     settings: Mapping[str, Any],
     plan: PrivacyPlan | None,
+    check: Callable[[DatasetInfo], None],
     form: Callable[[Run, Sequence[str]], Form],
     quorum: float = 1.0,
     deadline: float | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
 ) -> Started:
-    """Start a run, or go on with one; the caller has refused before whatever can be refused without asking a client.
+    """Start a run, or go on with one; whatever can be refused is refused before any client is asked.
 
     Args:
         engine: how the clients are reached.
@@ -58,6 +59,7 @@ def start_run(
         method: its name.
         settings: its JSON-able knobs, which must be the same for a run to go on.
         plan: the mechanism's constants, None without privacy.
+        check: refuses what the method or this machine cannot work with.
         form: from a new run and the invited clients to what its checkpoints look like.
         quorum, deadline: see `Session`.
         checkpoint, resume: see `Method.fit`.
@@ -78,6 +80,7 @@ def start_run(
             NotPrivateWarning,
             stacklevel=3,
         )
+    check(info)  # before any client is asked to reserve its budget
     if folder is not None and not resume:
         folder.start(saved)
     answered, active = saved.progress.get("answered"), saved.progress.get("active")

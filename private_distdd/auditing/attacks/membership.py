@@ -27,6 +27,7 @@ from private_distdd.auditing.report.records import AIM, CONFIDENCE, DELTAS, GATE
 from private_distdd.auditing.setting import Setting, library
 from private_distdd.data.dataset import ImageDataset, check_labels
 from private_distdd.errors import ConfigurationError, DataError
+from private_distdd.networks.micro_batch import micro_batches
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.privacy.events import Event, SampledGaussian
 from private_distdd.privacy.mechanism import LATTICE, clip_to_lattice
