@@ -16,6 +16,7 @@ from private_distdd.networks.spec import ModelSpec
 from private_distdd.privacy.ledger import Ledger
 from private_distdd.privacy.plan import Privacy
 from private_distdd.questions.class_gradients import ClassGradients
+from private_distdd.questions.register import private_question
 from private_distdd.site.client import Client
 from private_distdd.site.endpoint import Endpoint
 from private_distdd.wire.message import Message
@@ -71,6 +72,8 @@ def test_no_error_s_text_crosses(
 ) -> None:
     wire = PerClient(clients)
     wire.enroll("c0", run.to_bytes())
+    asked = query(run)
+    private_question(asked.question, asked.arguments, asked.tensors, run.info, "cpu")  # the checks are behind us
 
     def fail(*_: Any) -> Iterator[Any]:
         raise error
