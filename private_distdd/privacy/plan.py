@@ -13,7 +13,6 @@ from private_distdd.privacy.calibration import calibrate_noise_multiplier
 from private_distdd.privacy.events import RELATION, SampledGaussian
 from private_distdd.validate import require_count, require_number
 
-
 _MOST_EVENTS = 10**6  # of one query
 
 
@@ -101,7 +100,9 @@ class PrivacyPlan:
             raise ConfigurationError(f"plan {record!r}", f"the fields {sorted(names)}", "Use PrivacyPlan.to_json.")
         plan = cls(**record)
         if "events_per_query" in record and plan.events_per_query == 1:  # one plan, one way to write it
-            raise ConfigurationError(f"plan {record!r}", "no events_per_query where it is 1", "Use PrivacyPlan.to_json.")
+            raise ConfigurationError(
+                f"plan {record!r}", "no events_per_query where it is 1", "Use PrivacyPlan.to_json."
+            )
         return plan
 
 

@@ -22,7 +22,7 @@ from private_distdd.questions.question import Measure, MeasuredOnce
 from private_distdd.questions.register import register_question
 from private_distdd.server.form import Field, Form, is_part, is_whole, prototypes
 from private_distdd.server.loop import Course, Kept
-from private_distdd.server.session import Wanted
+from private_distdd.server.reading import Wanted
 from private_distdd.server.start import Started
 from private_distdd.synthetic.dataset import SyntheticDataset, presentable
 from private_distdd.validate import require_count
