@@ -14,6 +14,7 @@ from torch import Tensor
 from private_distdd.data.info import DatasetInfo
 from private_distdd.errors import ConfigurationError
 from private_distdd.networks.embedding import EmbeddingSpec
+from private_distdd.networks.micro_batch import padded
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.questions.register import private_question
 from private_distdd.wire.query import Query
@@ -45,8 +46,8 @@ class Probe:
             info: public constants.
         """
         question = private_question(self.question, self.arguments, self.tensors, info, "cpu")
-        (rows, groups), *_ = question.rows(images, labels)
-        return rows[: len(labels)].to(torch.float64), groups
+        rows = question.rows(*padded(images, labels))
+        return rows[: len(labels)].to(torch.float64), question.groups(labels)
 
     def row(self, image: Tensor, label: int, info: DatasetInfo) -> tuple[Tensor, int]:
         """One example's row before clipping, float64 [dimension], and its group; see `rows`."""

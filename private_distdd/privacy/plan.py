@@ -58,6 +58,11 @@ class PrivacyPlan:
         )
 
     @property
+    def events_per_query(self) -> int:
+        """Stand-in until the rooms meet."""
+        return 1
+
+    @property
     def event(self) -> SampledGaussian:
         """What one answered query costs."""
         return SampledGaussian(self.noise_multiplier, self.sample_rate)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -14,15 +14,17 @@ from private_distdd.errors import ModelError
 from private_distdd.limits import Cost
 from private_distdd.networks.micro_batch import MICRO_BATCH
 from private_distdd.networks.spec import ModelSpec
-from private_distdd.privacy.mechanism import Rows
 from private_distdd.questions.arguments import message_memory
 from private_distdd.questions.per_example import PerExampleGradients, sum_gradient
+from private_distdd.questions.question import MeasuredOnce
+from private_distdd.questions.register import register_question
 
 GRANULARITIES = ("class", "joint")
 _ACTIVATION = 16  # bytes a value that a layer hands on: kept, differentiated, and unfolded by per-example rules
 
 
-class ClassGradients:
+@register_question("class_gradients")
+class ClassGradients(MeasuredOnce):
     """The question "class_gradients": gradients of a network at given weights, summed by class.
 
     Args:
@@ -80,10 +82,9 @@ class ClassGradients:
     def _per_example(self) -> PerExampleGradients:
         return PerExampleGradients(self._model)
 
-    def rows(self, images: Tensor, labels: Tensor) -> Iterator[Rows]:
-        """Per-example gradients with their groups: what the mechanism clips, sums and covers with noise."""
-        for rows, targets in self._per_example.rows(images, labels):
-            yield rows, self.groups(targets)
+    def rows(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Per-example gradients, float32 [n, dimension]: what the mechanism clips, sums and covers with noise."""
+        return self._per_example.rows(images, labels)
 
     def plain(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Plain sums by group and their counts; chunk sums are added in float64, so the split moves rounding only."""

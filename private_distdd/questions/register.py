@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol, TypeVar, cast
 
 from torch import Tensor
 
 from private_distdd.data.info import DatasetInfo
-from private_distdd.errors import PrivateDistDDError, QueryRefusedError
+from private_distdd.errors import ConfigurationError, PrivateDistDDError, QueryRefusedError
 from private_distdd.limits import ComputeLimits, Cost
-from private_distdd.questions.class_counts import ClassCounts
-from private_distdd.questions.class_distillations import LocalDistillations
-from private_distdd.questions.class_embeddings import EmbeddingSums
-from private_distdd.questions.class_examples import ClassExamples
-from private_distdd.questions.class_gradients import ClassGradients
 from private_distdd.questions.places import require_places_alike
 from private_distdd.questions.question import PlainQuestion, Question
 
@@ -37,14 +32,47 @@ class _Maker(Protocol[Made]):
         ...
 
 
-PRIVATE_QUESTIONS: dict[str, _Maker[Question]] = {"class_gradients": ClassGradients, "class_embeddings": EmbeddingSums}
+PRIVATE_QUESTIONS: dict[str, _Maker[Question]] = {}
+"""Those that may be asked for with privacy, by name."""
 
-QUESTIONS: dict[str, _Maker[PlainQuestion]] = {
-    **PRIVATE_QUESTIONS,
-    "class_examples": ClassExamples,
-    "class_distillations": LocalDistillations,
-    "class_counts": ClassCounts,
-}
+QUESTIONS: dict[str, _Maker[PlainQuestion]] = {}
+"""All of them, by name."""
+
+_Class = TypeVar("_Class", bound=type[Any])
+
+
+def register_plain_question(name: str) -> Callable[[_Class], _Class]:
+    """Decorator of a `PlainQuestion`'s class: a query without privacy may then name it.
+
+    Register a question of your own in every process that holds a client, before the first query.
+
+    Raises:
+        ConfigurationError: the name is empty, or taken by another class.
+    """
+
+    def register(made: _Class) -> _Class:
+        known: Any = QUESTIONS.get(name, made)
+        # The same class again (a notebook cell run twice) is no conflict.
+        if not name or (known.__module__, known.__qualname__) != (made.__module__, made.__qualname__):
+            raise ConfigurationError(f"question {name!r}", "a name that is not taken", f"Taken: {sorted(QUESTIONS)}.")
+        QUESTIONS[name] = cast(Any, made)
+        return made
+
+    return register
+
+
+def register_question(name: str) -> Callable[[_Class], _Class]:
+    """Decorator of a `Question`'s class: any query may then name it, and audits attack its messages.
+
+    Raises:
+        ConfigurationError: the name is empty, or taken by another class.
+    """
+
+    def register(made: _Class) -> _Class:
+        PRIVATE_QUESTIONS[name] = cast(Any, register_plain_question(name)(made))
+        return made
+
+    return register
 
 
 def private_question(

@@ -22,18 +22,19 @@ from private_distdd.errors import (
     ComputationError,
     ConfigurationError,
     DataError,
+    NotEnrolledError,
     QueryRefusedError,
 )
 from private_distdd.limits import ComputeLimits
 from private_distdd.networks.device import require_device
-from private_distdd.networks.micro_batch import MICRO_BATCH
+from private_distdd.networks.micro_batch import MICRO_BATCH, padded
 from private_distdd.privacy.events import Event, NotPrivate
 from private_distdd.privacy.ledger import Ledger
 from private_distdd.privacy.ledger.file import OUTBOX
 from private_distdd.privacy.mechanism import Rows, SampledGaussianMechanism
 from private_distdd.privacy.plan import PrivacyPlan
 from private_distdd.privacy.randomness import Randomness, SystemRandomness
-from private_distdd.questions.question import PlainQuestion, Question
+from private_distdd.questions.question import Measurable, PlainQuestion, Question
 from private_distdd.questions.register import plain_question, private_question
 from private_distdd.site.outbox import Outbox
 from private_distdd.validate import require_count, require_identifier
@@ -180,8 +181,9 @@ class Client:
         on the data, and must not be seen again and again for one price.
 
         Raises:
-            QueryRefusedError: not enrolled, other values than pinned, past T_max, malformed, beyond the owner's limits,
-                or another query under the round answered last.  Nothing is spent.
+            NotEnrolledError: not enrolled.  Nothing is spent.
+            QueryRefusedError: other values than pinned, past T_max, malformed, beyond the owner's limits, of a round
+                before the newest, or another query under the round answered last.  Nothing is spent.
             BudgetExceededError: the budget cannot pay.  Nothing is spent.
             ModelError, ConfigurationError: the query's network breaks an assumption of the theorem, or an argument is
                 out of range.  Nothing is spent.
@@ -190,11 +192,12 @@ class Client:
         """
         run = self._runs.get(query.run_id)
         if run is None:
-            raise QueryRefusedError(f"run {query.run_id!r}", "a run this client is enrolled in", "Enroll first.")
+            raise NotEnrolledError(f"run {query.run_id!r}", "a run this client is enrolled in", "Enroll first.")
         if query.plan != run.plan:
             raise QueryRefusedError(
                 f"plan {query.plan}", f"the pinned {run.plan}", "Ask with the values that the client agreed to."
             )
+        self._refuse_old_round(query, run)
         stored = self._stored(query)
         if stored is not None:
             return stored
@@ -207,7 +210,14 @@ class Client:
         if run.plan is None:
             compute = functools.partial(self._plain, query, plain_question(*asked))
         else:
-            compute = functools.partial(self._private, query, private_question(*asked), run.plan)
+            question = private_question(*asked)
+            if question.events != run.plan.events_per_query:
+                raise QueryRefusedError(
+                    f"{query.question!r}, which takes {question.events} measurements",
+                    f"a question of {run.plan.events_per_query}, as the run's plan says",
+                    "Plan with Privacy.plan(max_queries, events_per_query).",
+                )
+            compute = functools.partial(self._private, query, question, run.plan)
         self.ledger.charge(event, query.message_id)
         try:
             message = compute()
@@ -223,7 +233,17 @@ class Client:
 
     def _event(self, plan: PrivacyPlan) -> Event:
         # The type, not a promise: only the operating system's randomness is charged as private.
-        return _mechanism(plan).event if type(self._randomness) is SystemRandomness else NotPrivate()
+        return plan.event if type(self._randomness) is SystemRandomness else NotPrivate()
+
+    def _refuse_old_round(self, query: Query, run: Run) -> None:
+        """With privacy rounds go one way: an old query that turns up again buys no other message of its round."""
+        newest = self.ledger.newest_round(run.run_id)
+        if run.plan is not None and query.server_round < newest:
+            raise QueryRefusedError(
+                f"a query of round {query.server_round} after one of round {newest}",
+                "rounds in their order, the newest one again",
+                "Ask in the next round.",
+            )
 
     def allow_run_without_privacy(self, run_id: str) -> None:
         """For simulations: answer this one run without privacy, unless `allow_without_privacy` is False."""
@@ -256,18 +276,30 @@ class Client:
         return message
 
     def _private(self, query: Query, question: Question, plan: PrivacyPlan) -> Message:
-        mechanism = _mechanism(plan)
+        left = plan.events_per_query  # that were charged
+
+        def measure(measured: Measurable) -> Tensor:
+            nonlocal left
+            if left == 0:
+                raise QueryRefusedError("a measurement that was not charged", "those of the plan", "Mend the question.")
+            left -= 1
+            return self._measured(measured, plan)
+
+        return Message(self.client_id, query.message_id, query.digest, question.answer(measure))
+
+    def _measured(self, measured: Measurable, plan: PrivacyPlan) -> Tensor:
+        """One measurement: coins, rows, clipping, sums and noise."""
 
         def rows(batch: NDArray[np.int64]) -> Iterator[Rows]:
             # Every micro-batch has one size, and an empty batch is one of them: its memory must not tell how many
             # examples are in it.
             for part in torch.split(torch.from_numpy(batch).to(self._device), MICRO_BATCH):
-                images = self._images.new_zeros((MICRO_BATCH, *self._images.shape[1:]))
-                images[: len(part)] = self._images[part]
-                yield from question.rows(images, self._labels[part])
+                images, labels = padded(self._images[part], self._labels[part])
+                yield measured.rows(images, labels), measured.groups(labels[: len(part)])
 
-        values = mechanism.measure(len(self._labels), rows, question.num_groups, question.dimension, self._randomness)
-        return Message(self.client_id, query.message_id, query.digest, values)
+        return _mechanism(plan).measure(
+            len(self._labels), rows, measured.num_groups, measured.dimension, self._randomness
+        )
 
     def _plain(self, query: Query, question: PlainQuestion) -> Message:
         index = self._class_batch(query.batch)
@@ -295,5 +327,5 @@ class Client:
 
 
 def _mechanism(plan: PrivacyPlan) -> SampledGaussianMechanism:
-    """What the plan stands for; its event is what is charged."""
+    """What the plan stands for; `plan.event` is `events_per_query` times its event."""
     return SampledGaussianMechanism(plan.noise_multiplier, plan.sample_rate, plan.max_grad_norm, plan.divisor)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from wiring import PerClient
 
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.info import DatasetInfo
@@ -135,7 +136,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     return request.param
 
 
-class Wire(InProcess):
+class Wire(PerClient):
     """Notes all that crosses the wire; some clients refuse the method's queries from some round on."""
 
     def __init__(self, clients: Sequence[Client], refuse: Collection[str] = (), at: int = 0) -> None:
@@ -261,7 +262,7 @@ def test_the_charge_is_on_disk_before_a_message_exists_and_the_seal_before_it_le
         noted.append("release")
         return release(*arguments)
 
-    class Watched(InProcess):
+    class Watched(PerClient):
         def ask(self, client_id: str, query: bytes) -> bytes:
             data = super().ask(client_id, query)
             sealed = list(on_disk(tmp_path / f"{client_id}.jsonl"))[-1]
@@ -583,7 +584,7 @@ class Killed(BaseException):
     """Stands for the death of the process: nothing in the library catches it."""
 
 
-class Mortal(InProcess):
+class Mortal(PerClient):
     """Dies at the n-th query, before the client sees it or after it answered."""
 
     def __init__(self, clients: Sequence[Client], at: int, after: bool) -> None:
@@ -716,7 +717,7 @@ def test_bad_knobs_are_refused_with_value_and_range(case: Case) -> None:
     ("arguments", "text"),
     [
         ({"aggregator": "trimmed_mean"}, "trimmed_mean"),
-        ({"aggregator": "trimmed_mean", "trim": 0.5}, "trim = 0.5"),
+        ({"aggregator": "trimmed_mean(share=0.5)"}, "share = 0.5"),
         ({"device": "toaster"}, "device = 'toaster'"),
         ({"privacy": Privacy(target_epsilon=1e-9, delta=1e-12)}, "2\\^20"),
         ({"model": "no such", "model_args": {}}, "no such"),

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from wiring import PerClient
 
+from private_distdd.aggregation import TrimmedMean
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.info import DatasetInfo
-from private_distdd.engines.in_process import InProcess
 from private_distdd.errors import ConfigurationError, ModelError, NotPrivateWarning, QueryRefusedError
-from private_distdd.methods import distdd
 from private_distdd.methods.distdd import DistDD
+from private_distdd.methods.distdd_course import DistDDCourse
 from private_distdd.privacy.accountants import best_epsilon
 from private_distdd.privacy.events import NotPrivate, SampledGaussian
 from private_distdd.privacy.ledger import Budget, Charge, Ledger, Pin, Sealed
@@ -120,7 +121,7 @@ def test_a_client_with_just_the_target_as_budget_takes_part(make_images: MakeIma
 def test_what_leaves_a_client_is_one_message_a_round_and_nothing_else(make_images: MakeImages) -> None:
     sent: list[tuple[str, bytes]] = []
 
-    class Wire(InProcess):
+    class Wire(PerClient):
         def enroll(self, client_id: str, run: bytes) -> bytes:
             sent.append(("enroll", super().enroll(client_id, run)))
             return sent[-1][1]
@@ -176,8 +177,8 @@ def test_private_runs_differ_and_open_runs_do_not(make_images: MakeImages) -> No
 
 def test_the_server_starts_from_public_noise_only(make_images: MakeImages, monkeypatch: pytest.MonkeyPatch) -> None:
     starts = []
-    start = distdd._Distillation._start
-    monkeypatch.setattr(distdd._Distillation, "_start", lambda self: starts.append(start(self)) or starts[-1].clone())
+    start = DistDDCourse._start
+    monkeypatch.setattr(DistDDCourse, "_start", lambda self: starts.append(start(self)) or starts[-1].clone())
     Small().fit(members(make_images))
     Small().fit(members(make_images, n=1))
     assert torch.equal(starts[0], starts[1])  # whatever the data
@@ -188,7 +189,7 @@ def test_networks_are_fresh_and_public(make_images: MakeImages) -> None:
     def weights(reinit_every: int | None, seed: int = 0, **arguments: Any) -> list[str]:
         seen: list[str] = []
 
-        class Wire(InProcess):
+        class Wire(PerClient):
             def ask(self, client_id: str, query: bytes) -> bytes:
                 own = Query.from_bytes(query)
                 seen.append(str({name: w.tolist() for name, w in sorted(own.tensors.items())}))
@@ -247,12 +248,12 @@ def test_ctrl_c_in_the_last_round_is_a_whole_run(make_images: MakeImages) -> Non
     assert not release.card["progress"]["stopped_early"]
 
 
-@pytest.mark.parametrize("where", ["_match", "_update_network", "_aggregate"])
+@pytest.mark.parametrize("where", ["_match", "_update_network", "step"])
 def test_ctrl_c_while_the_server_works(
     make_images: MakeImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     """The likeliest moment: the messages are in and paid, the round is not done."""
-    clients, calls, real = members(make_images), [], getattr(distdd._Distillation, where)
+    clients, calls, real = members(make_images), [], getattr(DistDDCourse, where)
 
     def stop(self: Any, *arguments: Any) -> Any:
         calls.append(1)
@@ -261,7 +262,7 @@ def test_ctrl_c_while_the_server_works(
             raise KeyboardInterrupt
         return result
 
-    monkeypatch.setattr(distdd._Distillation, where, stop)
+    monkeypatch.setattr(DistDDCourse, where, stop)
     check_partial(Small().fit(clients), clients, 3, tmp_path)
 
 
@@ -281,7 +282,7 @@ def test_ctrl_c_while_a_client_answers(make_images: MakeImages, monkeypatch: pyt
     assert [release.card["clients"][c.client_id]["messages_used"] for c in clients] == [2, 1, 1]
 
 
-class Leaving(InProcess):
+class Leaving(PerClient):
     """Clients that refuse from some round on."""
 
     def __init__(self, clients: Sequence[Client], leave: dict[str, int]) -> None:
@@ -380,7 +381,7 @@ def test_participation_lowers_t_max(make_images: MakeImages) -> None:
         {"distance": "squared_l2"},
         {"aggregator": "sum"},
         {"aggregator": "median"},
-        {"aggregator": "trimmed_mean", "trim": 0.34},
+        {"aggregator": TrimmedMean(share=0.34)},
         {"reinit_every": 2, "matching_rate": 1e-3, "matching_schedule": "constant"},
         {"ipc": 3},
     ],
@@ -416,7 +417,7 @@ def test_the_aggregated_update_is_one_step_along_the_message(
     make_images: MakeImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-    real = distdd._Distillation._update_network
+    real = DistDDCourse._update_network
 
     def flat(network: torch.nn.Module) -> torch.Tensor:
         return torch.cat([p.detach().reshape(-1).clone() for p in network.parameters()])
@@ -426,7 +427,7 @@ def test_the_aggregated_update_is_one_step_along_the_message(
         real(self, target)
         steps.append((before, flat(self.network), target))
 
-    monkeypatch.setattr(distdd._Distillation, "_update_network", spy)
+    monkeypatch.setattr(DistDDCourse, "_update_network", spy)
     Small(network_update="aggregated", network_steps=1, network_rate=0.5, reinit_every=None).fit(members(make_images))
     assert len(steps) == 4
     for before, after, target in steps:
@@ -436,9 +437,9 @@ def test_the_aggregated_update_is_one_step_along_the_message(
 
 def test_memory_matches_older_messages_too(make_images: MakeImages, monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[list[torch.Tensor]] = []  # by round; the tensors are kept, so that no id is used twice
-    match, distance = distdd._Distillation._match, distdd._Distillation._distance
-    monkeypatch.setattr(distdd._Distillation, "_match", lambda self, t: used.append([]) or match(self, t))
-    monkeypatch.setattr(distdd._Distillation, "_distance", lambda s, n, t: used[-1].append(t) or distance(s, n, t))
+    match, distance = DistDDCourse._match, DistDDCourse._distance
+    monkeypatch.setattr(DistDDCourse, "_match", lambda self, t: used.append([]) or match(self, t))
+    monkeypatch.setattr(DistDDCourse, "_distance", lambda s, n, t: used[-1].append(t) or distance(s, n, t))
     clients = members(make_images)
     Small(memory=2, matching_steps=12, rounds=3).fit(clients)
     targets = [{id(target) for target in own} for own in used]
@@ -545,7 +546,7 @@ def test_contradictions_are_refused(arguments: dict[str, Any], text: str) -> Non
         ({"aggregator": "trimmed_mean"}, "trimmed_mean"),
         ({"aggregator": "median", "participation": 0.67}, "median of 2 clients"),
         ({"aggregator": "krummest"}, "aggregator = 'krummest'"),
-        ({"aggregator": "trimmed_mean", "trim": 0.5}, "trim = 0.5"),
+        ({"aggregator": "trimmed_mean(share=0.5)"}, "share = 0.5"),
         ({"device": "toaster"}, "device = 'toaster'"),
         ({"device": "meta:x"}, "device"),
         ({"privacy": Privacy(target_epsilon=1e-9, delta=1e-12)}, "2\\^20"),

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from wiring import PerClient
 
 from private_distdd.cli import main
 from private_distdd.data.dataset import ImageDataset
@@ -26,7 +27,6 @@ from private_distdd.privacy.ledger import Budget, Charge, Ledger, parse
 from private_distdd.privacy.plan import Privacy
 from private_distdd.release.release import Release
 from private_distdd.server import checkpoint as checkpoint_module
-from private_distdd.server import session as session_module
 from private_distdd.server.checkpoint import STATE, CheckpointFolder
 from private_distdd.server.state import Checkpoint
 from private_distdd.site.client import Client
@@ -49,7 +49,7 @@ class Killed(BaseException):
     """Stands for the death of the process: nothing in the library catches it."""
 
 
-class Mortal(InProcess):
+class Mortal(PerClient):
     """Dies at the n-th query, before the client sees it or after it answered; notes what was asked and sent."""
 
     def __init__(self, clients: Sequence[Client], at: int | None = None, *, answered: bool = False) -> None:
@@ -309,7 +309,7 @@ def test_ctrl_c_gives_a_release_and_the_run_can_still_go_on(
     federation: Federation, tiny_info: DatasetInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = fit(PLAIN, Mortal(federation("whole")), tiny_info, tmp_path / "whole" / "run")
-    real, asked = session_module.ask, 0
+    real, asked = Client.answer, 0
 
     def interrupted(*arguments: Any) -> Any:
         nonlocal asked
@@ -319,7 +319,7 @@ def test_ctrl_c_gives_a_release_and_the_run_can_still_go_on(
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(session_module, "ask", interrupted)
+        patch.setattr(Client, "answer", interrupted)
         early = fit(PLAIN, Mortal(federation()), tiny_info, tmp_path / "run")
     assert not early.failures()
     assert early.card["progress"]["stopped_early"]
@@ -623,7 +623,7 @@ def test_a_calibrated_sigma_that_differs_in_its_last_digits_is_the_same_run(
     killed: Any, make_images: MakeImages, tmp_path: Path
 ) -> None:
     source, _ = killed("private")
-    form = METHODS["private"]._form
+    form = METHODS["private"].form
     folder = CheckpointFolder(source, _identity(source))
     found = folder.read()
     assert found.run.plan is not None
@@ -649,7 +649,7 @@ def test_the_command_goes_on_after_ctrl_c(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     command = [*QUICK, "--checkpoint", "state/run"]
-    real, asked = session_module.ask, 0
+    real, asked = Client.answer, 0
 
     def interrupted(*arguments: Any) -> Any:
         nonlocal asked
@@ -659,7 +659,7 @@ def test_the_command_goes_on_after_ctrl_c(
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(session_module, "ask", interrupted)
+        patch.setattr(Client, "answer", interrupted)
         assert main([*command, "--output", "early"]) == 0
     assert "state/run can go on, with --resume and another --output" in capsys.readouterr().out
     assert json.loads(Path("early/card.json").read_text())["progress"]["rounds_done"] == 2

@@ -42,8 +42,11 @@ from private_distdd.privacy.mechanism import SampledGaussianMechanism
 from private_distdd.privacy.plan import PrivacyPlan
 from private_distdd.privacy.randomness import InsecureRandomness
 from private_distdd.questions import register
+from private_distdd.questions.class_gradients import ClassGradients
 from private_distdd.site import client as client_module
+from private_distdd.site import outbox as outbox_module
 from private_distdd.site.client import Client
+from private_distdd.site.outbox import Outbox
 from private_distdd.wire.message import Message
 from private_distdd.wire.query import Query
 from private_distdd.wire.run import Run
@@ -109,8 +112,8 @@ def test_the_charge_is_on_disk_before_anything_is_computed(
         return len(Ledger.parse(path.read_bytes()).events)
 
     release = SampledGaussianMechanism.measure
-    rows = register.ClassGradients.rows
-    put = client_module.Outbox.put
+    rows = ClassGradients.rows
+    put = Outbox.put
     seal = Ledger.seal
 
     def spy(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -121,8 +124,8 @@ def test_the_charge_is_on_disk_before_anything_is_computed(
         return spied
 
     monkeypatch.setattr(SampledGaussianMechanism, "measure", spy("release", release))
-    monkeypatch.setattr(register.ClassGradients, "rows", spy("rows", rows))
-    monkeypatch.setattr(client_module.Outbox, "put", spy("outbox", put))
+    monkeypatch.setattr(ClassGradients, "rows", spy("rows", rows))
+    monkeypatch.setattr(Outbox, "put", spy("outbox", put))
     monkeypatch.setattr(Ledger, "seal", spy("seal", seal))
     own.answer(query(run))
     assert order[0] == "release 1 charged"
@@ -136,8 +139,8 @@ def test_without_privacy_the_charge_comes_first_too(
     own, open_run = Client("clinic", make_images(12), allow_without_privacy=True), Run("run-1", tiny_info, None)
     own.enroll(open_run)
     seen: list[list[Any]] = []
-    plain = register.ClassGradients.plain
-    monkeypatch.setattr(register.ClassGradients, "plain", lambda *a: seen.append(charges(own.ledger)) or plain(*a))
+    plain = ClassGradients.plain
+    monkeypatch.setattr(ClassGradients, "plain", lambda *a: seen.append(charges(own.ledger)) or plain(*a))
     message = own.answer(query(open_run))
     assert seen == [[NotPrivate()]]
     assert message.counts is not None
@@ -153,7 +156,7 @@ def test_a_failure_after_the_charge_is_not_free_to_repeat(
         def fail(*_: Any) -> Iterator[Any]:
             raise RuntimeError("out of memory")
 
-        patch.setattr(register.ClassGradients, "rows", fail)
+        patch.setattr(ClassGradients, "rows", fail)
         for tries in range(1, 4):
             with pytest.raises(ComputationError, match="new charge") as caught:
                 client.answer(query(run))
@@ -178,7 +181,9 @@ def test_every_batch_is_computed_in_micro_batches_of_one_size(
     forward, sizes = nn.Linear.forward, []
     monkeypatch.setattr(nn.Linear, "forward", lambda layer, x: sizes.append(len(x)) or forward(layer, x))
     rows, handed = made.rows, []
+    groups, counted = made.groups, []
     monkeypatch.setattr(made, "rows", lambda own, x, y: handed.append((len(x), len(y))) or rows(own, x, y))
+    monkeypatch.setattr(made, "groups", lambda own, y: counted.append(len(y)) or groups(own, y))
     whole = Run("run-1", tiny_info, dataclasses.replace(PLAN, sample_rate=1.0))
     layers = 2 if question == "class_gradients" else 1
     for n, expected in ((0, [0]), (1, [1]), (64, [64]), (65, [64, 1]), (130, [64, 64, 2])):
@@ -186,10 +191,11 @@ def test_every_batch_is_computed_in_micro_batches_of_one_size(
         own.enroll(whole)
         tensors = query(whole).tensors if question == "class_gradients" else {}
         asked = query(whole, question=question, tensors=tensors, **changes)
-        own.answer(dataclasses.replace(asked, server_round=1))  # the checks of the first query are behind us
-        sizes.clear(), handed.clear()
-        own.answer(asked)
-        assert handed == [(64, count) for count in expected]
+        own.answer(asked)  # the checks of the first query are behind us
+        sizes.clear(), handed.clear(), counted.clear()
+        own.answer(dataclasses.replace(asked, server_round=1))
+        assert handed == [(64, 64)] * len(expected)
+        assert counted == expected
         assert sizes[-layers * len(expected) :] == [64] * layers * len(expected)
 
 
@@ -198,7 +204,8 @@ import resource, sys
 import torch
 from private_distdd import Client, DatasetInfo, ImageDataset, ModelSpec, PrivacyPlan
 from private_distdd.errors import ComputationError
-from private_distdd.federation.messages import Query, Run
+from private_distdd.wire.query import Query
+from private_distdd.wire.run import Run
 from private_distdd.questions.register import private_question
 
 torch.set_num_threads(1)
@@ -733,7 +740,7 @@ def reopened(path: Path, data: ImageDataset, run: Run) -> Client:
 
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [(SampledGaussianMechanism, "measure"), (client_module.Outbox, "put"), (Ledger, "seal")],
+    [(SampledGaussianMechanism, "measure"), (Outbox, "put"), (Ledger, "seal")],
     ids=["after the charge", "before the outbox", "between outbox and seal"],
 )
 def test_a_crash_uses_its_charge_up_and_another_try_is_charged(
@@ -785,7 +792,7 @@ def test_a_full_disk_keeps_the_message_in(
         def full(*_: Any, **__: Any) -> None:
             raise OSError(28, "No space left on device")
 
-        patch.setattr(client_module, "write_file", full)
+        patch.setattr(outbox_module, "write_file", full)
         with pytest.raises(ComputationError, match="disk") as caught:
             own.answer(query(run))
         assert "space" in str(caught.value.__cause__)

@@ -27,6 +27,7 @@ from private_distdd.auditing.report.records import AIM, CONFIDENCE, DELTAS, GATE
 from private_distdd.auditing.setting import Setting, library
 from private_distdd.data.dataset import ImageDataset, check_labels
 from private_distdd.errors import ConfigurationError, DataError
+from private_distdd.networks.micro_batch import micro_batches
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.privacy.events import Event, SampledGaussian
 from private_distdd.privacy.mechanism import LATTICE, clip_to_lattice
@@ -333,11 +334,12 @@ def _matched(rows: Tensor, background: Tensor, noise: float) -> Tensor:
 def _clipped(gradients: PerExampleGradients, dataset: ImageDataset, max_grad_norm: float) -> Tensor:
     """Each example's gradient as the mechanism sums it, float64 [n, parameters]; unclipped for an infinite norm."""
     parts = []
-    for rows, labels in gradients.rows(dataset.images, dataset.labels):
+    for images, targets, count in micro_batches(dataset.images, dataset.labels):
+        rows = gradients.rows(images, targets)[:count]
         exact = rows.to(torch.float64)
         if math.isfinite(max_grad_norm):
             exact = clip_to_lattice(rows, max_grad_norm).to(torch.float64) * (max_grad_norm / LATTICE)
-        parts.append(exact[: len(labels)])
+        parts.append(exact)
     return torch.cat(parts)
 
 

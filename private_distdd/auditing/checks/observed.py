@@ -27,8 +27,9 @@ from private_distdd.engines.in_process import InProcess
 from private_distdd.privacy.ledger import Ledger
 from private_distdd.privacy.plan import PrivacyPlan
 from private_distdd.privacy.randomness import InsecureRandomness
-from private_distdd.server.session import Session
+from private_distdd.server.session import Session, Wanted
 from private_distdd.site.client import Client
+from private_distdd.wire.message import Message
 from private_distdd.wire.run import Run
 
 _INFO = DatasetInfo("noise", 4, (1, 8, 8), (0.5,), (0.5,))
@@ -119,14 +120,14 @@ def _session(
     images = torch.randn((size, *_INFO.shape), generator=torch.Generator().manual_seed(0))
     held = ImageDataset(images, torch.arange(size) % _INFO.num_classes, _INFO)
     run = Run("observed", _INFO, PrivacyPlan(1.0, 1.0, 1.0, 1.0, _ROUNDS, delta=1e-5))
-    messages = []
+    messages: list[Message] = []
     with tempfile.TemporaryDirectory(dir=parent) as place, watched(Path(place)) as seen:
         ledger = Ledger(Path(place) / "audited.jsonl")
         session = Session(InProcess([make("audited", held, ledger, randomness=InsecureRandomness(seed))]), run)
         shape = question.shape(_INFO)
         for server_round in range(_ROUNDS):
             query = question.query(run, server_round)
-            messages += session.ask(list(session.active), lambda _: query, lambda _: shape)  # noqa: B023
+            messages += session.ask(dict.fromkeys(session.active, Wanted(query, shape))).messages
         seen.lines.append(f"session: {session.active}, {session.answered}, {session.epsilon()}")
         ledger.close()
     return seen, tuple(hashlib.sha256(message.data).hexdigest() for message in messages)

@@ -33,13 +33,14 @@ from private_distdd.auditing.report.records import GATE_ALPHA, AuditRecord
 from private_distdd.auditing.setting import Measure, Mechanism, Setting, library
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.info import DatasetInfo
-from private_distdd.engines.in_process import InProcess, ask, enroll
+from private_distdd.engines.in_process import InProcess
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.privacy.accountants import RdpFilter
 from private_distdd.privacy.mechanism import RowSource
 from private_distdd.privacy.plan import PrivacyPlan
 from private_distdd.privacy.randomness import Randomness, Stream
 from private_distdd.site.client import Client
+from private_distdd.wire.engine import ASK, ENROL
 from private_distdd.wire.query import Query
 from private_distdd.wire.run import Run
 
@@ -178,11 +179,12 @@ def _paid(make: Callable[..., Client]) -> AuditRecord:
     spec = ModelSpec("mlp", {"width": 2, "depth": 1})
     tap = Tap(InProcess([make("audited", ImageDataset(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]), info))]))
     run = Run("bill", info, PrivacyPlan(1.0, 0.5, 1.0, 1.0, 4, delta=1e-5))
-    enroll(tap, "audited", run)
+    tap.exchange(ENROL, {"audited": run.to_bytes()})
     state = dict(spec.build(info.shape, info.num_classes, seed=0).state_dict())
     for i in range(4):
         arguments = {"model": spec.to_json(), "granularity": "class"}
-        ask(tap, "audited", Query(run.run_id, i, "class_gradients", arguments, state, run.plan))
+        query = Query(run.run_id, i, "class_gradients", arguments, state, run.plan)
+        tap.exchange(ASK, {"audited": query.data})
     return bill_check(tap)
 
 
