@@ -20,6 +20,7 @@ from private_distdd.data.info import DatasetInfo
 from private_distdd.privacy.mechanism import LATTICE
 from private_distdd.privacy.plan import PrivacyPlan
 from private_distdd.privacy.randomness import InsecureRandomness
+from private_distdd.questions.register import PRIVATE_QUESTIONS
 from private_distdd.site.client import Client
 from private_distdd.wire.run import Run
 
@@ -30,7 +31,7 @@ _LITTLE = 1 / LATTICE
 
 
 def micro_batch_check(make: Callable[..., Client] = Client) -> AuditRecord:
-    """Every module of a client's networks sees batches of one size only, however many examples there are.
+    """Rows are made of batches of one size only, in every module of a client's networks, however many examples it has.
 
     Kernels choose by size how they add, so that an example's last bits may depend on how many ride along: what is
     padded to one size cannot.  `replay_client` compares the bits themselves; on many machines they are equal by luck.
@@ -53,18 +54,29 @@ def micro_batch_check(make: Callable[..., Client] = Client) -> AuditRecord:
             def note(module: nn.Module, arguments: tuple[Any, ...], noted: set[int] = noted) -> None:
                 noted.update(len(part) for part in arguments[:1] if isinstance(part, Tensor) and part.ndim)
 
+            made = PRIVATE_QUESTIONS[question.question]
+            rows = made.rows
+
+            def counted(
+                own: Any, part: Tensor, own_labels: Tensor, noted: set[int] = noted, rows: Any = rows
+            ) -> Tensor:
+                noted.add(len(part))
+                found: Tensor = rows(own, part, own_labels)
+                return found
+
             client = make("audited", ImageDataset(images[:n], labels[:n], _INFO), randomness=InsecureRandomness(0))
             client.enroll(run)
             question.shape(_INFO)  # what a process does once, it has done now
             hook = register_module_forward_pre_hook(note)
             try:
-                client.answer(question.query(run, 0))
+                with mock.patch.object(made, "rows", counted):
+                    client.answer(question.query(run, 0))
             finally:
                 hook.remove()
             sizes[n] = noted
         seen += len(sizes)
         if not set().union(*sizes.values()):
-            findings.append(f"{kind}: no module was asked: this audit does not see how rows are made")
+            findings.append(f"{kind}: nothing was asked for rows: this audit does not see how they are made")
         elif not sizes[0]:
             findings.append(f"{kind}: an empty batch computes nothing, and may be told from others by that")
         if len(set().union(*sizes.values())) > 1:
@@ -75,10 +87,10 @@ def micro_batch_check(make: Callable[..., Client] = Client) -> AuditRecord:
         started,
         findings,
         claim="how many examples ride along in a micro-batch is always the same",
-        statistic="sizes of the batches that modules are called with",
+        statistic="sizes of the batches that rows are made of, and that modules are called with",
         trials=seen,
-        adversary="none: the auditor listens to the client's networks",
-        assumptions="rows are computed by modules of torch",
+        adversary="none: the auditor listens to the question and to the client's networks",
+        assumptions="rows come from the registered question",
     )
 
 
