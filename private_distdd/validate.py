@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import TypeGuard
 
 from private_distdd.errors import ConfigurationError, QueryRefusedError
 
@@ -45,3 +46,13 @@ def require_identifier(name: str, value: object) -> str:
     if not isinstance(value, str) or not IDENTIFIER.fullmatch(value):
         raise QueryRefusedError(f"{name} = {value!r}", "1 to 64 of A-Z a-z 0-9 _ -", "Choose another identifier.")
     return value
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Is it a whole number?  True and False are none, though Python counts with them."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_real(value: object) -> TypeGuard[float]:
+    """Is it a number, whole or not?  True and False are none; NaN and the infinities are."""
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -15,7 +15,7 @@ from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.info import DatasetInfo
 from private_distdd.data.load import load_dataset
 from private_distdd.errors import ConfigurationError, DataError, ModelError
-from private_distdd.evaluation import Evaluation, _shifted, accuracy, evaluate, train_network
+from private_distdd.evaluation import Evaluation, accuracy, evaluate, train_network
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.synthetic.dataset import SyntheticDataset
 
@@ -92,7 +92,7 @@ def test_shifts_move_each_image_by_itself_and_bring_in_black() -> None:
     black = -0.5
     images = torch.full((200, 1, 16, 16), black)
     images[:, :, 8, 8] = 1.5
-    moved = _shifted(images, info, torch.Generator().manual_seed(0))
+    moved = info.augment(images, torch.Generator().manual_seed(0))
     assert moved.shape == images.shape
     assert moved.unique().tolist() == [black, 1.5]
     places = (moved == 1.5).nonzero()[:, 2:] - 8
