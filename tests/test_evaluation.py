@@ -159,3 +159,14 @@ def test_mosaics_are_trained_on_and_counted_part_by_part() -> None:
     on_parts = accuracy(network, mosaic, batch_size=7)
     assert on_parts == accuracy(network, mosaic.expanded()) > 0.5
     assert on_parts == sum(int(network(x[None]).argmax()) == y for x, y in mosaic) / 80
+
+
+def test_tables_are_learnt_and_never_augmented() -> None:
+    train, test = load_dataset("iris")
+    assert evaluate(train, test, model="mlp", seeds=[0], epochs=100).mean > 0.9
+    with pytest.raises(ConfigurationError, match="augment = True for rows of 4 features; allowed: False"):
+        evaluate(train, test, model="mlp", augment=True)
+    with pytest.raises(ModelError, match="Use 'mlp'"):
+        evaluate(train, test)
+    with pytest.raises(DataError, match="shape"):
+        evaluate(train, TEST, model="mlp")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -143,6 +144,61 @@ def test_from_torch_normalises_with_the_given_constants() -> None:
         from_torch(Pairs((torch.full((1, 2, 2), 255.0), 2)), num_classes=3)
     with pytest.raises(DataError, match="label 2 of example 0"):
         from_torch(Pairs((torch.zeros(1, 2, 2), 2)), num_classes=2)
+
+
+# Rows of a table
+
+
+TABLE = DatasetInfo("table", 2, (3,))
+
+
+def test_rows_of_a_table_are_examples_like_images() -> None:
+    rows, labels = torch.randn((4, 3), generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 1, 0])
+    data = ImageDataset(rows.double(), labels, TABLE)
+    row, label = data[2]
+    assert (row.shape, row.dtype, label) == ((3,), torch.float32, 1)
+    batch, _ = next(iter(DataLoader(data, batch_size=3)))
+    assert batch.shape == (3, 3)
+    for dataset in (data, TensorDataset(rows, labels), Subset(data, range(4)), Pairs(*zip(rows, labels, strict=True))):
+        found = materialise(dataset, (3,))
+        assert torch.equal(found[0], rows)
+        assert torch.equal(found[1], labels)
+    assert materialise(Pairs(), (3,))[0].shape == (0, 3)
+    with pytest.raises(DataError, match=r"\[n, 4\]"):
+        materialise(data, (4,))
+
+
+@pytest.mark.parametrize(
+    ("rows", "labels", "says"),
+    [
+        (torch.zeros(2, 4), torch.tensor([0, 1]), r"\[n, 3\]"),
+        (torch.zeros(2, 1, 3), torch.tensor([0, 1]), r"\[n, 3\]"),
+        (torch.zeros(2, 1, 3, 1), torch.tensor([0, 1]), r"\[n, 3\]"),
+        (torch.zeros(3), torch.tensor([0, 1]), r"\[n, 3\]"),
+        (torch.zeros(2, 3, dtype=torch.int64), torch.tensor([0, 1]), "torch.int64"),
+        (torch.tensor([[0.0, 1, 2], [0, math.nan, 1]]), torch.tensor([0, 1]), "row 1 has a NaN or infinite value"),
+        (torch.zeros(2, 3), torch.tensor([0, 2]), "label 2 of example 1"),
+        (torch.zeros(2, 3), torch.tensor([0]), "2 rows and 1 labels"),
+    ],
+)
+def test_bad_rows_are_refused(rows: torch.Tensor, labels: torch.Tensor, says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        ImageDataset(rows, labels, TABLE)
+
+
+def test_from_torch_takes_rows_of_any_numbers() -> None:
+    pairs = Pairs((torch.tensor([40.0, -1.5]), 0), (torch.tensor([1e6, 3.0]), 1))
+    plain = from_torch(pairs, num_classes=2)
+    assert plain.info == DatasetInfo("own", 2, (2,), (0.0,), (1.0,))
+    assert plain.images.tolist() == [[40.0, -1.5], [1e6, 3.0]]
+    scaled = from_torch(pairs, num_classes=2, name="people", mean=[40, 0], std=[10, 0.5])
+    assert scaled.images[0].tolist() == [0.0, -3.0]
+    assert scaled.info == DatasetInfo("people", 2, (2,), (40.0, 0.0), (10.0, 0.5))
+    assert len(from_torch(Pairs(), num_classes=2, shape=(5,))) == 0
+    with pytest.raises(DataError, match="2 finite numbers"):
+        from_torch(pairs, num_classes=2, mean=[1.0, 2.0, 3.0])
+    with pytest.raises(DataError, match="example 1 has shape"):
+        materialise(Pairs((torch.zeros(2), 0), (torch.zeros(3), 0)))
 
 
 def test_check_labels_returns_int64() -> None:

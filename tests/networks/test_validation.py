@@ -193,3 +193,23 @@ def test_sound_models_pass_and_are_left_alone(make: object) -> None:
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert not any(module._forward_hooks or module._backward_hooks for module in model.modules())
     assert not any(hasattr(parameter, "grad_sample") for parameter in model.parameters())
+
+
+def test_networks_for_rows_of_a_table_are_held_to_the_same() -> None:
+    sound = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
+    validate_model(sound, (5,))
+    with pytest.raises(ModelError, match="Check the row shape"):
+        validate_model(sound, (6,))
+    with pytest.raises(ModelError, match="mixes the examples"):
+        validate_model(nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)), (5,))
+
+    class Centred(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x - x.mean(0, keepdim=True))
+
+    with pytest.raises(ModelError, match="lets one row's logits depend on the others"):
+        validate_model(Centred(), (5,))

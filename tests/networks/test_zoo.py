@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from opacus import GradSampleModule
 from torch import Tensor, nn
 
+from private_distdd.errors import ModelError
 from private_distdd.networks.register import registered_models
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.networks.validation import validate_model
@@ -88,3 +89,25 @@ def test_lenet_of_choice_is_smooth_and_the_default_is_as_it_was() -> None:
 def test_default_convnet_passes_on_every_data_set() -> None:
     for shape in ((1, 8, 8), GREY):
         validate_model(ModelSpec("convnet").build(shape, 10, 0), shape)
+
+
+@pytest.mark.parametrize("features", [1, 4, 13, 30])
+@pytest.mark.parametrize("arguments", [{}, {"width": 16, "depth": 3}])
+def test_mlp_takes_rows_of_a_table_with_right_per_example_gradients(features: int, arguments: dict[str, int]) -> None:
+    spec = ModelSpec("mlp", arguments)
+    model = spec.build((features,), 3, seed=1)
+    rows = torch.randn((6, features), generator=torch.Generator().manual_seed(2))
+    labels = torch.tensor([0, 1, 2, 0, 1, 2])
+    assert model(rows).shape == (6, 3)
+    expected = oracle(model, rows, labels)
+    norms = expected.norm(dim=1)
+    assert ((hooked(model, rows, labels).double() - expected).norm(dim=1) < 1e-4 * norms).all()
+    spec.validate((features,), 3)
+    assert spec.size((features,), 3).parameters == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["convnet", "lenet", "resnet"])
+def test_networks_for_images_refuse_tables_and_name_one_that_does_not(name: str) -> None:
+    for call in ("build", "validate", "size"):
+        with pytest.raises(ModelError, match=f"'{name}' for rows of 13 features; allowed: images. Use 'mlp'"):
+            getattr(ModelSpec(name), call)((13,), 3)
