@@ -29,6 +29,7 @@ def load_dataset(
     classes: Sequence[str] | None = None,
     label: str | None = None,
     test: str | Path | None = None,
+    name: str | None = None,
 ) -> tuple[ImageDataset, ImageDataset]:
     """(train, test) of a known data set, a Keras-style file, an image folder or a table in a CSV file.
 
@@ -65,11 +66,15 @@ def load_dataset(
         classes: of a folder or a `.csv`: its classes' names in order, also of those that have no example.
         label: of a `.csv`: the name of its column of classes; default: the last column.
         test: of a `.csv`: a second file with the same columns, which is the test set.
+        name: of an `.npz`, a folder or a `.csv`: how reports call it, and the sites of one federation alike; default:
+            the file's or the folder's own.
 
     Raises:
         DataError: unknown name, missing or unreadable files, contents that are not as above, or an option that the
             source does not take.
     """
     given = {field: constants(value) for field, value in (("mean", mean), ("std", std)) if value is not None}
-    wanted = Wanted(str(name_or_path), Path(name_or_path), root, download, given, num_classes, classes, label, test)
+    wanted = Wanted(
+        str(name_or_path), Path(name_or_path), root, download, given, num_classes, classes, label, test, name
+    )
     return source_of(wanted).load(wanted)

@@ -73,7 +73,7 @@ def load_csv(wanted: Wanted) -> Loaded:
     if not table.labels:
         raise DataError(f"{wanted.path.name}: no row below the column names", "at least one", "Check the file.")
     classes = wanted.class_names() or _found_classes(table)
-    info = DatasetInfo(wanted.path.stem, len(classes), (len(table.features),), **wanted.constants)
+    info = DatasetInfo(wanted.called or wanted.path.stem, len(classes), (len(table.features),), **wanted.constants)
     if wanted.test is None:
         return split_off_test(table.rows, table.numbered(classes), info)
     other = _read(Path(wanted.test), table.label)
@@ -178,6 +178,6 @@ register_source(
         "a file ending in .csv",
         load_csv,
         recognises=lambda path: path.suffix == ".csv",
-        options=frozenset({"num_classes", "classes", "label", "test"}),
+        options=frozenset({"num_classes", "classes", "label", "test", "name"}),
     )
 )

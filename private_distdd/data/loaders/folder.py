@@ -46,7 +46,7 @@ def load_folder(wanted: Wanted) -> Loaded:
     if first is None:
         raise DataError(f"no image in {str(path / 'train')!r}", layout, "Put the images into this layout.")
     expected = tuple(_read_image(first[0]).shape)
-    info = DatasetInfo(path.resolve().name, len(classes), expected, **wanted.constants)
+    info = DatasetInfo(wanted.called or path.resolve().name, len(classes), expected, **wanted.constants)
     train, test = (from_pixels(*_read_images(files[part], expected), info) for part in _PARTS)
     return train, test
 
@@ -94,6 +94,6 @@ register_source(
         "an existing folder",
         load_folder,
         recognises=lambda path: path.is_dir(),
-        options=frozenset({"num_classes", "classes"}),
+        options=frozenset({"num_classes", "classes", "name"}),
     )
 )

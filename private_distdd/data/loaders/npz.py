@@ -36,7 +36,7 @@ def load_npz(wanted: Wanted) -> Loaded:
     test = (_npz_images(x_test, "x_test"), _npz_labels(y_test, "y_test"))
     if num_classes is None:
         num_classes = 1 + max((int(labels.max()) for _, labels in (train, test) if len(labels)), default=0)
-    info = DatasetInfo(path.stem, num_classes, tuple(train[0].shape[1:]), **wanted.constants)
+    info = DatasetInfo(wanted.called or path.stem, num_classes, tuple(train[0].shape[1:]), **wanted.constants)
     return from_pixels(*train, info), from_pixels(*test, info)
 
 
@@ -79,6 +79,6 @@ register_source(
         "a file ending in .npz",
         load_npz,
         recognises=lambda path: path.suffix == ".npz",
-        options=frozenset({"num_classes"}),
+        options=frozenset({"num_classes", "name"}),
     )
 )

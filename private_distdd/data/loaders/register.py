@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -30,6 +30,7 @@ class Wanted:
         classes: names, where they were given.
         label: name of a column, where it was given.
         test: another file, where it was given.
+        called: how reports call the data set, where it was given.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Wanted:
     classes: Sequence[str] | None = None
     label: str | None = None
     test: str | Path | None = None
+    called: str | None = None
 
     def class_names(self, plain: Callable[[str], bool] = bool) -> list[str] | None:
         """The classes' names in the order of their labels: `classes`, or "0", "1", ...; None where nobody said.
@@ -66,6 +68,10 @@ class Wanted:
         return names
 
 
+# Options of `load_dataset` that not every source takes, and where `Wanted` has them.
+OPTIONS = {"num_classes": "num_classes", "classes": "classes", "label": "label", "test": "test", "name": "called"}
+
+
 @dataclass(frozen=True)
 class Source:
     """One kind of source.
@@ -75,7 +81,7 @@ class Source:
         load: reads it.
         published: names of data sets that it has, and whose class list and constants are published.
         recognises: is this path its own?  Asked where the name is no published one.
-        options: what it takes, of "num_classes", "classes", "label" and "test".
+        options: what it takes, of `OPTIONS`.
     """
 
     words: str
@@ -112,8 +118,8 @@ def source_of(wanted: Wanted) -> Source:
             ", ".join(source.words for source in sorted(_SOURCES, key=lambda source: not source.published)),
             "Check the name, or the path from the current folder.",
         )
-    given: Mapping[str, object] = {name: getattr(wanted, name) for name in ("num_classes", "classes", "label", "test")}
-    for option, value in given.items():
+    for option, place in OPTIONS.items():
+        value = getattr(wanted, place)
         if value is not None and option not in found.options:
             takers = ", ".join(source.words for source in _SOURCES if option in source.options)
             raise DataError(f"{option} = {value!r} for {wanted.name!r}", "None", f"It is for {takers} only.")
