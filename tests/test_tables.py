@@ -36,6 +36,7 @@ from private_distdd import (
     shard_split,
 )
 from private_distdd.errors import ConfigurationError, DataError, ModelError, QueryRefusedError, ReleaseError
+from private_distdd.limits import CONTROL_BYTES, FEATURES
 from private_distdd.release.folder import manifest_of
 from private_distdd.server.record import RoundRecord
 from private_distdd.wire.run import Run
@@ -227,6 +228,16 @@ def test_own_tables_with_budgets(tmp_path: Path) -> None:
     assert all(site.ledger.epsilon(1e-5) <= 8.0 for site in sites)
     with pytest.raises(PrivateDistDDError):
         collabdm().fit(sites)
+
+
+def test_the_constants_of_the_widest_table_fit_a_run() -> None:
+    """Two numbers for each feature, written out in full, stay below what a client reads of a run."""
+    worst = tuple(-1.2345678901234567e-100 * (1 + i / FEATURES) for i in range(FEATURES))
+    info = DatasetInfo("x" * 256, 2, (FEATURES,), worst, tuple(-value for value in worst))
+    run = Run("r" * 64, info, Privacy(target_epsilon=8.0, delta=1e-5).plan(1))
+    data = run.to_bytes()
+    assert len(data) > CONTROL_BYTES / 2
+    assert Run.from_bytes(data) == run
 
 
 def test_splits_and_mislabelling_take_tables() -> None:

@@ -29,7 +29,7 @@ class DatasetInfo:
         name: how reports call it; at most 256 characters.
         num_classes: 2 ... 65,536; labels are 0 ... num_classes - 1.
         shape: of one example, each number at least 1.  Of an image (channels, height, width), at most 4,096 channels
-            and 2^24 values; of a row of a table (features,), at most 4,096.
+            and 2^24 values; of a row of a table (features,), at most 1,024.
         mean: subtracted from the source's values (pixels in [0, 1], or a table's numbers), one number for each channel
             or feature (a single one is repeated); finite.  Left out: 0.5 for images, 0 for tables.
         std: then divided out of them, likewise; finite and > 0.  Left out: 0.5 for images, 1 for tables.

@@ -20,7 +20,7 @@ from private_distdd.limits import FEATURES
 @register_form
 @dataclass(frozen=True)
 class TableForm(Form):
-    """(features,), 1 ... 4,096 of them; each is a number without bounds, and has constants of its own."""
+    """(features,), 1 ... 1,024 of them; each is a number without bounds, and has constants of its own."""
 
     rank: ClassVar[int] = 1
     layout: ClassVar[str] = "(features,)"

@@ -23,12 +23,12 @@ from private_distdd.data.info import DatasetInfo
 from private_distdd.errors import ConfigurationError, ModelError
 from private_distdd.limits import NETWORKS, Cost
 from private_distdd.networks.micro_batch import MICRO_BATCH
+from private_distdd.networks.movement import moved, random_movement
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.validate import require_count, require_number
 
 _TINY = 1e-12
 _LONGEST = 1 << 20  # values in a row: 64 rows and their lattice points take 1 GiB
-_ROTATION, _SCALE, _SHIFT = math.radians(15), 1.2, 0.125  # at most: radians, factor, share of the side
 
 
 @dataclass(frozen=True)
@@ -176,28 +176,17 @@ class Embedding:
         rng = np.random.default_rng([seed, 1])
         shape = (network[-1].in_features, spec.frequencies)
         self._frequencies = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)).to(device) / spec.bandwidth
-        self._movement = _movement(rng).to(device) if spec.augment else None
+        self._movement = random_movement(rng).to(device) if spec.augment else None
         self._black = None if info.bounds is None else info.bounds[0].to(device)
         self._pool = spec.pool if info.form.spatial else None
 
     def __call__(self, examples: Tensor) -> Tensor:
         """float32 [n, *shape] -> float32 [n, 2 m]."""
         if self._movement is not None and self._black is not None:
-            grid = F.affine_grid(self._movement.expand(len(examples), 2, 3), list(examples.shape), align_corners=False)
-            examples = F.grid_sample(examples - self._black, grid, align_corners=False) + self._black
+            examples = moved(examples, self._movement, self._black)
         if self._pool is not None:
             examples = F.avg_pool2d(examples, self._pool)
         # Huge values overflow: such features count as 0, and the row still has norm 1.
         features = self._network(examples).flatten(1).nan_to_num(0.0, 0.0, 0.0)
         angles = (features / (torch.linalg.vector_norm(features, dim=1, keepdim=True) + _TINY)) @ self._frequencies
         return torch.cat([angles.cos(), angles.sin()], dim=1) / math.sqrt(angles.shape[1])
-
-
-def _movement(rng: np.random.Generator) -> Tensor:
-    """A random rotation, scaling and shift, float32 [2, 3]."""
-    angle, tall, wide, down, right = rng.uniform(-1, 1, 5)
-    cos, sin = math.cos(_ROTATION * angle), math.sin(_ROTATION * angle)
-    rows, columns = _SCALE**tall, _SCALE**wide
-    # The sampling grid runs from -1 to 1: a share of the side is twice that.
-    matrix = [[columns * cos, -columns * sin, 2 * _SHIFT * right], [rows * sin, rows * cos, 2 * _SHIFT * down]]
-    return torch.tensor(matrix, dtype=torch.float32)

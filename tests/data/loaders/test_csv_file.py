@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from private_distdd.data.info import DatasetInfo
@@ -185,3 +186,23 @@ def test_what_python_writes_is_what_is_read(
         for row, label in zip(part.images.tolist(), part.labels.tolist(), strict=True)
     ]
     assert sorted(found) == sorted(list(row) for row in rows)
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=60),
+        st.text(alphabet='ab01.,;"\n\r-e\x00 ', max_size=60).map(str.encode),
+        st.text(alphabet="x,y\n0123.", max_size=60).map(lambda text: b"x,y\n" + text.encode()),
+    )
+)
+@settings(max_examples=200)
+def test_whatever_the_bytes_are_there_is_a_table_or_our_own_error(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes
+) -> None:
+    path = tmp_path_factory.mktemp("csv") / "own.csv"
+    path.write_bytes(data)
+    for options in ({}, {"num_classes": 3}, {"classes": ["a", "b"], "label": "y"}):
+        with contextlib.suppress(DataError):
+            train, test = load_dataset(path, **options)  # type: ignore[arg-type]
+            assert train.info == test.info
+            assert len(train) >= 1
