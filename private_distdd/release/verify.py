@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from typing import Any
 
+from private_distdd.encoding import to_json
 from private_distdd.errors import PrivateDistDDError
 from private_distdd.privacy.accountants import best_epsilon
 from private_distdd.privacy.events import RELATION, UNIT, NotPrivate
@@ -16,7 +17,6 @@ from private_distdd.release.bill import as_number, bill_of, pin_of, rounds_of, r
 from private_distdd.release.contents import Contents
 from private_distdd.release.folder import FORMAT, folder_failures, line_of
 from private_distdd.release.form import form_failures
-from private_distdd.storage import to_json
 from private_distdd.synthetic.dataset import LARGEST_PIXEL
 
 # Settings under which clients' data would leave them beside the mechanism, with what they are under a plan.

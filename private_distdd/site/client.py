@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import hashlib
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,6 +16,7 @@ from torch.utils.data import Dataset
 
 from private_distdd.data.dataset import carried_info, check_labels, materialise
 from private_distdd.data.info import DatasetInfo
+from private_distdd.encoding import sha256
 from private_distdd.errors import (
     BudgetExceededError,
     ComputationError,
@@ -229,7 +229,7 @@ class Client:
                 "a computation that ends, and a disk with room",
                 "See the cause in this client's own log; a new try is a new charge.",
             ) from error
-        self.ledger.seal(query.message_id, hashlib.sha256(message.data).hexdigest())
+        self.ledger.seal(query.message_id, sha256(message.data))
         return message
 
     def _event(self, plan: PrivacyPlan) -> Event:
@@ -267,7 +267,7 @@ class Client:
         if self.ledger.status(query.message_id) != "sealed":
             return None
         data = self._outbox.get(query.message_id)
-        if data is None or hashlib.sha256(data).hexdigest() != self.ledger.digest(query.message_id):
+        if data is None or sha256(data) != self.ledger.digest(query.message_id):
             return None  # lost: answering afresh is a new charge
         message = Message.from_bytes(data)
         if message.query_digest != query.digest:

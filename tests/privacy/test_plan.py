@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 import pytest
 
+from private_distdd.encoding import to_json
 from private_distdd.errors import ConfigurationError
 from private_distdd.privacy.accountants import epsilon
 from private_distdd.privacy.events import SampledGaussian
 from private_distdd.privacy.plan import Privacy, PrivacyPlan
-from private_distdd.storage import to_json
 
 GOOD = {
     "noise_multiplier": 1.5,
