@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,7 +14,9 @@ from private_distdd.data.info import DatasetInfo
 from private_distdd.limits import Cost
 from private_distdd.networks.embedding import Embedding, EmbeddingSpec
 from private_distdd.networks.micro_batch import deterministic, micro_batches
+from private_distdd.networks.spec import ModelSpec
 from private_distdd.questions.arguments import message_memory, refuse_tensors
+from private_distdd.questions.audited import Asked, SpecificAttack
 from private_distdd.questions.question import MeasuredOnce
 from private_distdd.questions.register import register_question
 
@@ -73,6 +75,8 @@ class EmbeddingSums(MeasuredOnce):
         ModelError, ConfigurationError: the arguments are malformed, or the network breaks an assumption of the theorem.
     """
 
+    attacks: ClassVar[frozenset[SpecificAttack]] = frozenset()
+
     def __init__(
         self, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], info: DatasetInfo, device: str
     ) -> None:
@@ -107,3 +111,15 @@ class EmbeddingSums(MeasuredOnce):
         """Plain sums by class, added up in float64, and their counts."""
         sums = self._embeddings.class_sums(images, labels, self.num_groups)
         return sums.to("cpu", torch.float32), torch.bincount(labels, minlength=self.num_groups).cpu()
+
+    @staticmethod
+    def examples(info: DatasetInfo, width: int) -> Mapping[str, Asked]:
+        """For audits: embeddings by two small networks."""
+        spec = EmbeddingSpec(ModelSpec("mlp", {"width": width, "depth": 1}), (0, 1), 1, 0.5, 42 * width, True)
+        return {"class embeddings": (spec.to_json(), {})}
+
+    @staticmethod
+    def blocks(arguments: Mapping[str, Any], info: DatasetInfo) -> Mapping[str, int]:
+        """For audits: a row's parts are the networks' embeddings, and what counts the example."""
+        spec = EmbeddingSpec.from_json(arguments)
+        return {**{f"network {i}": 2 * spec.frequencies for i in range(len(spec.seeds))}, "count": 1}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from private_distdd.limits import Cost
 from private_distdd.networks.micro_batch import MICRO_BATCH
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.questions.arguments import message_memory
+from private_distdd.questions.audited import Asked, SpecificAttack
 from private_distdd.questions.per_example import PerExampleGradients, sum_gradient
 from private_distdd.questions.question import MeasuredOnce
 from private_distdd.questions.register import register_question
@@ -36,6 +37,8 @@ class ClassGradients(MeasuredOnce):
     Raises:
         ModelError: the network is not registered, breaks an assumption of the theorem, or the state does not fit.
     """
+
+    attacks: ClassVar[frozenset[SpecificAttack]] = frozenset({"inversion", "membership"})
 
     def __init__(
         self, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], info: DatasetInfo, device: str
@@ -95,3 +98,20 @@ class ClassGradients(MeasuredOnce):
             for part in torch.split(members, MICRO_BATCH):
                 sums[group] += sum_gradient(self._model, images[part], labels[part])
         return sums.to("cpu", torch.float32), torch.bincount(groups, minlength=self.num_groups).cpu()
+
+    @staticmethod
+    def examples(info: DatasetInfo, width: int) -> Mapping[str, Asked]:
+        """For audits: the gradients of a small network at the weights of seed 0, by class and of all together."""
+        spec = ModelSpec("mlp", {"width": width, "depth": 1})
+        state = dict(spec.build(info.shape, info.num_classes, seed=0).state_dict())
+        return {
+            f"{granularity} gradients": ({"model": spec.to_json(), "granularity": granularity}, state)
+            for granularity in GRANULARITIES
+        }
+
+    @classmethod
+    def blocks(cls, arguments: Mapping[str, Any], info: DatasetInfo) -> Mapping[str, int]:
+        """For audits: a row's parts are the gradients of the network's tensors."""
+        spec, _ = cls._read(arguments)
+        network = spec.build(info.shape, info.num_classes, seed=0)
+        return {name: tensor.numel() for name, tensor in network.named_parameters() if tensor.requires_grad}

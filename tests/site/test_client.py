@@ -40,7 +40,7 @@ from private_distdd.privacy.events import Composition, NotPrivate, SampledGaussi
 from private_distdd.privacy.ledger import Budget, Ledger, Pin
 from private_distdd.privacy.mechanism import SampledGaussianMechanism
 from private_distdd.privacy.plan import PrivacyPlan
-from private_distdd.privacy.randomness import InsecureRandomness
+from private_distdd.privacy.randomness import InsecureRandomness, Stream, SystemRandomness
 from private_distdd.questions import register
 from private_distdd.questions.class_gradients import ClassGradients
 from private_distdd.site import client as client_module
@@ -867,9 +867,10 @@ def test_another_client_s_ledger_is_refused(make_images: Any) -> None:
 
 
 def test_randomness_that_only_says_it_is_secure_is_charged_as_not_private(make_images: Any, tiny_info: Any) -> None:
-    class Pretender(InsecureRandomness):
-        secure = True
+    class Pretender(SystemRandomness):
+        def stream(self) -> Stream:
+            return Stream(bytes(32))
 
-    client = Client("a", make_images(3), randomness=Pretender(0))
+    client = Client("a", make_images(3), randomness=Pretender())
     client.enroll(Run("r", tiny_info, PrivacyPlan(1.0, 1.0, 1.0, 1.0, 1, 1e-5)))
     assert client.ledger.reserved() == (Composition((NotPrivate(),)),)

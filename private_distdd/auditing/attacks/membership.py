@@ -21,9 +21,11 @@ from scipy import stats
 from torch import Tensor
 
 from private_distdd.auditing import bounds
+from private_distdd.auditing.attacks.gradients import about_gradients
+from private_distdd.auditing.attacks.outcome import bounded
 from private_distdd.auditing.attacks.rates import LOW_RATES, area_under_curve, ceiling, roc, true_positive_rate
 from private_distdd.auditing.bounds import Scores, TradeoffCurve
-from private_distdd.auditing.report.records import AIM, CONFIDENCE, DELTAS, GATE_ALPHA, AuditRecord
+from private_distdd.auditing.report.records import AIM, CONFIDENCE, GATE_ALPHA, AuditRecord
 from private_distdd.auditing.setting import Setting, library
 from private_distdd.data.dataset import ImageDataset, check_labels
 from private_distdd.errors import ConfigurationError, DataError
@@ -112,7 +114,7 @@ def membership_gradient(
         client = Client("audited", dataset, randomness=randomness, allow_without_privacy=True)
         client.enroll(run)
         for t, network in enumerate(networks):
-            own += network.scores(client.answer(Query.from_bytes(network.query(run, t).data)))
+            own += network.scores(client.answer(Query.from_bytes(network.question.query(run, t).data)))
     aimed = scores[np.arange(2 * trials), targets]
     curve = None if setting is None else setting.curve()
     half = trials // 2
@@ -235,8 +237,11 @@ def _judged(
         figures[f"ceiling at {rate_name} FPR"] = ceiling(curve, rate)
     errors = bounds.errors_at(*test, gate, gate_alpha)
     figures |= {"FPR upper": errors.false_positive, "FNR upper": errors.false_negative}
-    return AuditRecord(
-        audit=name,
+    return bounded(
+        name,
+        started,
+        curve,
+        bounding.epsilon,
         claim=claim,
         kind="rigorous",
         statistic=statistic,
@@ -244,11 +249,8 @@ def _judged(
         rejected=curve is not None and curve.rejects(errors),
         adversary=adversary,
         assumptions=assumptions,
-        seconds=time.perf_counter() - started,
         seed=seed,
-        lower=tuple((delta, bounding.epsilon(delta)) for delta in DELTAS),
-        upper=tuple((delta, math.inf if curve is None else curve.epsilon(delta)) for delta in DELTAS),
-        gate_lower=tuple((delta, errors.epsilon(delta)) for delta in DELTAS),
+        gate_lower=errors.epsilon,
         figures=figures,
         curves=roc(*described, curve),
         gate_alpha=gate_alpha,
@@ -290,8 +292,7 @@ class _Network:
         centred: bool,
     ) -> None:
         model = spec.build(pool.info.shape, pool.info.num_classes, seed=network_seed)
-        self._arguments = {"model": spec.to_json(), "granularity": "class"}
-        self._state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        self.question = about_gradients(spec, pool.info, seed=network_seed)
         gradients = PerExampleGradients(model)
         max_grad_norm = math.inf if setting is None else setting.max_grad_norm
         own, known = (_clipped(gradients, dataset, max_grad_norm) for dataset in (pool, public))
@@ -308,9 +309,6 @@ class _Network:
             self._expected[label] = share * count * alike.mean(dim=0)
             background = alike * math.sqrt(share * (1 - share) * count / len(alike))
             self._directions[pool.labels == label] = _matched(own[pool.labels == label], background, noise)
-
-    def query(self, run: Run, server_round: int) -> Query:
-        return Query(run.run_id, server_round, "class_gradients", self._arguments, self._state, run.plan)
 
     def scores(self, message: Message) -> Scores:
         """The score of each example of the pool, float64 [pool]."""

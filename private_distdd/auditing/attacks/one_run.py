@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from private_distdd.auditing.attacks.attack import log_ratio
+from private_distdd.auditing.attacks.outcome import bounded
 from private_distdd.auditing.bounds import TradeoffCurve
 from private_distdd.auditing.report.records import CONFIDENCE, DELTAS, GATE_ALPHA, AuditRecord
 from private_distdd.auditing.setting import CANARY_NORM, Setting, known_rows
@@ -162,8 +163,11 @@ def one_run(setting: Setting, canaries: int = 1000, guesses: int = 100, seed: in
     started = time.perf_counter()
     right = _play(setting, canaries, guesses, seed)
     curve = setting.curve()
-    return AuditRecord(
-        audit="one_run",
+    return bounded(
+        "one_run",
+        started,
+        curve,
+        lambda delta: epsilon_lower(right, guesses, canaries, delta, 1 - CONFIDENCE),
         claim=setting.claim,
         kind="rigorous",
         statistic=f"{right} of {guesses} guesses right",
@@ -171,11 +175,8 @@ def one_run(setting: Setting, canaries: int = 1000, guesses: int = 100, seed: in
         rejected=p_value(right, guesses, canaries, curve.epsilon(_GATE_DELTA), _GATE_DELTA) <= GATE_ALPHA,
         adversary=_KNOWS,
         assumptions=_RESTS_ON,
-        seconds=time.perf_counter() - started,
         seed=seed,
-        lower=tuple((d, epsilon_lower(right, guesses, canaries, d, 1 - CONFIDENCE)) for d in DELTAS),
-        upper=tuple((d, curve.epsilon(d)) for d in DELTAS),
-        gate_lower=tuple((d, epsilon_lower(right, guesses, canaries, d, GATE_ALPHA)) for d in DELTAS),
+        gate_lower=lambda delta: epsilon_lower(right, guesses, canaries, delta, GATE_ALPHA),
         figures={"right": float(right), "guesses": float(guesses)},
     )
 
@@ -212,8 +213,11 @@ def one_run_tradeoff(setting: Setting, canaries: int = 1000, guesses: int = 100,
         while weakest / low > 1.01:
             middle = math.sqrt(low * weakest)
             low, weakest = (low, middle) if falls(middle) else (middle, weakest)
-    return AuditRecord(
-        audit="one_run_tradeoff",
+    return bounded(
+        "one_run_tradeoff",
+        started,
+        curve,
+        lambda delta: bracket([claim(weakest)], delta).lower if weakest else 0.0,
         claim=setting.claim,
         kind="assumes the form",
         statistic=f"{right} of {guesses} guesses right",
@@ -221,9 +225,6 @@ def one_run_tradeoff(setting: Setting, canaries: int = 1000, guesses: int = 100,
         rejected=refuted(right, guesses, canaries, curve, GATE_ALPHA),
         adversary=_KNOWS,
         assumptions=f"{_RESTS_ON}; for the bound, not the verdict: a subsampled Gaussian of unknown sigma",
-        seconds=time.perf_counter() - started,
         seed=seed,
-        lower=tuple((d, bracket([claim(weakest)], d).lower if weakest else 0.0) for d in DELTAS),
-        upper=tuple((d, curve.epsilon(d)) for d in DELTAS),
         figures={"right": float(right), "guesses": float(guesses)},
     )

@@ -12,12 +12,12 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from private_distdd.auditing.probe import about_gradients
+from private_distdd.auditing.checks.outcome import certain
+from private_distdd.auditing.probe import any_question
 from private_distdd.auditing.report.records import AuditRecord
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.info import DatasetInfo
 from private_distdd.errors import PrivateDistDDError
-from private_distdd.networks.spec import ModelSpec
 from private_distdd.privacy.ledger import Charge, parse
 from private_distdd.privacy.mechanism import SampledGaussianMechanism
 from private_distdd.privacy.plan import PrivacyPlan
@@ -87,7 +87,7 @@ def retry_check(make: Callable[..., Client] = Client) -> AuditRecord:
     run = Run("retry", info, PrivacyPlan(1.0, 1.0, 1.0, 1.0, tries, delta=1e-5))
     client = make("audited", ImageDataset(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]), info))
     client.enroll(run)
-    query = about_gradients(ModelSpec("mlp", {"width": 2, "depth": 1}), info).query(run, 0)
+    query = any_question(info).query(run, 0)
 
     def fail(*_: Any) -> Tensor:
         raise MemoryError("put in by an audit")
@@ -102,17 +102,15 @@ def retry_check(make: Callable[..., Client] = Client) -> AuditRecord:
             paid = sum(isinstance(entry, Charge) for entry in client.ledger)
             if paid != min(number, tries):
                 findings.append(f"after {number} tries {paid} charges, not {min(number, tries)}")
-    return AuditRecord(
-        audit="retry_check",
+    return certain(
+        "retry_check",
+        started,
+        findings,
         claim="a computation that failed uses its charge up",
-        kind="deterministic",
         statistic="charges after each of several tries",
         trials=tries + 1,
-        rejected=bool(findings),
         adversary="asks again after a failure",
         assumptions="the mechanism is where the client computes",
-        seconds=time.perf_counter() - started,
-        findings=tuple(findings),
     )
 
 
@@ -146,15 +144,13 @@ def bill_check(tap: Tap) -> AuditRecord:
             of_run = sum(len(digests) for name, digests in messages.items() if name.startswith(f"{run_id}:"))
             if plan is not None and of_run > plan.max_queries:
                 findings.append(f"{client_id}: {run_id}: {of_run} messages, more than T_max = {plan.max_queries}")
-    return AuditRecord(
-        audit="bill_check",
+    return certain(
+        "bill_check",
+        started,
+        findings,
         claim="every message that left is charged to its client's ledger, with the run's sigma and q",
-        kind="deterministic",
         statistic="messages at the engine against charges in the ledgers",
         trials=seen,
-        rejected=bool(findings),
         adversary="none: the auditor listens to the engine",
         assumptions="all messages pass this engine",
-        seconds=time.perf_counter() - started,
-        findings=tuple(findings),
     )

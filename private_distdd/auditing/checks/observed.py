@@ -19,6 +19,7 @@ from unittest import mock
 
 import torch
 
+from private_distdd.auditing.checks.outcome import certain
 from private_distdd.auditing.probe import Probe, every_question
 from private_distdd.auditing.report.records import AuditRecord
 from private_distdd.data.dataset import ImageDataset
@@ -149,8 +150,9 @@ def observed_check(make: Callable[..., Client] = Client, seed: int = 0) -> Audit
         seed: of the noise.
     """
     started, findings, own, alike = time.perf_counter(), list[str](), 0, 0
-    questions = every_question(_INFO)
-    questions = {**questions, "class gradients, NaN": questions["class gradients"].hostile()["NaN"]}
+    questions = dict(every_question(_INFO))
+    for kind, question in list(questions.items()):
+        questions |= {f"{kind}, {name}": asked for name, asked in question.hostile().items() if name == "NaN"}
     with tempfile.TemporaryDirectory() as parent:
         for kind, question in questions.items():
             # The first run imports and caches: what it leaves behind is not the data's.
@@ -172,17 +174,15 @@ def observed_check(make: Callable[..., Client] = Client, seed: int = 0) -> Audit
                     one, two = first.files[path], other.files[path]
                     if len(one or b"") != len(two or b"") or (messages == own_messages and one != two):
                         findings.append(f"{between}: file {path} differs")
-    return AuditRecord(
-        audit="observed_check",
+    return certain(
+        "observed_check",
+        started,
+        findings[:10],
         claim="nothing that can be seen of a process but its messages depends on the data",
-        kind="deterministic",
         statistic="loggers, warnings, standard output and error, files, with equal noise over different data",
         trials=len(questions) * len(_SIZES),
-        rejected=bool(findings),
         adversary="reads logs, terminals and disks of the server, and of the client all but its own log",
         assumptions="files below the working, temporary and ledger's folders; time, memory and sockets are outside",
-        seconds=time.perf_counter() - started,
         seed=seed,
         figures={"comparisons with equal messages": alike, "differences in the client's own log": own},
-        findings=tuple(findings[:10]),
     )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from private_distdd.auditing.checks.outcome import certain
 from private_distdd.auditing.probe import every_question
 from private_distdd.auditing.report.records import AuditRecord
 from private_distdd.auditing.setting import Setting, known_rows
@@ -69,17 +70,15 @@ def micro_batch_check(make: Callable[..., Client] = Client) -> AuditRecord:
         if len(set().union(*sizes.values())) > 1:
             told = ", ".join(f"{n} examples: {sorted(noted)}" for n, noted in sizes.items())
             findings.append(f"{kind}: micro-batches of several sizes ({told})")
-    return AuditRecord(
-        audit="micro_batch_check",
+    return certain(
+        "micro_batch_check",
+        started,
+        findings,
         claim="how many examples ride along in a micro-batch is always the same",
-        kind="deterministic",
         statistic="sizes of the batches that modules are called with",
         trials=seen,
-        rejected=bool(findings),
         adversary="none: the auditor listens to the client's networks",
         assumptions="rows are computed by modules of torch",
-        seconds=time.perf_counter() - started,
-        findings=tuple(findings),
     )
 
 
@@ -120,16 +119,14 @@ def norm_check(setting: Setting) -> AuditRecord:
                 findings.append(f"a row of {name}, reported as {lie:g} C long, moves the message by {moved:.6g} C / b")
     if not asked:
         findings.append("torch.linalg.vector_norm was never asked: this audit does not see how rows are clipped")
-    return AuditRecord(
-        audit="norm_check",
+    return certain(
+        "norm_check",
+        started,
+        findings[:10],
         claim="one example moves a message by at most C / b even where floating-point norms are wrong",
-        kind="deterministic",
         statistic="norm of the difference of two messages with equal noise, under lying norms",
         trials=len(rows) * len(_LIES),
-        rejected=bool(findings),
         adversary="none: the auditor puts a fault into torch.linalg.vector_norm",
         assumptions="norms are taken by torch.linalg.vector_norm",
-        seconds=time.perf_counter() - started,
         figures={"largest move in C / b": worst},
-        findings=tuple(findings[:10]),
     )

@@ -112,7 +112,7 @@ class _AllInAtFirst:
     """Another source's streams, of which the first release's two take everybody."""
 
     def __init__(self, inner: Randomness) -> None:
-        self._inner, self._streams, self.secure = inner, 0, inner.secure
+        self._inner, self._streams = inner, 0
 
     def stream(self) -> Stream:
         self._streams += 1
@@ -140,7 +140,7 @@ class _Listening:
     """Another source's streams, which tell."""
 
     def __init__(self, inner: Randomness, tell: Callable[[str], None]) -> None:
-        self._inner, self._tell, self.secure = inner, tell, inner.secure
+        self._inner, self._tell = inner, tell
 
     def stream(self) -> Stream:
         own = _Told(self._inner.stream().words(4).tobytes())

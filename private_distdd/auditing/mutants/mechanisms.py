@@ -65,8 +65,6 @@ class _Streams:
         inner: where fresh streams come from.
     """
 
-    secure = False
-
     def __init__(self, inner: Randomness, noise: bytes | None = None, coins: bytes | None = None) -> None:
         self._inner, self._keys = inner, [noise, coins]
 

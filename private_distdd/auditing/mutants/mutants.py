@@ -17,7 +17,7 @@ from private_distdd.auditing.attacks.runs import canary_run
 from private_distdd.auditing.checks.answered import answered
 from private_distdd.auditing.checks.bill import Tap, bill_check, retry_check
 from private_distdd.auditing.checks.budget import filter_check
-from private_distdd.auditing.checks.coins import client_coin_check, coin_check, stream_check, threshold_check
+from private_distdd.auditing.checks.coins import client_coin_check, coin_check, stream_check
 from private_distdd.auditing.checks.leaks import client_check
 from private_distdd.auditing.checks.noise import LARGE, client_noise_check, message_check, noise_check
 from private_distdd.auditing.checks.observed import observed_check
@@ -25,23 +25,22 @@ from private_distdd.auditing.checks.replay import replay_client, replay_sensitiv
 from private_distdd.auditing.checks.restart import restart_check
 from private_distdd.auditing.checks.rows import micro_batch_check, norm_check
 from private_distdd.auditing.checks.seeds import guess_check, seed_check
+from private_distdd.auditing.checks.thresholds import threshold_check
 from private_distdd.auditing.mutants.clients import CLIENTS, FILTERS
 from private_distdd.auditing.mutants.mechanisms import MECHANISMS
 from private_distdd.auditing.mutants.streams import STREAMS
-from private_distdd.auditing.probe import every_question
+from private_distdd.auditing.probe import any_question, every_question
 from private_distdd.auditing.report.records import GATE_ALPHA, AuditRecord
 from private_distdd.auditing.setting import Measure, Mechanism, Setting, library
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.info import DatasetInfo
 from private_distdd.engines.in_process import InProcess
-from private_distdd.networks.spec import ModelSpec
 from private_distdd.privacy.accountants import RdpFilter
 from private_distdd.privacy.mechanism import RowSource
 from private_distdd.privacy.plan import PrivacyPlan
 from private_distdd.privacy.randomness import Randomness, Stream
 from private_distdd.site.client import Client
 from private_distdd.wire.engine import ASK, ENROL
-from private_distdd.wire.query import Query
 from private_distdd.wire.run import Run
 
 _STATISTICAL = 9  # gates that share the family-wise level
@@ -117,13 +116,15 @@ def deterministic_gates(mutant: Mutant) -> list[AuditRecord]:
     if "clients" in parts:
         images = torch.randn((9, *_INFO.shape), generator=torch.Generator().manual_seed(0))
         background = ImageDataset(images[:8], 1 + torch.arange(8), _INFO)
-        question = every_question(_INFO)["class gradients"]
+        for question in every_question(_INFO).values():
+            found += [
+                answered(client_check, background, question, mutant.make),
+                answered(replay_client, background, (images[8], 0), question, make=mutant.make),
+            ]
         found += [
-            answered(client_check, background, question, mutant.make),
             answered(_paid, mutant.make),
             answered(retry_check, mutant.make),
             observed_check(mutant.make),
-            answered(replay_client, background, (images[8], 0), question, make=mutant.make),
             answered(micro_batch_check, mutant.make),
         ]
         if mutant.stream is Stream:  # fresh interpreters import a client by its name
@@ -176,15 +177,12 @@ def gates(mutant: Mutant, trials: int = 1000, seed: int = 0) -> list[AuditRecord
 def _paid(make: Callable[..., Client]) -> AuditRecord:
     """`bill_check` of four queries to one small client."""
     info = DatasetInfo("noise", 2, (1, 8, 8), (0.5,), (0.5,))
-    spec = ModelSpec("mlp", {"width": 2, "depth": 1})
     tap = Tap(InProcess([make("audited", ImageDataset(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]), info))]))
     run = Run("bill", info, PrivacyPlan(1.0, 0.5, 1.0, 1.0, 4, delta=1e-5))
     tap.exchange(ENROL, {"audited": run.to_bytes()})
-    state = dict(spec.build(info.shape, info.num_classes, seed=0).state_dict())
-    for i in range(4):
-        arguments = {"model": spec.to_json(), "granularity": "class"}
-        query = Query(run.run_id, i, "class_gradients", arguments, state, run.plan)
-        tap.exchange(ASK, {"audited": query.data})
+    question = any_question(info)
+    for server_round in range(4):
+        tap.exchange(ASK, {"audited": question.query(run, server_round).data})
     return bill_check(tap)
 
 
@@ -197,7 +195,7 @@ class _Restreamed:
     """
 
     def __init__(self, inner: Randomness, stream: type[Stream]) -> None:
-        self._inner, self._stream, self.secure = inner, stream, inner.secure
+        self._inner, self._stream = inner, stream
 
     def stream(self) -> Stream:
         """The next stream."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from private_distdd.auditing.attacks.inversion import Inversion
+from private_distdd.auditing.report.inversion import Inversion
 from private_distdd.auditing.report.page import render_audit
 from private_distdd.auditing.report.records import GATE_ALPHA, AuditRecord, as_json
 from private_distdd.auditing.target import Target

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from private_distdd.auditing.attacks.inversion import Inversion
+from private_distdd.auditing.report.inversion import Inversion
 from private_distdd.auditing.report.records import AIM
 from private_distdd.rounding import rounded_down, rounded_up
 
