@@ -13,6 +13,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from private_distdd.encoding import to_json
 from private_distdd.limits import HEADER_BYTES
 
 
@@ -42,11 +43,6 @@ def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not isinstance(header, dict):
         raise ValueError("the envelope's header is not a JSON object")
     return header, tensors
-
-
-def to_json(record: Any) -> str:
-    """Canonical JSON: sorted keys, no spaces, ASCII, no NaN or infinity."""
-    return json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def read_file(path: Path, most: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import TypeGuard
 
 from private_distdd.errors import ConfigurationError, QueryRefusedError
 
@@ -13,7 +14,7 @@ def require_number(name: str, value: object, low: float, high: float, allowed: s
     Raises:
         ConfigurationError: it is not, with `allowed` and `remedy` in the text.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low < value < high:
+    if not is_real(value) or not low < value < high:
         raise ConfigurationError(f"{name} = {value!r}", allowed, remedy)
     return float(value)
 
@@ -24,8 +25,7 @@ def require_count(name: str, value: object, remedy: str, at_least: int = 1, at_m
     Raises:
         ConfigurationError: it is not.
     """
-    above = isinstance(value, int) and at_most is not None and value > at_most
-    if isinstance(value, bool) or not isinstance(value, int) or value < at_least or above:
+    if not is_whole(value) or value < at_least or (at_most is not None and value > at_most):
         allowed = f"a whole number of at least {at_least}"
         raise ConfigurationError(
             f"{name} = {value!r}", allowed if at_most is None else f"{allowed} and at most {at_most}", remedy
@@ -45,3 +45,13 @@ def require_identifier(name: str, value: object) -> str:
     if not isinstance(value, str) or not IDENTIFIER.fullmatch(value):
         raise QueryRefusedError(f"{name} = {value!r}", "1 to 64 of A-Z a-z 0-9 _ -", "Choose another identifier.")
     return value
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Is it a whole number?  True and False are none, though Python counts with them."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_real(value: object) -> TypeGuard[float]:
+    """Is it a number, whole or not?  True and False are none; NaN and the infinities are."""
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from private_distdd import storage
-from private_distdd.storage import pack, to_json, unpack, write_file
+from private_distdd.encoding import to_json
+from private_distdd.storage import pack, unpack, write_file
 
 TENSORS = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.tensor([1, -(2**62)]), "c": torch.zeros(0, 4)}
 HEADER = {"z": [1, 2.5, None], "a": "ü\n", "nested": {"k": True}}

@@ -11,6 +11,7 @@ from torch import Tensor
 from private_distdd.aggregation.messages import over_holders
 from private_distdd.aggregation.rule import Rule, register_rule
 from private_distdd.errors import ConfigurationError
+from private_distdd.validate import is_real
 
 
 def trimmed_mean(messages: Tensor, counts: Tensor | None = None, trim: float = 0.1) -> Tensor:
@@ -73,7 +74,7 @@ class TrimmedMean(Rule):
 
 
 def _check_share(name: str, share: float) -> None:
-    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 0.5:
+    if not is_real(share) or not 0 <= share < 0.5:
         raise ConfigurationError(
             f"{name} = {share!r}", f"0 <= {name} < 0.5", "0.1 cuts a tenth of the clients at each end."
         )

@@ -16,7 +16,7 @@ from private_distdd.matching.means import class_means, match_means
 from private_distdd.methods.without_privacy import allocate, class_counts
 from private_distdd.questions.class_embeddings import ClassEmbeddings
 from private_distdd.server.loop import Course, Kept
-from private_distdd.server.session import Wanted
+from private_distdd.server.reading import Wanted
 from private_distdd.server.start import Started
 from private_distdd.synthetic.dataset import SyntheticDataset, presentable
 from private_distdd.wire.message import Message, stack

@@ -16,6 +16,7 @@ from private_distdd.engines.in_process import engine_of
 from private_distdd.errors import ConfigurationError
 from private_distdd.networks.device import require_device
 from private_distdd.privacy.plan import Privacy, PrivacyPlan
+from private_distdd.questions.register import PRIVATE_QUESTIONS
 from private_distdd.release.release import Release
 from private_distdd.server.form import Form
 from private_distdd.server.loop import Course, run
@@ -100,7 +101,7 @@ class Method(ABC):
         asked = [client_id for round_ in self.schedule(client_ids) for client_id in round_]
         if self.privacy is None:
             return None
-        return self.privacy.plan(max(map(asked.count, set(asked))))
+        return self.privacy.plan(max(map(asked.count, set(asked))), PRIVATE_QUESTIONS[self.question].events)
 
     @abstractmethod
     def check(self, info: DatasetInfo) -> None:

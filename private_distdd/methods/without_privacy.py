@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from private_distdd.server.session import Session, Wanted
+from private_distdd.server.reading import Wanted
+from private_distdd.server.session import Session
 from private_distdd.wire.query import Query
 
 

@@ -13,6 +13,8 @@ from private_distdd.privacy.calibration import calibrate_noise_multiplier
 from private_distdd.privacy.events import RELATION, SampledGaussian
 from private_distdd.validate import require_count, require_number
 
+_MOST_EVENTS = 10**6  # of one query
+
 
 @dataclass(frozen=True)
 class PrivacyPlan:
@@ -25,6 +27,7 @@ class PrivacyPlan:
         divisor: b in [1e-30, 1e30], public.
         max_queries: T_max >= 1; query T_max + 1 is refused.
         delta: in (0, 1); the delta at which epsilon is claimed.
+        events_per_query: 1 ... 10^6; measurements that an answered query takes, each on coins of its own.
 
     Raises:
         ConfigurationError: a value is outside its range.
@@ -36,6 +39,7 @@ class PrivacyPlan:
     divisor: float
     max_queries: int
     delta: float
+    events_per_query: int = 1
 
     def __post_init__(self) -> None:
         require_number(
@@ -48,6 +52,7 @@ class PrivacyPlan:
         )
         _check_shape(self.sample_rate, self.max_grad_norm, self.divisor, self.delta)
         require_count("max_queries", self.max_queries, "Plan at least one query.")
+        require_count("events_per_query", self.events_per_query, "1 is usual.", at_most=_MOST_EVENTS)
         require_number(
             "noise_multiplier * max_grad_norm / divisor",
             self.noise_multiplier * self.max_grad_norm / self.divisor,
@@ -58,19 +63,15 @@ class PrivacyPlan:
         )
 
     @property
-    def events_per_query(self) -> int:
-        """Stand-in until the rooms meet."""
-        return 1
-
-    @property
     def event(self) -> SampledGaussian:
         """What one answered query costs."""
-        return SampledGaussian(self.noise_multiplier, self.sample_rate)
+        return SampledGaussian(self.noise_multiplier, self.sample_rate, self.events_per_query)
 
     @property
     def schedule(self) -> SampledGaussian:
         """What all T_max queries cost together: the claim of a run, however early it stops."""
-        return SampledGaussian(self.noise_multiplier, self.sample_rate, self.max_queries)
+        count = self.max_queries * self.events_per_query
+        return SampledGaussian(self.noise_multiplier, self.sample_rate, count)
 
     @property
     def epsilon(self) -> float:
@@ -78,8 +79,14 @@ class PrivacyPlan:
         return best_epsilon([self.schedule], self.delta)
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object; `from_json` is the inverse."""
-        return asdict(self)
+        """A JSON object; `from_json` is the inverse.
+
+        The usual one event a query is left out: what clients pinned before there were others stays what they pinned.
+        """
+        record = asdict(self)
+        if self.events_per_query == 1:
+            del record["events_per_query"]
+        return record
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> PrivacyPlan:
@@ -89,9 +96,14 @@ class PrivacyPlan:
             ConfigurationError: fields are missing or unknown, or a value is out of range.
         """
         names = {field.name for field in fields(cls)}
-        if not isinstance(record, Mapping) or set(record) != names:
+        if not isinstance(record, Mapping) or set(record) | {"events_per_query"} != names:
             raise ConfigurationError(f"plan {record!r}", f"the fields {sorted(names)}", "Use PrivacyPlan.to_json.")
-        return cls(**record)
+        plan = cls(**record)
+        if "events_per_query" in record and plan.events_per_query == 1:  # one plan, one way to write it
+            raise ConfigurationError(
+                f"plan {record!r}", "no events_per_query where it is 1", "Use PrivacyPlan.to_json."
+            )
+        return plan
 
 
 @dataclass(frozen=True)
@@ -147,8 +159,12 @@ class Privacy:
             # The plan's own checks, on the values as given: `plan` would make a float of "1" or True first.
             PrivacyPlan(self.noise_multiplier, self.sample_rate, self.max_grad_norm, self.divisor, 1, self.delta)
 
-    def plan(self, max_queries: int) -> PrivacyPlan:
+    def plan(self, max_queries: int, events_per_query: int = 1) -> PrivacyPlan:
         """The public constants for at most `max_queries` queries to each client (T_max >= 1).
+
+        Args:
+            max_queries: T_max.
+            events_per_query: see `PrivacyPlan`; what a question says it takes.
 
         Raises:
             ConfigurationError: the target cannot be reached with any sigma allowed.
@@ -157,7 +173,9 @@ class Privacy:
         if sigma is None:
             assert self.target_epsilon is not None  # noqa: S101 - __post_init__ guards it; this tells the type checker
             require_count("max_queries", max_queries, "Plan at least one query.")
-            sigma = calibrate_noise_multiplier(self.target_epsilon, self.delta, self.sample_rate, max_queries)
+            require_count("events_per_query", events_per_query, "1 is usual.", at_most=_MOST_EVENTS)
+            events = max_queries * events_per_query
+            sigma = calibrate_noise_multiplier(self.target_epsilon, self.delta, self.sample_rate, events)
         return PrivacyPlan(
             float(sigma),
             float(self.sample_rate),
@@ -165,6 +183,7 @@ class Privacy:
             float(self.divisor),
             max_queries,
             float(self.delta),
+            events_per_query,
         )
 
 

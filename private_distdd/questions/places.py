@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from private_distdd.data.info import DatasetInfo
+from private_distdd.encoding import to_json
 from private_distdd.errors import ModelError
 from private_distdd.networks.micro_batch import MICRO_BATCH
 from private_distdd.questions.question import Question
-from private_distdd.storage import to_json
 
 _REMEMBERED = 1024
 _places_alike: set[str] = set()  # what this process has found to give an example the same bits in every place

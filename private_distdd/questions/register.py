@@ -32,7 +32,13 @@ class _Maker(Protocol[Made]):
         ...
 
 
-PRIVATE_QUESTIONS: dict[str, _Maker[Question]] = {}
+class _PrivateMaker(_Maker[Question], Protocol):
+    """The same of one that may be asked for with privacy."""
+
+    events: int
+
+
+PRIVATE_QUESTIONS: dict[str, _PrivateMaker] = {}
 """Those that may be asked for with privacy, by name."""
 
 QUESTIONS: dict[str, _Maker[PlainQuestion]] = {}

@@ -14,8 +14,8 @@ from torch import Tensor
 from private_distdd.release.build import build_sound_release
 from private_distdd.release.release import Release
 from private_distdd.server.progress import progress_bar
+from private_distdd.server.reading import Wanted
 from private_distdd.server.record import RoundRecord
-from private_distdd.server.session import Wanted
 from private_distdd.server.start import Started
 from private_distdd.server.state import Checkpoint
 from private_distdd.synthetic.dataset import SyntheticDataset

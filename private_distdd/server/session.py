@@ -9,34 +9,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from private_distdd.errors import CheckpointError, QueryRefusedError
-from private_distdd.limits import EXAMPLES, VALUE
 from private_distdd.privacy.accountants import epsilon
 from private_distdd.privacy.ledger import parse
 from private_distdd.server.accounts import Accounts, accounts_of
-from private_distdd.wire.engine import ASK, ENROL, LEDGER, Engine, ExchangeInterrupted
+from private_distdd.server.line import Line
+from private_distdd.server.reading import Wanted, is_consent, read_answer
+from private_distdd.wire.engine import ASK, ENROL, LEDGER, Engine
 from private_distdd.wire.message import Message
-from private_distdd.wire.query import Query
 from private_distdd.wire.refusal import Refusal
-from private_distdd.wire.reply import Reply
-from private_distdd.wire.run import Enrolment, Run
+from private_distdd.wire.run import Run
 
 _log = logging.getLogger("private_distdd")
 _Answer = TypeVar("_Answer")
 
 TRIES = 3  # of one round: the same bytes again to those of whom nothing usable came
 ABSENCES = 3  # rounds in a row after which a client that does not answer leaves the run
-
-
-class Wanted(NamedTuple):
-    """What one client is asked, and how an answer must look.
-
-    Args:
-        query: the question.
-        shape: of the message's values; an answer of another one is none.
-    """
-
-    query: Query
-    shape: tuple[int, int]
 
 
 class Answers(NamedTuple):
@@ -84,8 +71,7 @@ class Session:
         quorum: float = 1.0,
         deadline: float | None = None,
     ) -> None:
-        self._engine, self.run, self._quorum, self._deadline = engine, run, quorum, deadline
-        self._ledgers: dict[str, bytes] = {}  # the newest that came beside an answer, unread, by client
+        self._line, self.run, self._quorum, self._deadline = Line(engine), run, quorum, deadline
         self._absences: dict[str, int] = {}
         if answered:
             self._check_ledgers(answered)
@@ -101,7 +87,7 @@ class Session:
                 "at least one client whose budget, plan and data allow it",
                 "Each client's own log (private_distdd_client.<id>) says why it refused.",
             )
-        self._agreed = {name: self._ledgers[name] for name in agreed if name in self._ledgers}
+        self._agreed = {name: self._line.ledgers[name] for name in agreed if name in self._line.ledgers}
         self.answered = dict.fromkeys(self.active, 0) | dict(answered or {})
 
     def ask(self, wanted: Mapping[str, Wanted]) -> Answers:
@@ -119,10 +105,10 @@ class Session:
             if not pending or (again and (len(messages) >= enough or left == 0)):
                 break
             requests = {name: asked[name].query.data for name in pending}
-            replies, interrupted = self._exchange(ASK, requests, enough - len(messages), left)
+            replies, interrupted = self._line.exchange(ASK, requests, enough - len(messages), left)
             strangers = []
             for name in list(pending):
-                answer = self._answer(name, asked[name], replies.get(name))
+                answer = read_answer(self.run, len(self._line.client_ids), name, asked[name], replies.get(name))
                 match answer:
                     case Message():
                         messages[name] = answer
@@ -160,40 +146,13 @@ class Session:
         _log.warning("client %s leaves the run: %s", name, why)
         self.active.remove(name)
 
-    def _exchange(
-        self, operation: str, requests: Mapping[str, bytes], enough: int | None = None, deadline: float | None = None
-    ) -> tuple[dict[str, Reply], bool]:
-        """Replies that can be read as such, by client; and whether Ctrl-C came meanwhile."""
-        interrupted = False
-        try:
-            found = self._engine.exchange(operation, requests, enough=enough, deadline=deadline)
-        except ExchangeInterrupted as error:
-            found, interrupted = error.replies, True
-        except KeyboardInterrupt:
-            found, interrupted = {}, True
-        except Exception as error:  # whatever an engine raises: nobody's bytes came
-            _log.error("the engine failed to %s: %s: %s", operation, type(error).__name__, error)
-            found = {}
-        replies = {}
-        for name, data in found.items():
-            if name not in requests or data is None:
-                continue
-            try:
-                replies[name] = Reply.from_bytes(data)
-            except Exception as error:  # anybody's bytes
-                _log.error("client %s answered with bytes that are no reply: %s", name, error)
-                continue
-            if replies[name].ledger:
-                self._ledgers[name] = replies[name].ledger
-        return replies, interrupted
-
     def _enrol(self, names: Iterable[str]) -> dict[str, bool]:
         """Offer the run: True for who agrees, False for who refuses; who is absent is left out."""
         pending, found = list(names), dict[str, bool]()
         for _ in range(TRIES):
             if not pending:
                 break
-            replies, interrupted = self._exchange(ENROL, dict.fromkeys(pending, self.run.to_bytes()))
+            replies, interrupted = self._line.exchange(ENROL, dict.fromkeys(pending, self.run.to_bytes()))
             if interrupted:
                 raise KeyboardInterrupt
             for name, reply in replies.items():
@@ -201,56 +160,23 @@ class Session:
                 if refusal is not None:
                     _log.warning("client %s does not take part: %s", name, refusal.code)
                     found[name] = False
-                elif self._is_consent(name, reply.answer):
+                elif is_consent(name, reply.answer):
                     found[name] = True
             pending = [name for name in pending if name not in found]
         for name in pending:
             _log.warning("client %s does not take part: absent", name)
         return found
 
-    def _is_consent(self, name: str, data: bytes) -> bool:
-        try:
-            return Enrolment.from_bytes(data).client_id == name
-        except QueryRefusedError:
-            _log.error("client %s answered with bytes that are no enrolment of its own", name)
-            return False
-
-    def _answer(self, name: str, want: Wanted, reply: Reply | None) -> Message | Refusal | None:
-        """A message of this client to this query, a refusal, or None: nothing that can be read as either came."""
-        if reply is None:
-            return None
-        refusal = Refusal.from_bytes(reply.answer)
-        if refusal is not None:
-            return refusal
-        try:
-            message = Message.from_bytes(reply.answer)
-        except QueryRefusedError:
-            _log.error("client %s answered with bytes that are no message", name)
-            return None
-        query = want.query
-        if (message.client_id, message.message_id, message.query_digest) != (name, query.message_id, query.digest):
-            _log.error("client %s answered another query than asked", name)
-            return None
-        return message if self._is_usable(message, want.shape) else Refusal("refused")
-
-    def _is_usable(self, message: Message, shape: tuple[int, int]) -> bool:
-        """Has it the form that was asked for, with values and counts that cannot end the run for all others?"""
-        plan, counts = self.run.plan, message.counts
-        scale = 1.0 if plan is None else plan.max_grad_norm / plan.divisor
-        fair = counts is None or bool(((counts >= 0) & (counts <= EXAMPLES // len(self._engine.client_ids))).all())
-        large = message.values.numel() and float(message.values.abs().max()) > VALUE * scale
-        return message.values.shape == shape and (counts is None) == (plan is not None) and fair and not large
-
     def _check_ledgers(self, answered: Mapping[str, int]) -> None:
         """Of a resumed run: are these the ledgers that paid for its messages?
 
         One client that lost its ledger is said, and is unaccounted at the end; where all did, they are the wrong ones.
         """
-        self._exchange(LEDGER, dict.fromkeys(answered, b""))
+        self._line.exchange(LEDGER, dict.fromkeys(answered, b""))
         problems = []
         for client_id, count in answered.items():
             try:
-                charges = parse(self._ledgers[client_id]).count(f"{self.run.run_id}:")
+                charges = parse(self._line.ledgers[client_id]).count(f"{self.run.run_id}:")
             except Exception as error:  # none came, or whatever bytes a client sends
                 problems.append(f"the ledger of client {client_id!r} cannot be had: {error}")
                 continue
@@ -283,5 +209,5 @@ class Session:
         Everybody is asked once more for the ledger; of those who are absent by now, the last known one serves.  What
         has been paid for is released in any case: no client can take it back by losing or spoiling its ledger.
         """
-        self._exchange(LEDGER, dict.fromkeys(self.answered, b""), deadline=self._deadline)
-        return accounts_of(self.run, self.answered, self._agreed, self._ledgers)
+        self._line.exchange(LEDGER, dict.fromkeys(self.answered, b""), deadline=self._deadline)
+        return accounts_of(self.run, self.answered, self._agreed, self._line.ledgers)

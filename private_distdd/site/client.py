@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import hashlib
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,6 +16,7 @@ from torch.utils.data import Dataset
 
 from private_distdd.data.dataset import carried_info, check_labels, materialise
 from private_distdd.data.info import DatasetInfo
+from private_distdd.encoding import sha256
 from private_distdd.errors import (
     BudgetExceededError,
     ComputationError,
@@ -36,6 +36,7 @@ from private_distdd.privacy.plan import PrivacyPlan
 from private_distdd.privacy.randomness import Randomness, SystemRandomness
 from private_distdd.questions.question import Measurable, PlainQuestion, Question
 from private_distdd.questions.register import plain_question, private_question
+from private_distdd.site.draws import check_class_batch, class_batch
 from private_distdd.site.outbox import Outbox
 from private_distdd.validate import require_count, require_identifier
 from private_distdd.wire.message import Message
@@ -204,7 +205,7 @@ class Client:
         event: Event = NotPrivate() if run.plan is None else self._event(run.plan)
         if run.plan is None:
             self._refuse_without_privacy(run.run_id)
-            self._check_batch(query.batch, run.info)
+            check_class_batch(query.batch, run.info)
         self.ledger.require(event, query.message_id)  # before work for a query that could not be paid
         asked = query.question, query.arguments, query.tensors, run.info, self._device, self._limits
         if run.plan is None:
@@ -228,7 +229,7 @@ class Client:
                 "a computation that ends, and a disk with room",
                 "See the cause in this client's own log; a new try is a new charge.",
             ) from error
-        self.ledger.seal(query.message_id, hashlib.sha256(message.data).hexdigest())
+        self.ledger.seal(query.message_id, sha256(message.data))
         return message
 
     def _event(self, plan: PrivacyPlan) -> Event:
@@ -266,7 +267,7 @@ class Client:
         if self.ledger.status(query.message_id) != "sealed":
             return None
         data = self._outbox.get(query.message_id)
-        if data is None or hashlib.sha256(data).hexdigest() != self.ledger.digest(query.message_id):
+        if data is None or sha256(data) != self.ledger.digest(query.message_id):
             return None  # lost: answering afresh is a new charge
         message = Message.from_bytes(data)
         if message.query_digest != query.digest:
@@ -302,28 +303,11 @@ class Client:
         )
 
     def _plain(self, query: Query, question: PlainQuestion) -> Message:
-        index = self._class_batch(query.batch)
+        index = class_batch(query.batch, self._labels, self.client_id)
         values, counts = question.plain(self._images[index], self._labels[index])
         if not bool(torch.isfinite(values).all()):  # weights that overflow: nobody could read the message
             raise QueryRefusedError("an answer of NaN or infinite values", "finite sums", "Ask with other weights.")
         return Message(self.client_id, query.message_id, query.digest, values, counts)
-
-    @staticmethod
-    def _check_batch(batch: tuple[tuple[int, ...], int] | None, info: DatasetInfo) -> None:
-        if batch is not None and len(batch[0]) != info.num_classes:
-            raise QueryRefusedError(
-                f"a class batch of {len(batch[0])} counts", f"{info.num_classes}, one a class", "Correct the query."
-            )
-
-    def _class_batch(self, batch: tuple[tuple[int, ...], int] | None) -> Tensor:
-        """Indices of a public, seeded draw without replacement of so many examples a class; all of them for None."""
-        if batch is None:
-            return torch.arange(len(self._labels), device=self._device)
-        counts, seed = batch
-        rng = np.random.default_rng([seed, *self.client_id.encode()])
-        labels = self._labels.cpu().numpy()
-        drawn = [rng.permutation(np.flatnonzero(labels == c))[:count] for c, count in enumerate(counts)]
-        return torch.from_numpy(np.concatenate([*drawn, np.empty(0, np.int64)])).to(self._device)
 
 
 def _mechanism(plan: PrivacyPlan) -> SampledGaussianMechanism:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+from private_distdd.encoding import to_json
 from private_distdd.limits import CONTROL_BYTES
-from private_distdd.storage import to_json
 
 CODES = ("budget", "refused", "not_enrolled", "failed")
 """The budget cannot pay; refused for another reason; enrol first; the computation failed, and its charge is used up."""

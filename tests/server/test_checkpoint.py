@@ -19,6 +19,7 @@ from wiring import PerClient
 from private_distdd.cli import main
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.info import DatasetInfo
+from private_distdd.encoding import to_json
 from private_distdd.engines.in_process import InProcess
 from private_distdd.errors import CheckpointError, ConfigurationError, QueryRefusedError
 from private_distdd.methods.collabdm import CollabDM
@@ -30,7 +31,7 @@ from private_distdd.server import checkpoint as checkpoint_module
 from private_distdd.server.checkpoint import STATE, CheckpointFolder
 from private_distdd.server.state import Checkpoint
 from private_distdd.site.client import Client
-from private_distdd.storage import pack, to_json, unpack
+from private_distdd.storage import pack, unpack
 from private_distdd.wire.query import Query
 from private_distdd.wire.refusal import Refusal
 from private_distdd.wire.run import Run

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from private_distdd.engines.in_process import InProcess
-from private_distdd.server.session import Wanted
+from private_distdd.server.reading import Wanted
 from private_distdd.site.client import Client
 from private_distdd.wire.engine import ASK, ENROL, LEDGER, ExchangeInterrupted
 from private_distdd.wire.query import Query

@@ -35,7 +35,7 @@ from private_distdd.privacy.plan import PrivacyPlan
 from private_distdd.privacy.randomness import InsecureRandomness
 from private_distdd.questions.per_example import clipped_class_sums
 from private_distdd.site.client import Client
-from private_distdd.validate import require_count
+from private_distdd.validate import is_real, require_count
 from private_distdd.wire.query import Query
 from private_distdd.wire.run import Run
 
@@ -136,7 +136,7 @@ def gradient_inversion(
 
 def _plan(noise_multiplier: float | None, max_grad_norm: float) -> PrivacyPlan | None:
     """What a client pins; None where nothing covers the gradients.  C is checked either way."""
-    bare = noise_multiplier is None or (noise_multiplier == 0 and not isinstance(noise_multiplier, bool))
+    bare = noise_multiplier is None or (is_real(noise_multiplier) and noise_multiplier == 0)
     sigma = 1.0 if noise_multiplier is None or bare else noise_multiplier
     plan = PrivacyPlan(sigma, 1.0, max_grad_norm, 1.0, 1, AIM)
     return None if bare else plan

@@ -28,7 +28,8 @@ from private_distdd.engines.in_process import InProcess
 from private_distdd.privacy.ledger import Ledger
 from private_distdd.privacy.plan import PrivacyPlan
 from private_distdd.privacy.randomness import InsecureRandomness
-from private_distdd.server.session import Session, Wanted
+from private_distdd.server.reading import Wanted
+from private_distdd.server.session import Session
 from private_distdd.site.client import Client
 from private_distdd.wire.message import Message
 from private_distdd.wire.run import Run

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
+from private_distdd.encoding import sha256
 from private_distdd.errors import BudgetExceededError, LedgerError, QueryRefusedError
 from private_distdd.privacy.events import Composition, Event, NotPrivate, merge
-from private_distdd.privacy.ledger.entries import Budget, Charge, Entry, Open, Pin, Recovered, Sealed, encode, sha256
+from private_distdd.privacy.ledger.entries import Budget, Charge, Entry, Open, Pin, Recovered, Sealed, encode
 from private_distdd.privacy.ledger.file import begin, descriptor, failed, identity, lock, unusable, write, write_whole
 from private_distdd.privacy.ledger.history import History, parse, repeated
 

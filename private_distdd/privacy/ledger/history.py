@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal, TypeAlias
 
+from private_distdd.encoding import sha256
 from private_distdd.errors import LedgerError, PrivateDistDDError, QueryRefusedError
 from private_distdd.limits import LEDGER_BYTES
 from private_distdd.privacy.events import Composition, Event, merge
-from private_distdd.privacy.ledger.entries import START, Charge, Entry, Open, Pin, Recovered, Sealed, decode, sha256
+from private_distdd.privacy.ledger.entries import START, Charge, Entry, Open, Pin, Recovered, Sealed, decode
 
 RESTORE = "Restore it from a copy; do not go on with a new ledger, for what was spent stays spent."
 Status: TypeAlias = Literal["new", "charged", "sealed"]
