@@ -188,3 +188,13 @@ def test_a_wrong_room_a_wrong_mutant_and_a_missing_duty_are_found() -> None:
     assert picture(MAP.replace("\nengines ", "\nmachines ")) != picture(MAP)
     assert "no nose" in mutants_in(duties(MAP.replace("`no noise`", "`no nose`"))["A8"][2])
     assert list(duties(MAP.replace("| **A3**", "| **B3**"))) != DUTIES
+
+
+def test_the_audits_of_their_page_exist() -> None:
+    page = (ROOT / "docs" / "auditing.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`\w+\.\w+`(?:, `\w+\.\w+`)*) \|", section(page, "The audits"), re.MULTILINE)
+    named = [name for row in rows for name in re.findall(r"`(\w+)\.(\w+)`", row)]
+    assert len(named) > 20
+    for module, name in named:
+        files = [PACKAGE / "auditing" / folder / f"{module}.py" for folder in ("checks", "attacks")]
+        assert any(file.is_file() and name in names_in(file) for file in files), f"{module}.{name}"
