@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from private_distdd.auditing.attacks.membership import Distill, membership_gradient, membership_synthetic
+from private_distdd.auditing.attacks.membership import membership_gradient
+from private_distdd.auditing.attacks.synthetic import Distill, membership_synthetic
 from private_distdd.auditing.report.records import AIM, AuditRecord
 from private_distdd.auditing.setting import Setting
 from private_distdd.data.dataset import ImageDataset

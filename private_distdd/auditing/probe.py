@@ -14,7 +14,7 @@ from torch import Tensor
 from private_distdd.data.info import DatasetInfo
 from private_distdd.errors import ConfigurationError
 from private_distdd.networks.micro_batch import padded
-from private_distdd.questions.audited import Audited
+from private_distdd.questions.audited import Audited, SpecificAttack
 from private_distdd.questions.register import PRIVATE_QUESTIONS, private_question
 from private_distdd.wire.query import Query
 from private_distdd.wire.run import Run
@@ -91,10 +91,19 @@ def declared(question: str) -> Audited:
     if not isinstance(made, Audited):
         raise ConfigurationError(
             f"question {question!r}, which does not say how it is audited",
-            "a class with `attacks`, `examples` and `blocks`",
+            "a class with `examples` and `blocks`",
             "See questions/audited.py, and questions/class_gradients.py for an example.",
         )
     return made
+
+
+def attacks_of(question: str) -> frozenset[SpecificAttack]:
+    """Which of the attacks that fit some questions only fit this one: none, unless its class says so.
+
+    Raises:
+        ConfigurationError: as `declared`.
+    """
+    return getattr(declared(question), "attacks", frozenset())
 
 
 def usual_probe(question: str, info: DatasetInfo, width: int = 8) -> Probe:
@@ -106,9 +115,14 @@ def usual_probe(question: str, info: DatasetInfo, width: int = 8) -> Probe:
         width: see `Audited.examples`.
 
     Raises:
-        ConfigurationError: as `declared`.
+        ConfigurationError: as `declared`, or it has no form.
     """
-    return Probe(question, *next(iter(declared(question).examples(info, width).values())))
+    forms = declared(question).examples(info, width)
+    if not forms:
+        raise ConfigurationError(
+            f"question {question!r}, which has no example to ask", "one event a query", "It cannot be audited yet."
+        )
+    return Probe(question, *next(iter(forms.values())))
 
 
 def every_question(info: DatasetInfo, width: int = 8) -> Mapping[str, Probe]:

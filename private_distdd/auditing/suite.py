@@ -28,7 +28,7 @@ from private_distdd.auditing.checks.replay import replay_client, replay_sensitiv
 from private_distdd.auditing.checks.restart import restart_check
 from private_distdd.auditing.checks.rows import micro_batch_check, norm_check
 from private_distdd.auditing.checks.seeds import guess_check, seed_check
-from private_distdd.auditing.checks.thresholds import threshold_check
+from private_distdd.auditing.checks.words import threshold_check
 from private_distdd.auditing.report.inversion import Inversion
 from private_distdd.auditing.report.records import AuditRecord
 from private_distdd.auditing.setting import Setting
@@ -118,14 +118,14 @@ def _unfit(target: Target, attack: SpecificAttack) -> str:
 
 def _left_out(audit: str, why: str) -> AuditRecord:
     return AuditRecord(
-        audit=audit,
+        audit="left_out",
         claim="none",
         kind="descriptive",
-        statistic="nothing: left out",
+        statistic=f"nothing: {audit} was left out",
         trials=0,
         rejected=False,
         adversary="none",
-        assumptions=f"left out, for {why}",
+        assumptions=f"{audit} was left out, for {why}",
         seconds=0.0,
     )
 

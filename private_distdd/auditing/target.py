@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from private_distdd.auditing.probe import Probe, declared, usual_probe
+from private_distdd.auditing.probe import Probe, attacks_of, usual_probe
 from private_distdd.data.info import DatasetInfo
 from private_distdd.errors import ConfigurationError, ReleaseError
 from private_distdd.methods import method_named
@@ -43,7 +43,7 @@ class Target:
         Raises:
             ConfigurationError: the question is not registered, or does not say how it is audited.
         """
-        return declared(self.asks).attacks
+        return attacks_of(self.asks)
 
     @property
     def question(self) -> Probe:

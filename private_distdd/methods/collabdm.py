@@ -16,7 +16,7 @@ from private_distdd.methods.register import register_method
 from private_distdd.networks.embedding import EmbeddingSpec
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.questions.register import plain_question, private_question
-from private_distdd.server.form import Field, Form, is_part, is_whole, prototypes
+from private_distdd.server.form import Field, Form, is_between, is_part, prototypes
 from private_distdd.server.start import Started
 from private_distdd.synthetic.mosaic import require_partition
 from private_distdd.validate import require_count, require_number
@@ -178,7 +178,7 @@ class CollabDM(Method):
             return (
                 isinstance(value, dict)
                 and set(progress["active"]) <= value.keys() <= set(client_ids)
-                and all(is_whole(count, 0, queries) for count in value.values())
+                and all(is_between(count, 0, queries) for count in value.values())
             )
 
         return Form(

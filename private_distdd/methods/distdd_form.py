@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from private_distdd.limits import EXAMPLES
-from private_distdd.server.form import Field, Form, is_part, is_whole, prototypes
+from private_distdd.server.form import Field, Form, is_between, is_part, prototypes
 from private_distdd.server.loop import named
 from private_distdd.wire.run import Run
 
@@ -30,7 +30,7 @@ def distdd_form(method: DistDD, run: Run, client_ids: Sequence[str]) -> Form:
         if not isinstance(value, dict) or not set(progress["active"]) <= value.keys() <= set(client_ids):
             return False
         played = [client_id for round_ in asked[: progress["rounds"]] for client_id in round_]
-        return all(is_whole(count, 0, before + played.count(client_id)) for client_id, count in value.items())
+        return all(is_between(count, 0, before + played.count(client_id)) for client_id, count in value.items())
 
     def are_counts(value: Any, progress: Mapping[str, Any]) -> bool:
         if run.plan is not None:
@@ -41,7 +41,7 @@ def distdd_form(method: DistDD, run: Run, client_ids: Sequence[str]) -> Form:
         rows = list(value.values())
         if not all(isinstance(row, list) and len(row) == info.num_classes for row in rows):
             return False
-        fair = all(is_whole(count, 0, EXAMPLES) for row in rows for count in row)
+        fair = all(is_between(count, 0, EXAMPLES) for row in rows for count in row)
         return fair and all(sum(column) <= EXAMPLES for column in zip(*rows, strict=True))
 
     def state(progress: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -58,11 +58,12 @@ def distdd_form(method: DistDD, run: Run, client_ids: Sequence[str]) -> Form:
     return Form(
         run,
         {
-            "rounds": Field(f"0 ... {method.rounds}", lambda value, _: is_whole(value, 0, method.rounds)),
+            "rounds": Field(f"0 ... {method.rounds}", lambda value, _: is_between(value, 0, method.rounds)),
             "steps": Field(
                 f"{method.matching_steps} for each round in which somebody answered",
                 lambda value, progress: (
-                    is_whole(value, 0, progress["rounds"] * method.matching_steps) and not value % method.matching_steps
+                    is_between(value, 0, progress["rounds"] * method.matching_steps)
+                    and not value % method.matching_steps
                 ),
             ),
             "started": Field(

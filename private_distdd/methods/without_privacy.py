@@ -12,13 +12,16 @@ from private_distdd.wire.query import Query
 
 
 def class_counts(session: Session, server_round: int) -> dict[str, list[int]]:
-    """One query: how many examples of each class the clients hold, by client, of those that answer."""
+    """One query: how many examples of each class the clients hold; who does not tell leaves the run."""
     query = Query(session.run.run_id, server_round, "class_counts", {}, {}, None)
     want = Wanted(query, (session.run.info.num_classes, 0))
     answers = session.ask(dict.fromkeys(session.active, want))
     if answers.interrupted:
         raise KeyboardInterrupt
-    return {m.client_id: m.counts.tolist() for m in answers.messages if m.counts is not None}
+    counts = {m.client_id: m.counts.tolist() for m in answers.messages if m.counts is not None}
+    for client_id in [name for name in session.active if name not in counts]:
+        session.leave(client_id, "it told no counts, without which it cannot be asked for its share")
+    return counts
 
 
 def allocate(
@@ -28,13 +31,12 @@ def allocate(
 
     Args:
         counts: examples held of each class, by client.
-        client_ids: who draws; who told no counts is left out.
+        client_ids: who draws; all of them have told.
         per_class: how many in all; fewer where they hold fewer.
         rng: public.
     """
-    holders = [client_id for client_id in client_ids if client_id in counts]
-    if not holders:
+    if not client_ids:
         return {}
-    held = np.array([counts[client_id] for client_id in holders])
+    held = np.array([counts[client_id] for client_id in client_ids])
     drawn = [rng.multivariate_hypergeometric(column, min(per_class, column.sum())) for column in held.T]
-    return {client_id: tuple(map(int, row)) for client_id, row in zip(holders, np.array(drawn).T, strict=True)}
+    return {client_id: tuple(map(int, row)) for client_id, row in zip(client_ids, np.array(drawn).T, strict=True)}

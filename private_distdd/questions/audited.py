@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
 
@@ -12,7 +12,9 @@ from private_distdd.data.info import DatasetInfo
 SpecificAttack: TypeAlias = Literal["inversion", "membership"]
 """Attacks that read a message as something of its own: as gradients of a network at known weights.
 
-Everything else that audits do fits any question, and is done to all of them."""
+A class says with `attacks`, a frozenset of them, which fit its messages; without it, none.  Everything else that audits
+do fits any question, and is done to all of them.
+"""
 
 Asked: TypeAlias = tuple[Mapping[str, Any], Mapping[str, Tensor]]
 """A query's arguments and tensors."""
@@ -22,11 +24,10 @@ Asked: TypeAlias = tuple[Mapping[str, Any], Mapping[str, Tensor]]
 class Audited(Protocol):
     """What the audits ask of a registered question's class, beside the question itself."""
 
-    attacks: ClassVar[frozenset[SpecificAttack]]
-    """Which of the specific attacks fit its messages."""
-
     def examples(self, info: DatasetInfo, width: int) -> Mapping[str, Asked]:
         """In which forms small clients are asked, by name in words; the first is the usual one.
+
+        Audits ask one event a query: a question that takes several has none.
 
         Args:
             info: of those who are asked.

@@ -11,6 +11,10 @@ from torch import Tensor
 class PlainQuestion(Protocol):
     """One registered question, made for one query of a run without privacy.
 
+    Its class is called with (arguments, tensors, info, device), all of them public: the query's, the public constants
+    of the data, and where to compute; what is wrong with them it refuses with an error of this library.  It has a
+    static or class method `cost(arguments, info) -> Cost`: what an answer takes at most, by arithmetic alone.
+
     Attributes:
         num_groups: rows of a message's values; public, the same for all data.
         dimension: columns of a message's values; public, the same for all data.

@@ -118,7 +118,7 @@ class Session:
                     case Refusal(code="failed"):  # its charge is used up; it may try again in the next round
                         _log.warning("client %s could not answer", name)
                     case Refusal(code=code):
-                        self._leave(name, code)
+                        self.leave(name, code)
                     case None:
                         continue
                 pending.remove(name)
@@ -127,7 +127,7 @@ class Session:
             if strangers:  # sites that were started anew: the same query again, which costs them nothing twice
                 for name, agrees in self._enrol(strangers).items():
                     if not agrees:
-                        self._leave(name, "it does not agree again")
+                        self.leave(name, "it does not agree again")
                         pending.remove(name)
         for name in asked:
             self._note(name, name in messages, interrupted)
@@ -140,9 +140,10 @@ class Session:
         elif name in self.active and not interrupted:
             self._absences[name] = self._absences.get(name, 0) + 1
             if self._absences[name] >= ABSENCES:
-                self._leave(name, f"absent in {ABSENCES} rounds in a row")
+                self.leave(name, f"absent in {ABSENCES} rounds in a row")
 
-    def _leave(self, name: str, why: str) -> None:
+    def leave(self, name: str, why: str) -> None:
+        """Ask this client for nothing more."""
         _log.warning("client %s leaves the run: %s", name, why)
         self.active.remove(name)
 

@@ -338,3 +338,18 @@ def test_a_whole_run_over_a_bad_network_releases_a_sound_bill(clients: list[Clie
     assert all(1 <= count < 4 for count in used.values())  # some were late: a quorum was there, and nobody left
     assert {bill["charges"] for bill in release.card["clients"].values()} == {4}
     assert max(release.epsilon.values()) <= 8.0 * (1 + 1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::private_distdd.errors.NotPrivateWarning")
+def test_without_privacy_who_tells_no_counts_is_asked_for_no_share(
+    clients: list[Client], tiny_info: DatasetInfo, tmp_path: Any
+) -> None:
+    """The run goes on with the others, and from its checkpoint too."""
+    method = DistDD(ipc=1, rounds=2, model="mlp", model_args={"width": 8, "depth": 1}, matching_steps=1)
+    lost = only_c0(lambda n, reply: None if n < TRIES else reply)
+    release = method.fit(Faulty(clients, lost, simulated=True), info=tiny_info, checkpoint=tmp_path / "run")
+    used = {name: bill["messages_used"] for name, bill in release.card["clients"].items()}
+    assert used == {"c0": 0, "c1": 3, "c2": 3}
+    again = method.fit(InProcess(clients, simulated=True), info=tiny_info, checkpoint=tmp_path / "run", resume=True)
+    assert torch.equal(again.dataset.images, release.dataset.images)
+    assert not again.failures()

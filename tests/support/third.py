@@ -20,7 +20,7 @@ from private_distdd.methods.register import register_method
 from private_distdd.questions.arguments import message_memory, refuse_tensors, require_fields
 from private_distdd.questions.question import Measure, MeasuredOnce
 from private_distdd.questions.register import register_question
-from private_distdd.server.form import Field, Form, is_part, is_whole, prototypes
+from private_distdd.server.form import Field, Form, is_between, is_part, prototypes
 from private_distdd.server.loop import Course, Kept
 from private_distdd.server.reading import Wanted
 from private_distdd.server.start import Started
@@ -116,8 +116,8 @@ class MeanPixels(Method):
             {
                 "active": Field("some of the clients, in order", lambda value, _: is_part(value, client_ids)),
                 "answered": Field("messages used, by client", lambda value, _: isinstance(value, dict)),
-                "rounds": Field(f"0 ... {self.rounds}", lambda value, _: is_whole(value, 0, self.rounds)),
-                "steps": Field("rounds with answers", lambda value, _: is_whole(value, 0, self.rounds)),
+                "rounds": Field(f"0 ... {self.rounds}", lambda value, _: is_between(value, 0, self.rounds)),
+                "steps": Field("rounds with answers", lambda value, _: is_between(value, 0, self.rounds)),
             },
             lambda _: prototypes(total=shape),
         )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from private_distdd.auditing import bounds
+from private_distdd.auditing import bounds, thresholds
 from private_distdd.auditing.attacks.outcome import bounded
 from private_distdd.auditing.bounds import Scores
 from private_distdd.auditing.report.records import AIM, CONFIDENCE, AuditRecord
@@ -100,9 +100,9 @@ def attack(name: str, setting: Setting, source: Source, total: int, seed: int, g
         if label != "sum" and np.ptp(np.concatenate(seen)) == 0:
             continue  # a fit that went wrong
         scores = bounds.check_scores(*seen)
-        choice = bounds.best_bound(*scores, tested, AIM, alpha, ratios=label.startswith("likelihood"))
+        choice = thresholds.best_bound(*scores, tested, AIM, alpha, ratios=label.startswith("likelihood"))
         bounding = max(bounding, (label, *choice), key=lambda found: found[2])
-        _, choice = bounds.best_thresholds(*scores, curve, AIM, alpha, gate_alpha)
+        _, choice = thresholds.best_thresholds(*scores, curve, AIM, alpha, gate_alpha)
         gate = max(gate, (label, *choice), key=lambda found: found[2])
     del known
 

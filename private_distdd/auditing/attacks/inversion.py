@@ -20,8 +20,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from private_distdd.auditing.attacks.gradients import about_gradients
-from private_distdd.auditing.attacks.membership import check_public
+from private_distdd.auditing.attacks.gradients import about_gradients, check_public
 from private_distdd.auditing.attacks.optimisers import Attack, Objective
 from private_distdd.auditing.attacks.similarity import psnr, ssim
 from private_distdd.auditing.probe import Probe

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -17,6 +16,7 @@ from private_distdd.auditing.probe import any_question
 from private_distdd.auditing.report.records import AuditRecord
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.info import DatasetInfo
+from private_distdd.encoding import sha256
 from private_distdd.errors import PrivateDistDDError
 from private_distdd.privacy.ledger import Charge, parse
 from private_distdd.privacy.mechanism import SampledGaussianMechanism
@@ -64,7 +64,7 @@ class Tap:
             answer = b"" if data is None else Reply.from_bytes(data).answer
             if operation == ASK and answer and Refusal.from_bytes(answer) is None:
                 seen = self.messages[client_id].setdefault(Message.from_bytes(answer).message_id, set())
-                seen.add(hashlib.sha256(answer).hexdigest())
+                seen.add(sha256(answer))
         return replies
 
     def ledger(self, client_id: str) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import logging
 import os
@@ -24,6 +23,7 @@ from private_distdd.auditing.probe import Probe, every_question
 from private_distdd.auditing.report.records import AuditRecord
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.info import DatasetInfo
+from private_distdd.encoding import sha256
 from private_distdd.engines.in_process import InProcess
 from private_distdd.privacy.ledger import Ledger
 from private_distdd.privacy.plan import PrivacyPlan
@@ -132,7 +132,7 @@ def _session(
             messages += session.ask(dict.fromkeys(session.active, Wanted(query, shape))).messages
         seen.lines.append(f"session: {session.active}, {session.answered}, {session.epsilon()}")
         ledger.close()
-    return seen, tuple(hashlib.sha256(message.data).hexdigest() for message in messages)
+    return seen, tuple(sha256(message.data) for message in messages)
 
 
 def observed_check(make: Callable[..., Client] = Client, seed: int = 0) -> AuditRecord:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from private_distdd.auditing.attacks.gradients import about_gradients
-from private_distdd.auditing.checks import coins, leaks, noise, rows, seeds, thresholds
+from private_distdd.auditing.checks import coins, leaks, noise, rows, seeds, words
 from private_distdd.auditing.setting import Setting
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.errors import DataError
@@ -30,7 +30,7 @@ def test_the_library_is_fresh(setting: Setting) -> None:
         noise.message_check,
         coins.coin_check,
         coins.stream_check,
-        thresholds.threshold_check,
+        words.threshold_check,
         rows.norm_check,
         seeds.seed_check,
         seeds.guess_check,
