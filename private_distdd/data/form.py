@@ -36,9 +36,10 @@ class Form(ABC):
 
     shape: Shape
 
+    name: ClassVar[str]  # in files
     rank: ClassVar[int]  # how many numbers a shape of this form has
     layout: ClassVar[str]  # what they are, in words
-    key: ClassVar[str]  # the shape's name in the JSON of a `DatasetInfo`
+    key: ClassVar[str]  # the shape's name in the JSON of a `DatasetInfo`: "shape", but for images
     one: ClassVar[str]  # what an example is called
     many: ClassVar[str]
     value: ClassVar[str]  # and one of its numbers

@@ -27,6 +27,7 @@ _LARGEST_PICTURE = 1 << 26  # pixels up to which images are enlarged
 class ImageForm(Form):
     """(channels, height, width), each at least 1; at most 4,096 channels and 2^24 values, which are in [0, 1]."""
 
+    name: ClassVar[str] = "image"
     rank: ClassVar[int] = 3
     layout: ClassVar[str] = "(channels, height, width)"
     key: ClassVar[str] = "image_shape"

@@ -110,15 +110,17 @@ class DatasetInfo:
         """
         others = {"name", "num_classes", "mean", "std"}
         fields = set(record) if isinstance(record, Mapping) else set()
-        form = next((form for form in forms() if fields == others | {form.key}), None)
-        if form is None:
-            keys = " or ".join(form.key for form in forms()[::-1])
+        keys = sorted({form.key for form in forms()})
+        key = next((key for key in keys if fields == others | {key}), None)
+        if key is None:
             raise DataError(
-                f"data set info {record!r}", f"the fields {sorted(others)} and {keys}", "The record is damaged."
+                f"data set info {record!r}",
+                f"the fields {sorted(others)} and {' or '.join(keys)}",
+                "The record is damaged.",
             )
-        info = cls(shape=record[form.key], **{name: record[name] for name in others})
-        if type(info.form) is not form:
-            raise DataError(f"{form.key} = {record[form.key]!r}", form.layout, "The record is damaged.")
+        info = cls(shape=record[key], **{name: record[name] for name in others})
+        if info.form.key != key:
+            raise DataError(f"{key} = {record[key]!r}", f"{info.form.key} for {info.form.many}", "It is damaged.")
         return info
 
 

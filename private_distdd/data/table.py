@@ -22,6 +22,7 @@ from private_distdd.limits import FEATURES
 class TableForm(Form):
     """(features,), 1 ... 1,024 of them; each is a number without bounds, and has constants of its own."""
 
+    name: ClassVar[str] = "table"
     rank: ClassVar[int] = 1
     layout: ClassVar[str] = "(features,)"
     key: ClassVar[str] = "shape"

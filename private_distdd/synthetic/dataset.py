@@ -15,6 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from private_distdd.data.dataset import ImageDataset
+from private_distdd.data.form import Form, forms
+from private_distdd.data.image import ImageForm
 from private_distdd.data.info import DatasetInfo
 from private_distdd.errors import ConfigurationError, DataError
 from private_distdd.synthetic.mosaic import expand, require_partition
@@ -22,13 +24,9 @@ from private_distdd.synthetic.mosaic import expand, require_partition
 _log = logging.getLogger("private_distdd")
 FORMAT = "private_distdd.synthetic/1"
 _MOSAICS = "private_distdd.synthetic/2"  # a reader of 1 would take mosaics for whole images
-_TABLES = "private_distdd.synthetic/3"  # and would look for images
-# What the header of each format says beside the name and the classes, and how many dimensions "images" has.
-_HEADERS: dict[str, tuple[set[str], int]] = {
-    FORMAT: (set(), 4),
-    _MOSAICS: ({"partition"}, 4),
-    _TABLES: ({"form"}, 2),
-}
+_OTHERS = "private_distdd.synthetic/3"  # and would look for images in a table
+# What the header of each format says beside the name and the classes.
+_HEADERS: dict[str, set[str]] = {FORMAT: set(), _MOSAICS: {"partition"}, _OTHERS: {"form"}}
 _DTYPES = {"images": torch.float32, "labels": torch.int64, "mean": torch.float64, "std": torch.float64}
 LARGEST_PIXEL = 1e6  # of S, on the normalised scale: beyond it, it is no example of anything
 
@@ -106,8 +104,8 @@ class SyntheticDataset(ImageDataset):
         header: dict[str, Any] = {"format": FORMAT, "name": info.name, "num_classes": info.num_classes}
         if self.partition > 1:
             header |= {"format": _MOSAICS, "partition": self.partition}
-        if len(info.shape) == 1:
-            header |= {"format": _TABLES, "form": "table"}
+        if info.form.name != ImageForm.name:
+            header |= {"format": _OTHERS, "form": info.form.name}
         save_file(tensors, path, {"json": json.dumps(header, sort_keys=True)})
 
     @classmethod
@@ -125,20 +123,20 @@ class SyntheticDataset(ImageDataset):
         except (OSError, SafetensorError, json.JSONDecodeError) as error:
             raise DataError(f"{str(path)!r}: {error}", "a readable safetensors file", remedy) from error
         types = {key: tensor.dtype for key, tensor in tensors.items()}
-        extra, dimensions = _HEADERS.get(_format_of(header), ({"none"}, 0))
-        says = set(header) & {"partition", "form"} if isinstance(header, dict) else set()
-        if says != extra or header.get("form", "table") != "table" or types != _DTYPES:
+        form = _form_of(header)
+        if form is None or types != _DTYPES:
+            names = " or ".join(repr(form.name) for form in forms() if form is not ImageForm)
             raise DataError(
                 f"{str(path)!r} with header {header!r} and tensors {types}",
-                f"format {FORMAT!r}, {_MOSAICS!r} with a partition or {_TABLES!r} with form 'table', and tensors "
+                f"format {FORMAT!r}, {_MOSAICS!r} with a partition or {_OTHERS!r} with form {names}, and tensors "
                 f"{_DTYPES}",
                 remedy,
             )
         images, labels, mean, std = (tensors[key] for key in _DTYPES)
-        if images.dim() != dimensions or mean.dim() != 1 or std.dim() != 1:
+        if images.dim() != 1 + form.rank or mean.dim() != 1 or std.dim() != 1:
             raise DataError(
                 f"{str(path)!r}: images {list(images.shape)}, mean {list(mean.shape)}, std {list(std.shape)}",
-                "[n, C, H, W], [C] and [C]" if dimensions == 4 else "[n, features], [features] and [features]",
+                "[n, C, H, W], [C] and [C]" if form is ImageForm else "[n, features], [features] and [features]",
                 remedy,
             )
         info = DatasetInfo(
@@ -164,7 +162,11 @@ class SyntheticDataset(ImageDataset):
         Image.fromarray(self.grid()).save(path, format="PNG")
 
 
-def _format_of(header: object) -> str:
-    """What the file's header says it is; empty where it says nothing."""
-    found = header.get("format") if isinstance(header, dict) else None
-    return found if isinstance(found, str) else ""
+def _form_of(header: object) -> type[Form] | None:
+    """The form of the examples that a file's header speaks of; None where it speaks of none, or against itself."""
+    if not isinstance(header, dict) or not isinstance(header.get("format"), str):
+        return None
+    if set(header) & {"partition", "form"} != _HEADERS.get(header["format"], {"another format"}):
+        return None
+    known = {form.name: form for form in forms() if form is not ImageForm}
+    return known.get(str(header["form"])) if "form" in header else ImageForm
