@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from private_distdd.auditing.attacks.canary import canary_client, canary_gaussian, canary_single, clients
+from private_distdd.auditing.attacks.gradients import about_gradients
 from private_distdd.auditing.attacks.one_run import one_run, one_run_tradeoff
 from private_distdd.auditing.attacks.runs import canary_run, components
 from private_distdd.auditing.checks.coins import coin_check
@@ -21,7 +22,7 @@ from private_distdd.auditing.checks.leaks import client_check
 from private_distdd.auditing.checks.noise import noise_check
 from private_distdd.auditing.checks.replay import replay_client, replay_sensitivity
 from private_distdd.auditing.checks.seeds import guess_check, seed_check
-from private_distdd.auditing.probe import about_embeddings, about_gradients
+from private_distdd.auditing.probe import Probe
 from private_distdd.auditing.report.records import AuditRecord, table
 from private_distdd.auditing.setting import Setting
 from private_distdd.data.dataset import ImageDataset
@@ -44,7 +45,7 @@ def records(quick: bool, seed: int) -> list[AuditRecord]:
     spec = ModelSpec("mlp", {"width": 8, "depth": 1})
     question, embeddings = (
         about_gradients(spec, train.info),
-        about_embeddings(EmbeddingSpec(spec, (0, 1), 1, 0.5, 32, True)),
+        Probe("class_embeddings", EmbeddingSpec(spec, (0, 1), 1, 0.5, 32, True).to_json(), {}),
     )
     small = Setting(noise_multiplier=Privacy(target_epsilon=1.0, delta=1e-5, sample_rate=1.0).plan(1).noise_multiplier)
     source, short = clients(background, canary, question), Setting(sample_rate=0.5, rounds=10)

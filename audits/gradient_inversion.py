@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from private_distdd.auditing.attacks.inversion import Inversion, gradient_inversion
+from private_distdd.auditing.attacks.inversion import gradient_inversion
 from private_distdd.auditing.attacks.optimisers import Attack, CosineAttack, LBFGSAttack
+from private_distdd.auditing.report.inversion import Inversion
 from private_distdd.auditing.report.page import render_inversions
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.load import load_dataset

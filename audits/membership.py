@@ -21,15 +21,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from private_distdd.auditing.attacks.membership import Distill, membership_gradient, membership_synthetic
+from private_distdd.auditing.attacks.membership import membership_gradient
+from private_distdd.auditing.attacks.synthetic import Distill, membership_synthetic
 from private_distdd.auditing.report.records import AIM, AuditRecord
 from private_distdd.auditing.setting import Setting
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.info import DatasetInfo
 from private_distdd.data.load import load_dataset
 from private_distdd.errors import NotPrivateWarning
-from private_distdd.methods import distdd
 from private_distdd.methods.distdd import DistDD
+from private_distdd.methods.distdd_course import DistDDCourse
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.privacy.plan import Privacy
 from private_distdd.site.client import Client
@@ -58,7 +59,7 @@ def distiller(info: DatasetInfo, privacy: Privacy | None, real_start: bool = Fal
             return own.fit([client]).dataset.images
         rng = np.random.default_rng(seed)
         drawn = [int(rng.choice(torch.nonzero(labels == c)[:, 0].numpy())) for c in range(info.num_classes)]
-        with mock.patch.object(distdd._Distillation, "_start", return_value=images[drawn]):
+        with mock.patch.object(DistDDCourse, "_start", return_value=images[drawn]):
             return own.fit([client]).dataset.images
 
     return distill

@@ -18,7 +18,8 @@ import torch
 from scipy import stats
 
 from private_distdd.auditing.checks.noise import LARGE
-from private_distdd.auditing.mutants.mutants import CORRECT, MUTANTS, SMALL, deterministic_gates, statistical_gates
+from private_distdd.auditing.mutants.gates import SMALL, deterministic_gates, statistical_gates
+from private_distdd.auditing.mutants.mutants import CORRECT, MUTANTS
 from private_distdd.auditing.report.records import GATE_ALPHA
 
 

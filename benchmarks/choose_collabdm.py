@@ -23,7 +23,6 @@ from private_distdd import CollabDM, ImageDataset, Privacy, SyntheticDataset, ev
 from private_distdd.matching.means import class_means, match_means
 from private_distdd.networks.embedding import EmbeddingSpec
 from private_distdd.questions.class_embeddings import ClassEmbeddings
-from private_distdd.server.start import public_rng
 from private_distdd.synthetic.mosaic import mosaic
 
 NUM_CLIENTS = 10
@@ -38,7 +37,7 @@ def distil(method: CollabDM, kept: ImageDataset, sums: Tensor, epsilon: float) -
         sums = sums + math.sqrt(NUM_CLIENTS) * sigma * noise
     embeddings = ClassEmbeddings(spec, info, "cpu")
     labels = torch.arange(info.num_classes).repeat_interleave(method.ipc)
-    start = public_rng(method.seed, "images").standard_normal((len(labels), *info.shape), dtype="float32")
+    start = method.public_rng("images").standard_normal((len(labels), *info.shape), dtype="float32")
     images = torch.from_numpy(start)
     match_means(
         images,
@@ -50,7 +49,7 @@ def distil(method: CollabDM, kept: ImageDataset, sums: Tensor, epsilon: float) -
         steps=method.matching_steps,
         rate=method.matching_rate,
         smoothness=method.smoothness,
-        rng=public_rng(method.seed, "order"),
+        rng=method.public_rng("order"),
     )
     return SyntheticDataset(images, labels, info, method.parts(info))
 

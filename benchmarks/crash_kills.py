@@ -4,7 +4,7 @@
     python benchmarks/crash_kills.py --every-write [--torn]      # before each write, flush and rename of a run, once
 
 Server and clients live in one process, a fork of this one, with file ledgers and a checkpoint.  A message counts as
-having left when the transport has noted its SHA-256 in a file, flushed to disk before the server sees the message.
+having left when the engine has noted its SHA-256 in a file, flushed to disk before the server sees the message.
 After each kill: every message that left is charged and sealed, with these very bytes, in its client's ledger; chains
 hold; no ledger has more charges than T_max.  After each run: the release verifies, every message used was sealed, and
 every client has spent T_max charges, one for each message and one for each computation that a kill ended (which must
@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,9 @@ import torch
 from private_distdd import Client, DatasetInfo, DistDD, ImageDataset, Ledger, Privacy, Release
 from private_distdd.engines.in_process import InProcess
 from private_distdd.privacy.ledger import Charge, History, Pin, Recovered, Sealed, parse
+from private_distdd.wire.engine import ASK
 from private_distdd.wire.message import Message
+from private_distdd.wire.reply import Reply
 
 NAMES, ROUNDS = ("north", "south", "west"), 6
 INFO = DatasetInfo("tiny", 3, (1, 8, 8))
@@ -59,13 +61,18 @@ class Noted(InProcess):
         super().__init__(clients)
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
-    def ask(self, client_id: str, query: bytes) -> bytes:
-        """See Transport."""
-        data = super().ask(client_id, query)
-        message_id = Message.from_bytes(data).message_id if data[:1] != b"{" else "refusal"
-        os.write(self._file, f"\n{client_id} {message_id} {hashlib.sha256(data).hexdigest()}\n".encode())
-        os.fsync(self._file)
-        return data
+    def exchange(self, operation: str, requests: Mapping[str, bytes], **others: Any) -> Mapping[str, bytes | None]:
+        """See Engine."""
+        replies: dict[str, bytes | None] = {}
+        for client_id, request in requests.items():
+            replies |= super().exchange(operation, {client_id: request}, **others)
+            reply = replies[client_id]
+            if operation == ASK and reply is not None:
+                data = Reply.from_bytes(reply).answer
+                message_id = Message.from_bytes(data).message_id if data[:1] != b"{" else "refusal"
+                os.write(self._file, f"\n{client_id} {message_id} {hashlib.sha256(data).hexdigest()}\n".encode())
+                os.fsync(self._file)
+        return replies
 
 
 def federate(folder: Path) -> None:

@@ -42,6 +42,10 @@ class QueryRefusedError(PrivateDistDDError):
     """A client declines a query: other values than it pinned, past its last query, malformed, or not enrolled."""
 
 
+class NotEnrolledError(QueryRefusedError):
+    """A client was asked in a run that it does not know: it never agreed to it, or was started anew since."""
+
+
 class ComputationError(PrivateDistDDError):
     """A client charged a query and could not finish its answer: the charge is used up, a new try is a new charge.
 

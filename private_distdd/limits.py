@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 
 from private_distdd.errors import ConfigurationError, QueryRefusedError
+from private_distdd.validate import is_real
 
 CONTROL_BYTES = 1 << 16  # a Run, an Enrolment, a Refusal
 HEADER_BYTES = 1 << 22  # the JSON header of an envelope with tensors: queries, messages, checkpoints, releases
@@ -68,7 +69,7 @@ class ComputeLimits:
 
     def __post_init__(self) -> None:
         for name, value in (("memory", self.memory), ("work", self.work)):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            if not is_real(value) or not 0 < value < math.inf:
                 raise ConfigurationError(f"{name} = {value!r}", "a finite number > 0", "The defaults suit a laptop.")
 
     def check(self, cost: Cost) -> None:

@@ -14,7 +14,7 @@ def require_number(name: str, value: object, low: float, high: float, allowed: s
     Raises:
         ConfigurationError: it is not, with `allowed` and `remedy` in the text.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low < value < high:
+    if not is_real(value) or not low < value < high:
         raise ConfigurationError(f"{name} = {value!r}", allowed, remedy)
     return float(value)
 
@@ -25,8 +25,7 @@ def require_count(name: str, value: object, remedy: str, at_least: int = 1, at_m
     Raises:
         ConfigurationError: it is not.
     """
-    above = isinstance(value, int) and at_most is not None and value > at_most
-    if isinstance(value, bool) or not isinstance(value, int) or value < at_least or above:
+    if not is_whole(value) or value < at_least or (at_most is not None and value > at_most):
         allowed = f"a whole number of at least {at_least}"
         raise ConfigurationError(
             f"{name} = {value!r}", allowed if at_most is None else f"{allowed} and at most {at_most}", remedy

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,9 @@ from torch import Tensor
 
 from private_distdd.data.info import DatasetInfo
 from private_distdd.errors import ConfigurationError
-from private_distdd.networks.embedding import EmbeddingSpec
-from private_distdd.networks.spec import ModelSpec
-from private_distdd.questions.register import private_question
+from private_distdd.networks.micro_batch import padded
+from private_distdd.questions.audited import Audited, SpecificAttack
+from private_distdd.questions.register import PRIVATE_QUESTIONS, private_question
 from private_distdd.wire.query import Query
 from private_distdd.wire.run import Run
 
@@ -45,8 +45,8 @@ class Probe:
             info: public constants.
         """
         question = private_question(self.question, self.arguments, self.tensors, info, "cpu")
-        (rows, groups), *_ = question.rows(images, labels)
-        return rows[: len(labels)].to(torch.float64), groups
+        rows = question.rows(*padded(images, labels))
+        return rows[: len(labels)].to(torch.float64), question.groups(labels)
 
     def row(self, image: Tensor, label: int, info: DatasetInfo) -> tuple[Tensor, int]:
         """One example's row before clipping, float64 [dimension], and its group; see `rows`."""
@@ -59,16 +59,12 @@ class Probe:
         return question.num_groups, question.dimension
 
     def blocks(self, info: DatasetInfo) -> Mapping[str, slice]:
-        """The parts of a row that mean something of their own, by name: a tensor of the network, or a network, a count.
+        """The parts of a row that mean something of their own, by name: see `Audited.blocks`.
 
         Raises:
-            ConfigurationError: nobody has said how this question's rows are made up.
+            ConfigurationError: nobody has said how this question is audited.
         """
-        if self.question not in BLOCKS:
-            raise ConfigurationError(
-                f"the blocks of {self.question!r}", f"one of {sorted(BLOCKS)}", "Add it to question.BLOCKS."
-            )
-        lengths = BLOCKS[self.question](self.arguments, info)
+        lengths = declared(self.question).blocks(self.arguments, info)
         ends = itertools.accumulate(lengths.values())
         return {name: slice(end - lengths[name], end) for name, end in zip(lengths, ends, strict=True)}
 
@@ -81,44 +77,73 @@ class Probe:
         }
 
 
-def about_gradients(spec: ModelSpec, info: DatasetInfo, granularity: str = "class") -> Probe:
-    """DistDD's question: gradients at the weights of seed 0, summed by class, or "joint"."""
-    state = spec.build(info.shape, info.num_classes, seed=0).state_dict()
-    return Probe("class_gradients", {"model": spec.to_json(), "granularity": granularity}, dict(state))
+def declared(question: str) -> Audited:
+    """How a registered question is audited, in its own words.
+
+    Raises:
+        ConfigurationError: it is not registered for runs with privacy, or does not say how it is audited.
+    """
+    if question not in PRIVATE_QUESTIONS:
+        raise ConfigurationError(
+            f"question {question!r}", f"one of {sorted(PRIVATE_QUESTIONS)}", "Import the module that registers it."
+        )
+    made: object = PRIVATE_QUESTIONS[question]
+    if not isinstance(made, Audited):
+        raise ConfigurationError(
+            f"question {question!r}, which does not say how it is audited",
+            "a class with `examples` and `blocks`",
+            "See questions/audited.py, and questions/class_gradients.py for an example.",
+        )
+    return made
 
 
-def about_embeddings(spec: EmbeddingSpec) -> Probe:
-    """CollabDM's question: class sums of embeddings."""
-    return Probe("class_embeddings", spec.to_json(), {})
+def attacks_of(question: str) -> frozenset[SpecificAttack]:
+    """Which of the attacks that fit some questions only fit this one: none, unless its class says so.
+
+    Raises:
+        ConfigurationError: as `declared`.
+    """
+    return getattr(declared(question), "attacks", frozenset())
+
+
+def usual_probe(question: str, info: DatasetInfo, width: int = 16) -> Probe:
+    """One registered question in its usual form, small.
+
+    Args:
+        question: its name.
+        info: of those who are asked.
+        width: see `Audited.examples`.
+
+    Raises:
+        ConfigurationError: as `declared`, or it has no form.
+    """
+    forms = declared(question).examples(info, width)
+    if not forms:
+        raise ConfigurationError(
+            f"question {question!r}, which has no example to ask", "one event a query", "It cannot be audited yet."
+        )
+    return Probe(question, *next(iter(forms.values())))
 
 
 def every_question(info: DatasetInfo, width: int = 8) -> Mapping[str, Probe]:
-    """One question about each registered question, in each form of its message, by name.
+    """All registered questions, each in all forms that its class names, by the names of the forms.
 
     Args:
         info: of those who are asked.
-        width: of the network; the messages are about so many times as long.
+        width: see `Audited.examples`.
+
+    Raises:
+        ConfigurationError: as `declared`; or two questions have forms of one name.
     """
-    spec = ModelSpec("mlp", {"width": width, "depth": 1})
-    return {
-        "class gradients": about_gradients(spec, info),
-        "joint gradients": about_gradients(spec, info, "joint"),
-        "class embeddings": about_embeddings(EmbeddingSpec(spec, (0, 1), 1, 0.5, 42 * width, True)),
-    }
+    found: dict[str, Probe] = {}
+    for question in PRIVATE_QUESTIONS:
+        for name, asked in declared(question).examples(info, width).items():
+            if name in found:
+                raise ConfigurationError(f"a form {name!r} of two questions", "names that differ", "Rename one.")
+            found[name] = Probe(question, *asked)
+    return found
 
 
-def _tensors(arguments: Mapping[str, Any], info: DatasetInfo) -> Mapping[str, int]:
-    network = ModelSpec.from_json(arguments["model"]).build(info.shape, info.num_classes, seed=0)
-    return {name: tensor.numel() for name, tensor in network.named_parameters() if tensor.requires_grad}
-
-
-def _networks(arguments: Mapping[str, Any], info: DatasetInfo) -> Mapping[str, int]:
-    spec = EmbeddingSpec.from_json(arguments)
-    return {**{f"network {i}": 2 * spec.frequencies for i in range(len(spec.seeds))}, "count": 1}
-
-
-BLOCKS: Mapping[str, Callable[[Mapping[str, Any], DatasetInfo], Mapping[str, int]]] = {
-    "class_gradients": _tensors,
-    "class_embeddings": _networks,
-}
-"""From a registered question's arguments to the lengths of its rows' blocks, in order."""
+def any_question(info: DatasetInfo) -> Probe:
+    """A registered question, for gates to which it is all the same which one is asked."""
+    return next(iter(every_question(info).values()))

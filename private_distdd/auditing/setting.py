@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from private_distdd.auditing.bounds import Scores, TradeoffCurve
+from private_distdd.auditing.bounds import Scores
+from private_distdd.auditing.tradeoff import TradeoffCurve
 from private_distdd.privacy.events import SampledGaussian
 from private_distdd.privacy.mechanism import Rows, RowSource, SampledGaussianMechanism
 from private_distdd.privacy.plan import PrivacyPlan

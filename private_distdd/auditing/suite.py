@@ -7,7 +7,7 @@ import dataclasses
 import torch
 
 from private_distdd.auditing.attacks.canary import canary_client, canary_gaussian, canary_single, clients
-from private_distdd.auditing.attacks.inversion import Inversion, gradient_inversion
+from private_distdd.auditing.attacks.inversion import gradient_inversion
 from private_distdd.auditing.attacks.membership import membership_gradient
 from private_distdd.auditing.attacks.one_run import one_run, one_run_tradeoff
 from private_distdd.auditing.attacks.optimisers import LBFGSAttack
@@ -20,7 +20,6 @@ from private_distdd.auditing.checks.coins import (
     coin_check,
     drawn_rate,
     stream_check,
-    threshold_check,
 )
 from private_distdd.auditing.checks.leaks import client_check
 from private_distdd.auditing.checks.noise import LARGE, client_noise_check, message_check, noise_check
@@ -29,12 +28,15 @@ from private_distdd.auditing.checks.replay import replay_client, replay_sensitiv
 from private_distdd.auditing.checks.restart import restart_check
 from private_distdd.auditing.checks.rows import micro_batch_check, norm_check
 from private_distdd.auditing.checks.seeds import guess_check, seed_check
+from private_distdd.auditing.checks.words import threshold_check
+from private_distdd.auditing.report.inversion import Inversion
 from private_distdd.auditing.report.records import AuditRecord
 from private_distdd.auditing.setting import Setting
 from private_distdd.auditing.stand_ins import digits_like, parted
 from private_distdd.auditing.target import Target
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.networks.spec import ModelSpec
+from private_distdd.questions.audited import SpecificAttack
 
 _CELLS = 20_000_000  # scores of a canary_run, a side: 160 MB
 _MEMBERSHIP_MODEL = ModelSpec("mlp", {"width": 16, "depth": 1})
@@ -84,17 +86,48 @@ def audit(target: Target, quick: bool = False, seed: int = 0) -> list[AuditRecor
         one_run(run, seed=seed),
         one_run_tradeoff(run, seed=seed),
         components(run, 1_000_000 // less, seed),
-        *(
-            membership_gradient(*parted(digits_like(info), 40), _MEMBERSHIP_MODEL, attacked, 2000 // less, seed)
-            for attacked in ((None, once) if target.asks_gradients else ())  # without privacy: does it work at all?
-        ),
+        *_memberships(target, once, 2000 // less, seed),
         canary_run(run, max(1000, min(200_000 // less, _CELLS // plan.max_queries)), seed),
     ]
+    if _unfit(target, "inversion"):
+        records.append(_left_out("gradient_inversion", _unfit(target, "inversion")))
     if not quick:
         source, short = clients(background, canary, question), Setting(*constants, rounds=min(10, plan.max_queries))
         records.append(components(short, 1000, seed, source=source))
         records.append(canary_run(short, 100, seed, source=source))
     return records
+
+
+def _memberships(target: Target, once: Setting, trials: int, seed: int) -> list[AuditRecord]:
+    """Members told from others, without privacy (does it work at all?) and under the claim; or why it was left out."""
+    why = _unfit(target, "membership")
+    if why:
+        return [_left_out("membership_gradient", why)]
+    attacked, public = parted(digits_like(target.info), 40)
+    return [membership_gradient(attacked, public, _MEMBERSHIP_MODEL, setting, trials, seed) for setting in (None, once)]
+
+
+def _unfit(target: Target, attack: SpecificAttack) -> str:
+    """Why an attack does not fit the target's messages; empty where it does."""
+    if attack not in target.attacks:
+        return f"it does not read messages of the question {target.asks!r}"
+    if attack == "inversion" and len(target.info.shape) != 3:
+        return "it rebuilds pictures, and these examples are rows of a table"
+    return ""
+
+
+def _left_out(audit: str, why: str) -> AuditRecord:
+    return AuditRecord(
+        audit="left_out",
+        claim="none",
+        kind="descriptive",
+        statistic=f"nothing: {audit} was left out",
+        trials=0,
+        rejected=False,
+        adversary="none",
+        assumptions=f"{audit} was left out, for {why}",
+        seconds=0.0,
+    )
 
 
 def invert(target: Target, quick: bool = False, seed: int = 0) -> list[Inversion]:
@@ -104,8 +137,11 @@ def invert(target: Target, quick: bool = False, seed: int = 0) -> list[Inversion
         target: sigma and C are its own; the images are public.
         quick: fewer digits and steps; some seconds.
         seed: of weights, starts and noise.
+
+    Returns:
+        An inversion for each protection; none where the attack does not fit (`audit` says why).
     """
-    if not target.asks_gradients:
+    if _unfit(target, "inversion"):
         return []
     plan = target.plan
     private, public = parted(digits_like(target.info), 40)

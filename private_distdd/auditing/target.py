@@ -6,15 +6,15 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from private_distdd.auditing.probe import Probe, about_embeddings, about_gradients
+from private_distdd.auditing.probe import Probe, attacks_of, usual_probe
 from private_distdd.data.info import DatasetInfo
 from private_distdd.errors import ConfigurationError, ReleaseError
-from private_distdd.networks.embedding import EmbeddingSpec
-from private_distdd.networks.spec import ModelSpec
+from private_distdd.methods import method_named
 from private_distdd.privacy.plan import PrivacyPlan
+from private_distdd.questions.audited import SpecificAttack
 from private_distdd.release.release import Release, manifest_hash
 
-_CLIENT_MODEL = ModelSpec("mlp", {"width": 8, "depth": 1})
+_PLAN_QUESTION = "class_gradients"  # a plan says nothing of what is asked: the question that most attacks fit
 _PLAN_INFO = DatasetInfo("noise", 10, (1, 8, 8), (0.5,), (0.5,))
 
 
@@ -26,35 +26,44 @@ class Target:
         name: the release's folder, or the plan's file.
         manifest: SHA-256 of the release's manifest, in hexadecimal; None for a plan.
         plan: the constants claimed.
-        info: class list and image shape; the clients of end-to-end audits hold noise of this form.
-        method: whose messages; by the card.
+        info: class list and an example's shape; the clients of end-to-end audits hold noise of this form.
+        asks: the registered question that its messages answer.
     """
 
     name: str
     manifest: str | None
     plan: PrivacyPlan
     info: DatasetInfo
-    method: str = "DistDD"
+    asks: str = _PLAN_QUESTION
 
     @property
-    def asks_gradients(self) -> bool:
-        """Are its messages gradients?  Inversion and membership attack no others."""
-        return self.method != "CollabDM"
+    def attacks(self) -> frozenset[SpecificAttack]:
+        """Which of the attacks that fit some questions only fit its own.
+
+        Raises:
+            ConfigurationError: the question is not registered, or does not say how it is audited.
+        """
+        return attacks_of(self.asks)
 
     @property
     def question(self) -> Probe:
-        """What the clients of end-to-end audits are asked: the method's statistic, by a small network."""
-        if self.asks_gradients:
-            return about_gradients(_CLIENT_MODEL, self.info)
-        return about_embeddings(EmbeddingSpec(_CLIENT_MODEL, (0, 1), 1, 0.5, 32, True))
+        """What the clients of end-to-end audits are asked: the question in its usual form, small.
+
+        Raises:
+            ConfigurationError: as `attacks`.
+        """
+        return usual_probe(self.asks, self.info)
 
     @classmethod
     def read(cls, path: str | Path) -> Target:
         """A release folder, which must verify, or a JSON file with the fields of `PrivacyPlan`.
 
+        A release's messages answer the question of the method that its card names; a plan's are taken for gradients.
+
         Raises:
             ReleaseError: the release cannot be read, or does not verify.
-            ConfigurationError: the plan is malformed, or the release claims nothing.
+            ConfigurationError: the plan is malformed, the release claims nothing, or no method of the card's name is
+                registered here: then nobody knows what its messages are.
         """
         source = Path(path)
         if source.is_dir():
@@ -62,8 +71,8 @@ class Target:
             release.verify()
             if release.card["plan"] is None:
                 raise ConfigurationError(f"{path}, a release without privacy", "a claim", "There is nothing to refute.")
-            plan, method = PrivacyPlan.from_json(release.card["plan"]), release.card["method"]["name"]
-            return cls(str(path), manifest_hash(source), plan, release.dataset.info, method)
+            plan, method = PrivacyPlan.from_json(release.card["plan"]), method_named(release.card["method"]["name"])
+            return cls(str(path), manifest_hash(source), plan, release.dataset.info, method.question)
         try:
             record = json.loads(source.read_bytes())
         except (OSError, ValueError) as error:

@@ -1,61 +1,34 @@
-"""How the server reaches the clients: bytes in, bytes out, and only fixed refusal codes instead of error texts."""
+"""Clients in this process, behind the same wall of bytes as distant ones."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+import time
+from collections.abc import Mapping, Sequence
 
-from private_distdd.errors import (
-    BudgetExceededError,
-    ComputationError,
-    ConfigurationError,
-    PrivateDistDDError,
-    QueryRefusedError,
-)
+from private_distdd.data.info import DatasetInfo
+from private_distdd.errors import ConfigurationError
 from private_distdd.site.client import Client
-from private_distdd.wire.message import Message
-from private_distdd.wire.query import Query
-from private_distdd.wire.refusal import Refusal, Reply
-from private_distdd.wire.run import Enrolment, Run
-
-_log = logging.getLogger(__name__)
-
-
-@runtime_checkable
-class Transport(Protocol):
-    """Carries bytes between the server and clients that may live in other processes or at other sites."""
-
-    @property
-    def client_ids(self) -> tuple[str, ...]:
-        """The clients that can be reached."""
-        ...
-
-    def enroll(self, client_id: str, run: bytes) -> bytes:
-        """Offer a run; the reply is an Enrolment or a Refusal."""
-        ...
-
-    def ask(self, client_id: str, query: bytes) -> bytes:
-        """Ask a query; the reply is a Message or a Refusal."""
-        ...
-
-    def ledger(self, client_id: str) -> bytes:
-        """The client's ledger file as it stands."""
-        ...
+from private_distdd.site.endpoint import Endpoint
+from private_distdd.wire.engine import ENROL, Engine, ExchangeInterrupted
+from private_distdd.wire.run import Run
 
 
 class InProcess:
-    """Clients in this process, behind the same wall of bytes as distant ones.
+    """Clients in this process, asked one after another.
 
     Args:
         clients: at least one, with different names.
+        simulated: the caller owns all the data: runs without privacy are answered unless a client's owner forbade them
+            (`allow_without_privacy=False`).
 
     Raises:
         ConfigurationError: no clients, or two of one name.
     """
 
-    def __init__(self, clients: Sequence[Client]) -> None:
+    def __init__(self, clients: Sequence[Client], *, simulated: bool = False) -> None:
         self._clients = {client.client_id: client for client in clients}
+        self._endpoints = {client_id: Endpoint(client) for client_id, client in self._clients.items()}
+        self._simulated = simulated
         if not clients or len(self._clients) != len(clients):
             raise ConfigurationError(
                 f"clients = {[client.client_id for client in clients]}",
@@ -68,62 +41,58 @@ class InProcess:
         """The clients, in the order given."""
         return tuple(self._clients)
 
-    def enroll(self, client_id: str, run: bytes) -> bytes:
-        """See Transport."""
-        return _sanitised(client_id, lambda: self._clients[client_id].enroll(Run.from_bytes(run)).to_bytes())
+    def exchange(
+        self,
+        operation: str,
+        requests: Mapping[str, bytes],
+        *,
+        enough: int | None = None,
+        deadline: float | None = None,
+    ) -> Mapping[str, bytes | None]:
+        """See `Engine`.  Who is not asked before the deadline is absent, and pays nothing; `enough` ends no wait."""
+        replies: dict[str, bytes | None] = dict.fromkeys(requests)
+        end = None if deadline is None else time.monotonic() + deadline
+        try:
+            for client_id, request in requests.items():
+                if end is not None and time.monotonic() > end:
+                    break
+                if operation == ENROL and self._simulated:
+                    self._allow(client_id, Run.from_bytes(request))
+                replies[client_id] = self._endpoints[client_id].handle(operation, request)
+        except KeyboardInterrupt as error:
+            raise ExchangeInterrupted(replies) from error
+        return replies
 
-    def ask(self, client_id: str, query: bytes) -> bytes:
-        """See Transport."""
-        return _sanitised(client_id, lambda: self._clients[client_id].answer(Query.from_bytes(query)).data)
-
-    def ledger(self, client_id: str) -> bytes:
-        """See Transport."""
-        return self._clients[client_id].ledger.to_bytes()
-
-
-def _sanitised(client_id: str, call: Callable[[], bytes]) -> bytes:
-    """The call's bytes, or a refusal code; the error itself goes to the client's own log only."""
-    try:
-        return call()
-    except Exception as error:  # whatever failed, its text must not cross the wire
-        match error:
-            case BudgetExceededError():
-                code = "budget"
-            case ComputationError():
-                code = "failed"
-            case PrivateDistDDError():
-                code = "refused"
-            case _:
-                code = "failed"
-        logging.getLogger(f"private_distdd_client.{client_id}").error("answered %r: %s", code, error, exc_info=error)
-        return Refusal(code).to_bytes()
+    def _allow(self, client_id: str, run: Run) -> None:
+        if run.plan is None:
+            self._clients[client_id].allow_run_without_privacy(run.run_id)
 
 
-def enroll(transport: Transport, client_id: str, run: Run) -> Enrolment | Refusal:
-    """Offer a run to one client."""
-    data = transport.enroll(client_id, run.to_bytes())
-    refusal = Refusal.from_bytes(data)
-    if refusal is not None:
-        return refusal
-    try:
-        return Enrolment.from_bytes(data)
-    except QueryRefusedError:
-        _log.error("client %s answered with bytes that are no enrolment", client_id)
-        return Refusal("failed")
+def engine_of(clients: Sequence[Client] | Engine, info: DatasetInfo | None) -> tuple[Engine, DatasetInfo]:
+    """How the clients are reached, and the public constants of their data.
+
+    Args:
+        clients: clients in this process, which are then taken for simulated ones, or an engine.
+        info: the constants; by default those that all clients' data sets carry.
+
+    Raises:
+        ConfigurationError: no clients, two of one name, or no constants that all of them share.
+        DataError: a client's data does not fit `info`.
+    """
+    if isinstance(clients, Engine):
+        return clients, _common([] if info is None else [info])
+    for client in clients:  # in one process the caller speaks for the owners
+        if client.info is None and info is not None:
+            client.describe(info)
+    engine = InProcess(clients, simulated=True)
+    return engine, info or _common([client.info for client in clients if client.info is not None])
 
 
-def ask(transport: Transport, client_id: str, query: Query) -> Reply:
-    """Ask one client; a reply to another query, or in another's name, counts as a failure of that client."""
-    data = transport.ask(client_id, query.data)
-    refusal = Refusal.from_bytes(data)
-    if refusal is not None:
-        return refusal
-    try:
-        message = Message.from_bytes(data)
-    except QueryRefusedError:
-        _log.error("client %s answered with bytes that are no message", client_id)
-        return Refusal("failed")
-    if (message.client_id, message.message_id, message.query_digest) != (client_id, query.message_id, query.digest):
-        _log.error("client %s answered another query than asked", client_id)
-        return Refusal("failed")
-    return message
+def _common(infos: Sequence[DatasetInfo]) -> DatasetInfo:
+    if not infos or any(other != infos[0] for other in infos):
+        raise ConfigurationError(
+            f"{len(set(infos))} different data set infos among the clients",
+            "one, carried by every data set or given as info=",
+            "Pass fit(clients, info=DatasetInfo(name, num_classes, shape, mean, std)): public constants.",
+        )
+    return infos[0]

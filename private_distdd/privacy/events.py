@@ -10,13 +10,13 @@ no event here.
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
 from private_distdd.errors import ConfigurationError
+from private_distdd.validate import is_real, is_whole
 
 UNIT = "one labelled example of one client"
 RELATION = "add or remove one"
@@ -27,7 +27,7 @@ MAX_COUNT = 10**15
 
 
 def _check_count(count: object) -> None:
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_COUNT:
+    if not is_whole(count) or not 1 <= count <= MAX_COUNT:
         shown = f"{count!r}" if not isinstance(count, int) or abs(count) <= 10**30 else "a number of over 30 digits"
         raise ConfigurationError(
             f"count = {shown}", f"a whole number from 1 to {MAX_COUNT:.0e}", "Count the releases made."
@@ -62,25 +62,15 @@ class SampledGaussian:
 
     def __post_init__(self) -> None:
         sigma, rate = self.noise_multiplier, self.sample_rate
-        if not (_is_real(sigma) and 0 < sigma <= sys.float_info.max):
+        if not (is_real(sigma) and 0 < sigma <= sys.float_info.max):
             raise ConfigurationError(
                 f"noise_multiplier = {sigma!r}", "a finite number > 0", "Without noise, charge a NotPrivate event."
             )
-        if not (_is_real(rate) and 0 < rate <= 1):
+        if not (is_real(rate) and 0 < rate <= 1):
             raise ConfigurationError(f"sample_rate = {rate!r}", "0 < sample_rate <= 1", "1 means every example.")
         _check_count(self.count)
         object.__setattr__(self, "noise_multiplier", float(sigma))
         object.__setattr__(self, "sample_rate", float(rate))
-
-    @classmethod
-    def stacked(cls, noise_multiplier: float, sample_rate: float, networks: int) -> SampledGaussian:
-        """The one event of a query that stacks `networks` statistics, each clipped to C, on ONE draw of coins.
-
-        The joint sensitivity is sqrt(networks) * C, so noise of noise_multiplier * C on each coordinate is one release
-        with noise multiplier noise_multiplier / sqrt(networks).
-        """
-        _check_count(networks)
-        return cls(noise_multiplier / math.sqrt(networks), sample_rate)
 
 
 @dataclass(frozen=True, order=True)
@@ -126,10 +116,6 @@ class Composition:
 
 Event: TypeAlias = SampledGaussian | NotPrivate | Composition
 SimpleEvent: TypeAlias = SampledGaussian | NotPrivate
-
-
-def _is_real(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def merge(events: Iterable[Event]) -> tuple[SimpleEvent, ...]:

@@ -80,9 +80,9 @@ class SampledGaussianMechanism:
         max_grad_norm: C > 0, the L2 bound on one example's whole row.
         divisor: b > 0, public, the same for all clients.
 
-    Formal guarantee: with `randomness` secure, one `release` is the event `event` for adding or removing one example,
-    under assumptions A1 to A3 of docs/theorem.md: an example enters one group's row only, its row depends on itself and
-    public values alone (A2 is the question's duty), fresh secret coins, public q, C, sigma and b.
+    Formal guarantee: with the operating system's `randomness`, one `measure` is the event `event` for adding or
+    removing one example, under assumptions A1 to A3 of docs/theorem.md: an example enters one group's row only, its row
+    depends on itself and public values alone (A2 is the question's duty), fresh secret coins, public q, C, sigma and b.
     """
 
     noise_multiplier: float

@@ -10,8 +10,10 @@ from typing import Any
 from private_distdd.errors import ConfigurationError
 from private_distdd.privacy.accountants import best_epsilon
 from private_distdd.privacy.calibration import calibrate_noise_multiplier
-from private_distdd.privacy.events import RELATION, SampledGaussian
+from private_distdd.privacy.events import SampledGaussian
 from private_distdd.validate import require_count, require_number
+
+_MOST_EVENTS = 10**6  # of one query
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class PrivacyPlan:
         divisor: b in [1e-30, 1e30], public.
         max_queries: T_max >= 1; query T_max + 1 is refused.
         delta: in (0, 1); the delta at which epsilon is claimed.
+        events_per_query: 1 ... 10^6; measurements that an answered query takes, each on coins of its own.
 
     Raises:
         ConfigurationError: a value is outside its range.
@@ -36,6 +39,7 @@ class PrivacyPlan:
     divisor: float
     max_queries: int
     delta: float
+    events_per_query: int = 1
 
     def __post_init__(self) -> None:
         require_number(
@@ -48,6 +52,7 @@ class PrivacyPlan:
         )
         _check_shape(self.sample_rate, self.max_grad_norm, self.divisor, self.delta)
         require_count("max_queries", self.max_queries, "Plan at least one query.")
+        require_count("events_per_query", self.events_per_query, "1 is usual.", at_most=_MOST_EVENTS)
         require_number(
             "noise_multiplier * max_grad_norm / divisor",
             self.noise_multiplier * self.max_grad_norm / self.divisor,
@@ -60,12 +65,13 @@ class PrivacyPlan:
     @property
     def event(self) -> SampledGaussian:
         """What one answered query costs."""
-        return SampledGaussian(self.noise_multiplier, self.sample_rate)
+        return SampledGaussian(self.noise_multiplier, self.sample_rate, self.events_per_query)
 
     @property
     def schedule(self) -> SampledGaussian:
         """What all T_max queries cost together: the claim of a run, however early it stops."""
-        return SampledGaussian(self.noise_multiplier, self.sample_rate, self.max_queries)
+        count = self.max_queries * self.events_per_query
+        return SampledGaussian(self.noise_multiplier, self.sample_rate, count)
 
     @property
     def epsilon(self) -> float:
@@ -73,8 +79,14 @@ class PrivacyPlan:
         return best_epsilon([self.schedule], self.delta)
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object; `from_json` is the inverse."""
-        return asdict(self)
+        """A JSON object; `from_json` is the inverse.
+
+        The usual one event a query is left out: what clients pinned before there were others stays what they pinned.
+        """
+        record = asdict(self)
+        if self.events_per_query == 1:
+            del record["events_per_query"]
+        return record
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> PrivacyPlan:
@@ -84,9 +96,14 @@ class PrivacyPlan:
             ConfigurationError: fields are missing or unknown, or a value is out of range.
         """
         names = {field.name for field in fields(cls)}
-        if not isinstance(record, Mapping) or set(record) != names:
+        if not isinstance(record, Mapping) or set(record) | {"events_per_query"} != names:
             raise ConfigurationError(f"plan {record!r}", f"the fields {sorted(names)}", "Use PrivacyPlan.to_json.")
-        return cls(**record)
+        plan = cls(**record)
+        if "events_per_query" in record and plan.events_per_query == 1:  # one plan, one way to write it
+            raise ConfigurationError(
+                f"plan {record!r}", "no events_per_query where it is 1", "Use PrivacyPlan.to_json."
+            )
+        return plan
 
 
 @dataclass(frozen=True)
@@ -102,8 +119,8 @@ class Privacy:
         sample_rate: q in (0, 1]: each example enters each batch by its own secret coin of this probability.
         max_grad_norm: C in [1e-30, 1e30]: L2 bound on one example's gradient over all parameters together.
         divisor: b in [1e-30, 1e30]: public number that every message is divided by; equal for all clients.
-        relation: which data sets are neighbours; the only one accounted for.  Replace-one costs more (a change moves a
-            sum by up to 2 C) and would need other accountants, so asking for it is refused.
+
+    Replace-one would cost more (a change moves a sum by up to 2 C) and need other accountants; it cannot be asked for.
 
     Raises:
         ConfigurationError: a value is outside its range, or both or neither of the first two are given.
@@ -118,15 +135,8 @@ class Privacy:
     sample_rate: float = 1.0
     max_grad_norm: float = 1.0
     divisor: float = 1.0
-    relation: str = RELATION
 
     def __post_init__(self) -> None:
-        if self.relation != RELATION:
-            raise ConfigurationError(
-                f"relation = {self.relation!r}",
-                repr(RELATION),
-                "Replace-one has other numbers (a change moves a sum by up to 2 C), which no accountant here computes.",
-            )
         if (self.target_epsilon is None) == (self.noise_multiplier is None):
             raise ConfigurationError(
                 f"target_epsilon = {self.target_epsilon!r} and noise_multiplier = {self.noise_multiplier!r}",
@@ -142,8 +152,12 @@ class Privacy:
             # The plan's own checks, on the values as given: `plan` would make a float of "1" or True first.
             PrivacyPlan(self.noise_multiplier, self.sample_rate, self.max_grad_norm, self.divisor, 1, self.delta)
 
-    def plan(self, max_queries: int) -> PrivacyPlan:
+    def plan(self, max_queries: int, events_per_query: int = 1) -> PrivacyPlan:
         """The public constants for at most `max_queries` queries to each client (T_max >= 1).
+
+        Args:
+            max_queries: T_max.
+            events_per_query: see `PrivacyPlan`; what a question says it takes.
 
         Raises:
             ConfigurationError: the target cannot be reached with any sigma allowed.
@@ -152,7 +166,9 @@ class Privacy:
         if sigma is None:
             assert self.target_epsilon is not None  # noqa: S101 - __post_init__ guards it; this tells the type checker
             require_count("max_queries", max_queries, "Plan at least one query.")
-            sigma = calibrate_noise_multiplier(self.target_epsilon, self.delta, self.sample_rate, max_queries)
+            require_count("events_per_query", events_per_query, "1 is usual.", at_most=_MOST_EVENTS)
+            events = max_queries * events_per_query
+            sigma = calibrate_noise_multiplier(self.target_epsilon, self.delta, self.sample_rate, events)
         return PrivacyPlan(
             float(sigma),
             float(self.sample_rate),
@@ -160,6 +176,7 @@ class Privacy:
             float(self.divisor),
             max_queries,
             float(self.delta),
+            events_per_query,
         )
 
 

@@ -91,9 +91,10 @@ class Stream:
 
 
 class Randomness(Protocol):
-    """Where a client's streams come from.  `secure` is false for every source that somebody else could reproduce."""
+    """Where a client's streams come from.
 
-    secure: bool
+    A client charges its queries as private for `SystemRandomness` alone, by its type: no source can only say so.
+    """
 
     def stream(self) -> Stream:
         """A stream that was never handed out before."""
@@ -102,8 +103,6 @@ class Randomness(Protocol):
 
 class SystemRandomness:
     """The only source for real use: each stream gets its own 256-bit key from the operating system."""
-
-    secure = True
 
     def stream(self) -> Stream:
         """A stream under a fresh key of `os.urandom`."""
@@ -115,8 +114,6 @@ class InsecureRandomness:
 
     A client built with it charges NotPrivate events (epsilon is infinite) and its releases say "not private".
     """
-
-    secure = False
 
     def __init__(self, insecure_seed: int) -> None:
         self._seed, self._streams = insecure_seed, 0

@@ -10,6 +10,7 @@ from torch import Tensor
 from private_distdd.data.info import DatasetInfo
 from private_distdd.errors import ModelError, QueryRefusedError
 from private_distdd.networks.micro_batch import MICRO_BATCH
+from private_distdd.validate import is_whole
 
 _PER_SUM, _PER_ROW = 32.0, 40.0  # bytes: int64 noise and sums, a float64 message; a row, and its lattice points
 
@@ -39,7 +40,7 @@ def class_counts_of(arguments: Mapping[str, Any], info: DatasetInfo) -> tuple[in
     if (
         not isinstance(counts, list | tuple)
         or len(counts) != info.num_classes
-        or any(isinstance(count, bool) or not isinstance(count, int) or count < 0 for count in counts)
+        or not all(is_whole(count) and count >= 0 for count in counts)
     ):
         raise QueryRefusedError(
             f"counts = {counts!r}", f"{info.num_classes} whole numbers of at least 0", "Give one for each class."

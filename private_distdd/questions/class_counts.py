@@ -11,8 +11,10 @@ from torch import Tensor
 from private_distdd.data.info import DatasetInfo
 from private_distdd.limits import Cost
 from private_distdd.questions.arguments import refuse_tensors, require_fields
+from private_distdd.questions.register import register_plain_question
 
 
+@register_plain_question("class_counts")
 class ClassCounts:
     """The question "class_counts": how many examples of each class; only without privacy.
 

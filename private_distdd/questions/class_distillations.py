@@ -17,10 +17,12 @@ from private_distdd.networks.embedding import EmbeddingSpec
 from private_distdd.networks.micro_batch import MICRO_BATCH
 from private_distdd.questions.arguments import class_counts_of, message_memory, refuse_tensors, require_fields
 from private_distdd.questions.class_embeddings import ClassEmbeddings
+from private_distdd.questions.register import register_plain_question
 from private_distdd.synthetic.mosaic import mosaic, require_partition
 from private_distdd.validate import require_count, require_number
 
 
+@register_plain_question("class_distillations")
 class LocalDistillations:
     """The question "class_distillations": examples that a client distilled from its own data by itself.
 

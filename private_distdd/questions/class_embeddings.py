@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,9 +13,12 @@ from torch import Tensor
 from private_distdd.data.info import DatasetInfo
 from private_distdd.limits import Cost
 from private_distdd.networks.embedding import Embedding, EmbeddingSpec
-from private_distdd.networks.micro_batch import MICRO_BATCH, deterministic
-from private_distdd.privacy.mechanism import Rows
+from private_distdd.networks.micro_batch import deterministic, micro_batches
+from private_distdd.networks.spec import ModelSpec
 from private_distdd.questions.arguments import message_memory, refuse_tensors
+from private_distdd.questions.audited import Asked, SpecificAttack
+from private_distdd.questions.question import MeasuredOnce
+from private_distdd.questions.register import register_question
 
 _COUNT_WEIGHT = 0.2  # of an example's norm 1, what counts it: 4 % of the energy, and a count good to 5 sigma sqrt(n)
 
@@ -42,16 +45,6 @@ class ClassEmbeddings:
             parts = [network(images) * scale for network in self.networks]
         return torch.cat([*parts, images.new_full((len(images), 1), _COUNT_WEIGHT)], dim=1)
 
-    def padded_rows(self, images: Tensor, labels: Tensor) -> Iterator[Rows]:
-        """`rows` in micro-batches of one size, with labels: an example's bits do not depend on how many ride along.
-
-        Examples beyond the labels are padding; without any label one micro-batch of padding is run all the same.
-        """
-        for part, targets in zip(torch.split(images, MICRO_BATCH), torch.split(labels, MICRO_BATCH), strict=True):
-            batch = part.new_zeros((MICRO_BATCH, *part.shape[1:]))
-            batch[: len(part)] = part
-            yield self.rows(batch), targets
-
     def read(self, sums: Tensor) -> tuple[Tensor, Tensor]:
         """Sums of rows, float [groups, dimension], as sums of embeddings [K, groups, 2 m] and as counts [groups]."""
         embedded = sums[:, :-1].reshape(len(sums), len(self.networks), -1).transpose(0, 1)
@@ -61,12 +54,13 @@ class ClassEmbeddings:
     def class_sums(self, images: Tensor, labels: Tensor, num_classes: int) -> Tensor:
         """Plain sums of rows by class, float64 [num_classes, dimension]: without privacy."""
         sums = images.new_zeros((num_classes, self.spec.dimension), dtype=torch.float64)
-        for rows, classes in self.padded_rows(images, labels):
-            sums.index_add_(0, classes, rows[: len(classes)].to(torch.float64))
+        for part, classes, count in micro_batches(images, labels):
+            sums.index_add_(0, classes[:count], self.rows(part)[:count].to(torch.float64))
         return sums
 
 
-class EmbeddingSums:
+@register_question("class_embeddings")
+class EmbeddingSums(MeasuredOnce):
     """The question "class_embeddings": embeddings of random networks under public seeds, summed by class.
 
     An example's row holds its embeddings by all networks and has norm 1, so C = 1 clips nothing.
@@ -80,6 +74,8 @@ class EmbeddingSums:
     Raises:
         ModelError, ConfigurationError: the arguments are malformed, or the network breaks an assumption of the theorem.
     """
+
+    attacks: ClassVar[frozenset[SpecificAttack]] = frozenset()
 
     def __init__(
         self, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], info: DatasetInfo, device: str
@@ -103,11 +99,31 @@ class EmbeddingSums:
         """One of its networks, by a public seed: the others have the same sizes."""
         return EmbeddingSums(dataclasses.replace(self._spec, seeds=(0,)).to_json(), {}, *self._given)
 
-    def rows(self, images: Tensor, labels: Tensor) -> Iterator[Rows]:
-        """Per-example embeddings with their classes: what the mechanism clips, sums and covers with noise."""
-        return self._embeddings.padded_rows(images, labels)
+    def rows(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Per-example embeddings, float32 [n, dimension]: what the mechanism clips, sums and covers with noise."""
+        return self._embeddings.rows(images)
+
+    def groups(self, labels: Tensor) -> Tensor:
+        """The group each example is summed into, int64 [n]: its class."""
+        return labels
 
     def plain(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Plain sums by class, added up in float64, and their counts."""
         sums = self._embeddings.class_sums(images, labels, self.num_groups)
         return sums.to("cpu", torch.float32), torch.bincount(labels, minlength=self.num_groups).cpu()
+
+    @staticmethod
+    def examples(info: DatasetInfo, width: int) -> Mapping[str, Asked]:
+        """For audits: embeddings by two small networks."""
+        network, moved = (
+            ModelSpec("mlp", {"width": width, "depth": 1}),
+            len(info.shape) == 3,
+        )  # only images can be moved
+        spec = EmbeddingSpec(network, (0, 1), 1, 0.5, 42 * width, moved)
+        return {"class embeddings": (spec.to_json(), {})}
+
+    @staticmethod
+    def blocks(arguments: Mapping[str, Any], info: DatasetInfo) -> Mapping[str, int]:
+        """For audits: a row's parts are the networks' embeddings, and what counts the example."""
+        spec = EmbeddingSpec.from_json(arguments)
+        return {**{f"network {i}": 2 * spec.frequencies for i in range(len(spec.seeds))}, "count": 1}

@@ -12,8 +12,10 @@ from torch import Tensor
 from private_distdd.data.info import DatasetInfo
 from private_distdd.limits import Cost
 from private_distdd.questions.arguments import class_counts_of, message_memory, refuse_tensors, require_fields
+from private_distdd.questions.register import register_plain_question
 
 
+@register_plain_question("class_examples")
 class ClassExamples:
     """The question "class_examples": the examples themselves, for a start of S from real ones.
 

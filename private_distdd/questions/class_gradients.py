@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,15 +14,18 @@ from private_distdd.errors import ModelError
 from private_distdd.limits import Cost
 from private_distdd.networks.micro_batch import MICRO_BATCH
 from private_distdd.networks.spec import ModelSpec
-from private_distdd.privacy.mechanism import Rows
 from private_distdd.questions.arguments import message_memory
+from private_distdd.questions.audited import Asked, SpecificAttack
 from private_distdd.questions.per_example import PerExampleGradients, sum_gradient
+from private_distdd.questions.question import MeasuredOnce
+from private_distdd.questions.register import register_question
 
 GRANULARITIES = ("class", "joint")
 _ACTIVATION = 16  # bytes a value that a layer hands on: kept, differentiated, and unfolded by per-example rules
 
 
-class ClassGradients:
+@register_question("class_gradients")
+class ClassGradients(MeasuredOnce):
     """The question "class_gradients": gradients of a network at given weights, summed by class.
 
     Args:
@@ -34,6 +37,8 @@ class ClassGradients:
     Raises:
         ModelError: the network is not registered, breaks an assumption of the theorem, or the state does not fit.
     """
+
+    attacks: ClassVar[frozenset[SpecificAttack]] = frozenset({"inversion", "membership"})
 
     def __init__(
         self, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], info: DatasetInfo, device: str
@@ -80,10 +85,9 @@ class ClassGradients:
     def _per_example(self) -> PerExampleGradients:
         return PerExampleGradients(self._model)
 
-    def rows(self, images: Tensor, labels: Tensor) -> Iterator[Rows]:
-        """Per-example gradients with their groups: what the mechanism clips, sums and covers with noise."""
-        for rows, targets in self._per_example.rows(images, labels):
-            yield rows, self.groups(targets)
+    def rows(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Per-example gradients, float32 [n, dimension]: what the mechanism clips, sums and covers with noise."""
+        return self._per_example.rows(images, labels)
 
     def plain(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Plain sums by group and their counts; chunk sums are added in float64, so the split moves rounding only."""
@@ -94,3 +98,20 @@ class ClassGradients:
             for part in torch.split(members, MICRO_BATCH):
                 sums[group] += sum_gradient(self._model, images[part], labels[part])
         return sums.to("cpu", torch.float32), torch.bincount(groups, minlength=self.num_groups).cpu()
+
+    @staticmethod
+    def examples(info: DatasetInfo, width: int) -> Mapping[str, Asked]:
+        """For audits: the gradients of a small network at the weights of seed 0, by class and of all together."""
+        spec = ModelSpec("mlp", {"width": width, "depth": 1})
+        state = dict(spec.build(info.shape, info.num_classes, seed=0).state_dict())
+        return {
+            f"{granularity} gradients": ({"model": spec.to_json(), "granularity": granularity}, state)
+            for granularity in GRANULARITIES
+        }
+
+    @classmethod
+    def blocks(cls, arguments: Mapping[str, Any], info: DatasetInfo) -> Mapping[str, int]:
+        """For audits: a row's parts are the gradients of the network's tensors."""
+        spec, _ = cls._read(arguments)
+        network = spec.build(info.shape, info.num_classes, seed=0)
+        return {name: tensor.numel() for name, tensor in network.named_parameters() if tensor.requires_grad}

@@ -1,4 +1,4 @@
-"""Per-example gradients of a network, by Opacus hooks, in micro-batches of one size."""
+"""Per-example gradients of a network, by Opacus hooks."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from torch import Tensor, nn
 
 from private_distdd.errors import ModelError
 from private_distdd.networks.loss import loss_sum
-from private_distdd.networks.micro_batch import MICRO_BATCH, deterministic
-from private_distdd.privacy.mechanism import LATTICE, Rows, lattice_sums
+from private_distdd.networks.micro_batch import deterministic, micro_batches
+from private_distdd.privacy.mechanism import LATTICE, lattice_sums
 
 
 class PerExampleGradients:
-    """Per-example gradients of a network, by Opacus hooks, in padded micro-batches.
+    """Per-example gradients of a network, by Opacus hooks.
 
     Args:
-        model: a network that `models.validate_model` accepts; the hooks are put on it, so it serves nothing else.
+        model: a network that `networks.validation.validate_model` accepts; the hooks are put on it, so it serves
+            nothing else.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -29,30 +30,18 @@ class PerExampleGradients:
             raise ModelError("a network without trainable parameters", "at least one", "Unfreeze some parameters.")
         self.dimension = sum(p.numel() for p in self._parameters)
 
-    def rows(self, images: Tensor, labels: Tensor) -> Iterator[Rows]:
-        """Gradients of the loss, one example a row: float32 [64, dimension], with the labels int64 [m <= 64].
-
-        Rows beyond m are padding.  Without examples one micro-batch of padding is run all the same: what it takes must
-        not tell an empty batch from others.
+    def rows(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Gradients of the loss, one example a row: float32 [n, dimension].
 
         Args:
-            images: float32 [>= n, C, H, W], n >= 0; those beyond n are padding.
+            images: float32 [n, *shape]; a micro-batch of one size, where no bit may depend on n.
             labels: int64 [n].
         """
-        for start in range(0, max(1, len(labels)), MICRO_BATCH):
-            part, targets = images[start : start + MICRO_BATCH], labels[start : start + MICRO_BATCH]
-            yield self._padded(part, targets), targets
-
-    def _padded(self, images: Tensor, labels: Tensor) -> Tensor:
-        batch = images.new_zeros((MICRO_BATCH, *images.shape[1:]))
-        batch[: len(images)] = images
-        targets = labels.new_zeros(MICRO_BATCH)
-        targets[: len(labels)] = labels
         # Full backward hooks want an input that requires a gradient.
-        batch.requires_grad_(True)
+        examples = images.detach().requires_grad_(True)
         with deterministic(), torch.enable_grad():
-            torch.autograd.backward(loss_sum(self._hooked, batch, targets))
-        rows = torch.cat([vars(p)["grad_sample"].reshape(MICRO_BATCH, -1) for p in self._parameters], dim=1)
+            torch.autograd.backward(loss_sum(self._hooked, examples, labels))
+        rows = torch.cat([vars(p)["grad_sample"].reshape(len(examples), -1) for p in self._parameters], dim=1)
         self._hooked.zero_grad(set_to_none=True)
         return rows.detach()
 
@@ -65,7 +54,7 @@ def clipped_class_sums(
     For tests and audits: the private mechanism shares this code but keeps the int64 lattice sums to itself.
 
     Args:
-        model: a network that `models.validate_model` accepts.
+        model: a network that `networks.validation.validate_model` accepts.
         images: float32 [n, C, H, W].
         labels: int64 [n], in [0, num_classes).
         max_grad_norm: C > 0.
@@ -74,7 +63,10 @@ def clipped_class_sums(
         float32 [num_classes, num_parameters]; a class without examples is zero.
     """
     with _unhooked_after(model) as gradients:
-        sums = lattice_sums(gradients.rows(images, labels), num_classes, gradients.dimension, max_grad_norm)
+        batches = (
+            (gradients.rows(part, targets), targets[:count]) for part, targets, count in micro_batches(images, labels)
+        )
+        sums = lattice_sums(batches, num_classes, gradients.dimension, max_grad_norm)
     return (sums.to(torch.float64) * (max_grad_norm / LATTICE)).to(torch.float32).to(images.device)
 
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from private_distdd.data.info import DatasetInfo
+from private_distdd.encoding import to_json
 from private_distdd.errors import ModelError
 from private_distdd.networks.micro_batch import MICRO_BATCH
 from private_distdd.questions.question import Question
-from private_distdd.storage import to_json
 
 _REMEMBERED = 1024
 _places_alike: set[str] = set()  # what this process has found to give an example the same bits in every place
@@ -44,7 +44,7 @@ def require_places_alike(
 
         def bits(places: int, batch: Tensor = batch, targets: Tensor = targets) -> Tensor:
             moved = (part.roll(places, 0).to(device) for part in (batch, targets))
-            return torch.cat([rows for rows, _ in question.rows(*moved)]).roll(-places, 0).view(torch.int32)
+            return question.rows(*moved).roll(-places, 0).view(torch.int32)
 
         still = bits(0)
         alike = torch.equal(still[:1].expand_as(still), still) or batch is images

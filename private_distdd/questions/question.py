@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Callable
+from typing import ClassVar, Protocol, TypeAlias
 
 from torch import Tensor
-
-from private_distdd.privacy.mechanism import Rows
 
 
 class PlainQuestion(Protocol):
     """One registered question, made for one query of a run without privacy.
+
+    Its class is called with (arguments, tensors, info, device), all of them public: the query's, the public constants
+    of the data, and where to compute; what is wrong with them it refuses with an error of this library.  It has a
+    static or class method `cost(arguments, info) -> Cost`: what an answer takes at most, by arithmetic alone.
 
     Attributes:
         num_groups: rows of a message's values; public, the same for all data.
@@ -26,18 +28,65 @@ class PlainQuestion(Protocol):
         ...
 
 
-class Question(PlainQuestion, Protocol):
-    """One that may be asked for with privacy too: it has rows for the mechanism."""
+class Measurable(Protocol):
+    """What the mechanism can measure: a row of values for each example, and the group it is summed into.
 
-    def rows(self, images: Tensor, labels: Tensor) -> Iterator[Rows]:
-        """Per example: a row float32 [dimension] that depends on this example alone (A2), and its group.
+    Attributes:
+        num_groups: groups; public.
+        dimension: values in a row; public.
+    """
+
+    num_groups: int
+    dimension: int
+
+    def rows(self, images: Tensor, labels: Tensor) -> Tensor:
+        """One row an example, which depends on this example and public values alone (A2).
 
         Args:
-            images: float32 [>= n, C, H, W]; a client hands over 64, padding included, so that memory tells nothing.
-            labels: int64 [n], n >= 0; without any, one micro-batch of padding is computed all the same.
+            images: float32 [64, *shape]: one micro-batch as `micro_batch.padded` makes it.
+            labels: int64 [64].
+
+        Returns:
+            float32 [64, dimension].
+        """
+        ...
+
+    def groups(self, labels: Tensor) -> Tensor:
+        """The group of each example, int64 [n], in [0, num_groups)."""
+        ...
+
+
+Measure: TypeAlias = Callable[[Measurable], Tensor]
+"""One measurement by the mechanism, on coins of its own: noisy sums over b, float32 [num_groups, dimension]."""
+
+
+class Question(PlainQuestion, Measurable, Protocol):
+    """One that may be asked for with privacy too.
+
+    Attributes:
+        events: measurements that an answer takes, each on an independent draw of coins and so an event of its own; the
+            run's plan must say the same number.
+    """
+
+    events: ClassVar[int]
+
+    def answer(self, measure: Measure) -> Tensor:
+        """A message's values, float32 [num_groups, dimension], made of at most `events` measurements and nothing else.
+
+        A later measurement may depend on the values of earlier ones: they are what everybody may see.
         """
         ...
 
     def public(self) -> Question:
         """The same, but for tensors of the query: public ones instead."""
         ...
+
+
+class MeasuredOnce:
+    """For questions whose message is one measurement of their own rows."""
+
+    events: ClassVar[int] = 1
+
+    def answer(self: Measurable, measure: Measure) -> Tensor:
+        """The measurement itself."""
+        return measure(self)

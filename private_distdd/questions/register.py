@@ -3,48 +3,59 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from private_distdd.data.info import DatasetInfo
-from private_distdd.errors import PrivateDistDDError, QueryRefusedError
-from private_distdd.limits import ComputeLimits, Cost
-from private_distdd.questions.class_counts import ClassCounts
-from private_distdd.questions.class_distillations import LocalDistillations
-from private_distdd.questions.class_embeddings import EmbeddingSums
-from private_distdd.questions.class_examples import ClassExamples
-from private_distdd.questions.class_gradients import ClassGradients
+from private_distdd.errors import ConfigurationError, PrivateDistDDError, QueryRefusedError
+from private_distdd.limits import ComputeLimits
 from private_distdd.questions.places import require_places_alike
 from private_distdd.questions.question import PlainQuestion, Question
 
 _USUAL = ComputeLimits()
-Made = TypeVar("Made", covariant=True)
+PRIVATE_QUESTIONS: dict[str, type[Any]] = {}
+"""The classes of those that may be asked for with privacy, by name: each makes a `Question`."""
+
+QUESTIONS: dict[str, type[Any]] = {}
+"""The classes of all of them, by name: each makes a `PlainQuestion`."""
+
+_Class = TypeVar("_Class", bound=type[Any])
 
 
-class _Maker(Protocol[Made]):
-    """The class of a registered question: what makes one for a query."""
+def register_plain_question(name: str) -> Callable[[_Class], _Class]:
+    """Decorator of a `PlainQuestion`'s class: a query without privacy may then name it.
 
-    def __call__(
-        self, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], info: DatasetInfo, device: str, /
-    ) -> Made:
-        """Read and check everything that is public; no data enter."""
-        ...
+    Register a question of your own in every process that holds a client, before the first query.
 
-    def cost(self, arguments: Mapping[str, Any], info: DatasetInfo) -> Cost:
-        """What an answer takes at most, by arithmetic on what the query says; nothing of it is made."""
-        ...
+    Raises:
+        ConfigurationError: the name is empty, or taken by another class.
+    """
+
+    def register(made: _Class) -> _Class:
+        known = QUESTIONS.get(name, made)
+        # The same class again (a notebook cell run twice) is no conflict.
+        if not name or (known.__module__, known.__qualname__) != (made.__module__, made.__qualname__):
+            raise ConfigurationError(f"question {name!r}", "a name that is not taken", f"Taken: {sorted(QUESTIONS)}.")
+        QUESTIONS[name] = made
+        return made
+
+    return register
 
 
-PRIVATE_QUESTIONS: dict[str, _Maker[Question]] = {"class_gradients": ClassGradients, "class_embeddings": EmbeddingSums}
+def register_question(name: str) -> Callable[[_Class], _Class]:
+    """Decorator of a `Question`'s class: any query may then name it, and audits attack its messages.
 
-QUESTIONS: dict[str, _Maker[PlainQuestion]] = {
-    **PRIVATE_QUESTIONS,
-    "class_examples": ClassExamples,
-    "class_distillations": LocalDistillations,
-    "class_counts": ClassCounts,
-}
+    Raises:
+        ConfigurationError: the name is empty, or taken by another class.
+    """
+
+    def register(made: _Class) -> _Class:
+        PRIVATE_QUESTIONS[name] = register_plain_question(name)(made)
+        return made
+
+    return register
 
 
 def private_question(
@@ -62,8 +73,10 @@ def private_question(
             or one that cannot be prepared.
         ModelError: as the question's own, or a row's bits depend on its place (`require_places_alike`).
     """
+    made = _known(PRIVATE_QUESTIONS, name, "with")
     with _own_errors(name):
-        question = _made(PRIVATE_QUESTIONS, name, "with", arguments, tensors, info, device, limits)
+        limits.check(made.cost(arguments, info))
+        question: Question = made(arguments, tensors, info, device)
         require_places_alike(name, arguments, info, device, question)
     return question
 
@@ -82,28 +95,19 @@ def plain_question(
         QueryRefusedError: unknown name, one that costs more than `limits` allow, or one that cannot be prepared.
         ModelError, ConfigurationError: as the question's own.
     """
+    made = _known(QUESTIONS, name, "without")
     with _own_errors(name):
-        return _made(QUESTIONS, name, "without", arguments, tensors, info, device, limits)
+        limits.check(made.cost(arguments, info))
+        question: PlainQuestion = made(arguments, tensors, info, device)
+    return question
 
 
-def _made(
-    registered: Mapping[str, _Maker[Made]],
-    name: str,
-    how: str,
-    arguments: Mapping[str, Any],
-    tensors: Mapping[str, Tensor],
-    info: DatasetInfo,
-    device: str,
-    limits: ComputeLimits,
-) -> Made:
+def _known(registered: Mapping[str, type[Any]], name: str, how: str) -> type[Any]:
     if name not in registered:
         raise QueryRefusedError(
-            f"question {name!r}, {how} privacy",
-            f"one of {sorted(registered)}",
-            "Ask a question that the client knows.",
+            f"question {name!r}, {how} privacy", f"one of {sorted(registered)}", "Ask a question that the client knows."
         )
-    limits.check(registered[name].cost(arguments, info))
-    return registered[name](arguments, tensors, info, device)
+    return registered[name]
 
 
 @contextlib.contextmanager

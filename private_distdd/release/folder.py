@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -12,12 +11,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from private_distdd.encoding import sha256, to_json
+from private_distdd.files import read_file
 from private_distdd.limits import LEDGER_BYTES, PAGE_BYTES, RELEASE_LEDGERS_BYTES, SYNTHETIC_BYTES
 from private_distdd.release.card import render_card
 from private_distdd.release.contents import Contents
 from private_distdd.release.form import form_failures
 from private_distdd.release.picture import plain_png, same_picture
-from private_distdd.storage import read_file, to_json
 from private_distdd.synthetic.dataset import SyntheticDataset
 from private_distdd.validate import IDENTIFIER
 
@@ -45,10 +45,6 @@ def line_of(failure: str) -> str:
     """One printable line of bounded length, whatever names and values it quotes."""
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in failure)
     return text if len(text) <= _LONGEST_LINE else f"{text[:_LONGEST_LINE]} ..."
-
-
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def pretty(record: Mapping[str, Any]) -> bytes:

@@ -43,7 +43,7 @@ _CARD: Mapping[str, CardForm] = {
     "clients": (dict,),
     "versions": dict.fromkeys(("python", *PACKAGES), (str,)),
 }
-_SETTINGS = ("ipc", "rounds", "matching_steps", "privacy")  # every method states these
+_SETTINGS = ("rounds", "privacy")  # every method states these
 
 
 def _form_failures(value: object, form: CardForm, where: str) -> Iterator[str]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import shutil
 import uuid
 from pathlib import Path
 
+from private_distdd.encoding import sha256
 from private_distdd.errors import ReleaseError
+from private_distdd.files import sync
 from private_distdd.release.card import render_card
 from private_distdd.release.contents import Contents
 from private_distdd.release.folder import (
@@ -24,10 +25,8 @@ from private_distdd.release.folder import (
     manifest_of,
     pretty,
     read_release,
-    sha256,
 )
 from private_distdd.release.verify import failures_of
-from private_distdd.storage import sync
 from private_distdd.validate import require_identifier
 
 _log = logging.getLogger("private_distdd")
@@ -127,7 +126,7 @@ class Release(Contents):
 
 def manifest_hash(folder: Path) -> str:
     """SHA-256 of a release's manifest, in hexadecimal: it fixes every byte of the release."""
-    return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+    return sha256((folder / MANIFEST).read_bytes())
 
 
 def verify_folder(path: str | Path) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from typing import Any
 
+from private_distdd.encoding import to_json
 from private_distdd.errors import PrivateDistDDError
 from private_distdd.privacy.accountants import best_epsilon
 from private_distdd.privacy.events import RELATION, UNIT, NotPrivate
@@ -16,7 +17,6 @@ from private_distdd.release.bill import as_number, bill_of, pin_of, rounds_of, r
 from private_distdd.release.contents import Contents
 from private_distdd.release.folder import FORMAT, folder_failures, line_of
 from private_distdd.release.form import form_failures
-from private_distdd.storage import to_json
 from private_distdd.synthetic.dataset import LARGEST_PIXEL
 
 # Settings under which clients' data would leave them beside the mechanism, with what they are under a plan.
@@ -81,7 +81,7 @@ def _statement_failures(release: Contents, plan: PrivacyPlan | None) -> Iterator
         yield f"card: private is {card['private']!r}, which does not follow from its plan and claims"
     if settings.get("partition", 1) != dataset.partition:
         yield f"card: partition is {settings.get('partition', 1)!r} in the settings, S has {dataset.partition}"
-    if settings["ipc"] != card["ipc"]:
+    if settings.get("ipc", card["ipc"]) != card["ipc"]:
         yield f"card: ipc is {settings['ipc']!r} in the settings, {card['ipc']!r} beside them"
     if len(to_json(settings)) > _LONGEST_SETTINGS:
         yield f"card: settings of more than {_LONGEST_SETTINGS} characters"
@@ -96,7 +96,7 @@ def _statement_failures(release: Contents, plan: PrivacyPlan | None) -> Iterator
     for name in ("noise_multiplier", "sample_rate", "max_grad_norm", "divisor", "delta"):
         if asked[name] != getattr(plan, name) and not (name == "noise_multiplier" and asked[name] is None):
             yield f"card: {name} is {asked[name]!r} in the settings, {getattr(plan, name)!r} in the plan"
-    if asked["relation"] != RELATION:
+    if asked.get("relation", RELATION) != RELATION:
         yield f"card: relation is {asked['relation']!r} in the settings, but it must be {RELATION!r}"
     target = asked["target_epsilon"]
     if target is not None and not plan.epsilon <= target * (1 + 1e-6):
@@ -174,6 +174,10 @@ def _progress_failures(
         # Their ledgers do not say in which rounds they answered; those also billed were counted above.
         answers += sum(count for name, count in lost.items() if name not in histories)
         possible |= set(range(_begun(card)))
+    if "matching_steps" not in settings:  # another method: how many it takes is its own affair
+        if steps < 0 or (steps and not min(len(possible), answers)):
+            yield f"card: {steps} matching steps; by the ledgers, nobody answered"
+        return
     least, most = (n * settings["matching_steps"] for n in (len(certain), min(len(possible), answers)))
     if not least <= steps <= most:
         yield f"card: {steps} matching steps; by the ledgers, {least} to {most} were taken"

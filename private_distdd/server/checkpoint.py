@@ -9,7 +9,6 @@ or post-processed with privacy: ledgers and stored messages stay with the client
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -21,10 +20,12 @@ from typing import Any
 
 from torch import Tensor
 
+from private_distdd.encoding import sha256, to_json
 from private_distdd.errors import CheckpointError, PrivateDistDDError
+from private_distdd.files import sync, write_file
 from private_distdd.server.form import Form
 from private_distdd.server.state import Checkpoint
-from private_distdd.storage import pack, sync, to_json, unpack, write_file
+from private_distdd.storage import pack, unpack
 from private_distdd.wire.run import Run
 
 FORMAT = "private_distdd.checkpoint/1"
@@ -83,7 +84,7 @@ class CheckpointFolder:
                 if t not in self._written:
                     data = pack({}, tensors)
                     write_file(self._folder / _memory(t), data)
-                    self._written[t] = _sha256(data)
+                    self._written[t] = sha256(data)
             self._written = {t: self._written[t] for t in checkpoint.memory}
             header = {
                 "identity": self._identity,
@@ -135,7 +136,7 @@ class CheckpointFolder:
     def _remembered(self, t: int, digest: object) -> dict[str, Tensor]:
         data = self._read(_memory(t))
         try:
-            if _sha256(data) != digest:
+            if sha256(data) != digest:
                 raise ValueError("its bytes are not those that were written")
             return unpack(data)[1]
         except ValueError as error:
@@ -192,8 +193,4 @@ def _memory(t: int) -> str:
 
 def _sealed(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
     """The envelope, with the SHA-256 of what it is without that field."""
-    return pack({**header, "sha256": _sha256(pack(header, tensors))}, tensors)
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+    return pack({**header, "sha256": sha256(pack(header, tensors))}, tensors)

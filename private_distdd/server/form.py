@@ -90,7 +90,7 @@ def _sigmas(*plans: PrivacyPlan) -> tuple[float, ...]:
     return tuple(plan.noise_multiplier for plan in plans)
 
 
-def is_whole(value: object, least: int, most: int) -> bool:
+def is_between(value: object, least: int, most: int) -> bool:
     """Is it a whole number of this range?  True and 1.0 are none."""
     return type(value) is int and least <= value <= most
 

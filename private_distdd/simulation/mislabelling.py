@@ -11,6 +11,7 @@ from torch import Tensor
 
 from private_distdd.errors import ConfigurationError
 from private_distdd.site.client import Client
+from private_distdd.validate import is_real
 
 
 def mislabel(clients: Sequence[Client], fraction: float, pattern: str = "pair", *, seed: int = 0) -> list[Client]:
@@ -29,7 +30,7 @@ def mislabel(clients: Sequence[Client], fraction: float, pattern: str = "pair", 
     Raises:
         ConfigurationError: a value is out of range, or a client does not know its number of classes.
     """
-    if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 <= fraction <= 1:
+    if not is_real(fraction) or not 0 <= fraction <= 1:
         raise ConfigurationError(f"fraction = {fraction!r}", "0 <= fraction <= 1", "Give a share of the clients.")
     if pattern not in ("pair", "uniform"):
         raise ConfigurationError(f"pattern = {pattern!r}", "'pair' or 'uniform'", "Choose one of these.")

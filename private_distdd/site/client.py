@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import hashlib
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,24 +16,27 @@ from torch.utils.data import Dataset
 
 from private_distdd.data.dataset import carried_info, check_labels, materialise
 from private_distdd.data.info import DatasetInfo
+from private_distdd.encoding import sha256
 from private_distdd.errors import (
     BudgetExceededError,
     ComputationError,
     ConfigurationError,
     DataError,
+    NotEnrolledError,
     QueryRefusedError,
 )
 from private_distdd.limits import ComputeLimits
 from private_distdd.networks.device import require_device
-from private_distdd.networks.micro_batch import MICRO_BATCH
+from private_distdd.networks.micro_batch import MICRO_BATCH, padded
 from private_distdd.privacy.events import Event, NotPrivate
 from private_distdd.privacy.ledger import Ledger
 from private_distdd.privacy.ledger.file import OUTBOX
 from private_distdd.privacy.mechanism import Rows, SampledGaussianMechanism
 from private_distdd.privacy.plan import PrivacyPlan
 from private_distdd.privacy.randomness import Randomness, SystemRandomness
-from private_distdd.questions.question import PlainQuestion, Question
+from private_distdd.questions.question import Measurable, PlainQuestion, Question
 from private_distdd.questions.register import plain_question, private_question
+from private_distdd.site.draws import check_class_batch, class_batch
 from private_distdd.site.outbox import Outbox
 from private_distdd.validate import require_count, require_identifier
 from private_distdd.wire.message import Message
@@ -180,8 +182,9 @@ class Client:
         on the data, and must not be seen again and again for one price.
 
         Raises:
-            QueryRefusedError: not enrolled, other values than pinned, past T_max, malformed, beyond the owner's limits,
-                or another query under the round answered last.  Nothing is spent.
+            NotEnrolledError: not enrolled.  Nothing is spent.
+            QueryRefusedError: other values than pinned, past T_max, malformed, beyond the owner's limits, of a round
+                before the newest, or another query under the round answered last.  Nothing is spent.
             BudgetExceededError: the budget cannot pay.  Nothing is spent.
             ModelError, ConfigurationError: the query's network breaks an assumption of the theorem, or an argument is
                 out of range.  Nothing is spent.
@@ -190,24 +193,32 @@ class Client:
         """
         run = self._runs.get(query.run_id)
         if run is None:
-            raise QueryRefusedError(f"run {query.run_id!r}", "a run this client is enrolled in", "Enroll first.")
+            raise NotEnrolledError(f"run {query.run_id!r}", "a run this client is enrolled in", "Enroll first.")
         if query.plan != run.plan:
             raise QueryRefusedError(
                 f"plan {query.plan}", f"the pinned {run.plan}", "Ask with the values that the client agreed to."
             )
+        self._refuse_old_round(query, run)
         stored = self._stored(query)
         if stored is not None:
             return stored
         event: Event = NotPrivate() if run.plan is None else self._event(run.plan)
         if run.plan is None:
             self._refuse_without_privacy(run.run_id)
-            self._check_batch(query.batch, run.info)
+            check_class_batch(query.batch, run.info)
         self.ledger.require(event, query.message_id)  # before work for a query that could not be paid
         asked = query.question, query.arguments, query.tensors, run.info, self._device, self._limits
         if run.plan is None:
             compute = functools.partial(self._plain, query, plain_question(*asked))
         else:
-            compute = functools.partial(self._private, query, private_question(*asked), run.plan)
+            question = private_question(*asked)
+            if question.events != run.plan.events_per_query:
+                raise QueryRefusedError(
+                    f"{query.question!r}, which takes {question.events} measurements",
+                    f"a question of {run.plan.events_per_query}, as the run's plan says",
+                    "Plan with Privacy.plan(max_queries, events_per_query).",
+                )
+            compute = functools.partial(self._private, query, question, run.plan)
         self.ledger.charge(event, query.message_id)
         try:
             message = compute()
@@ -218,12 +229,22 @@ class Client:
                 "a computation that ends, and a disk with room",
                 "See the cause in this client's own log; a new try is a new charge.",
             ) from error
-        self.ledger.seal(query.message_id, hashlib.sha256(message.data).hexdigest())
+        self.ledger.seal(query.message_id, sha256(message.data))
         return message
 
     def _event(self, plan: PrivacyPlan) -> Event:
         # The type, not a promise: only the operating system's randomness is charged as private.
-        return _mechanism(plan).event if type(self._randomness) is SystemRandomness else NotPrivate()
+        return plan.event if type(self._randomness) is SystemRandomness else NotPrivate()
+
+    def _refuse_old_round(self, query: Query, run: Run) -> None:
+        """With privacy rounds go one way: an old query that turns up again buys no other message of its round."""
+        newest = self.ledger.newest_round(run.run_id)
+        if run.plan is not None and query.server_round < newest:
+            raise QueryRefusedError(
+                f"a query of round {query.server_round} after one of round {newest}",
+                "rounds in their order, the newest one again",
+                "Ask in the next round.",
+            )
 
     def allow_run_without_privacy(self, run_id: str) -> None:
         """For simulations: answer this one run without privacy, unless `allow_without_privacy` is False."""
@@ -246,7 +267,7 @@ class Client:
         if self.ledger.status(query.message_id) != "sealed":
             return None
         data = self._outbox.get(query.message_id)
-        if data is None or hashlib.sha256(data).hexdigest() != self.ledger.digest(query.message_id):
+        if data is None or sha256(data) != self.ledger.digest(query.message_id):
             return None  # lost: answering afresh is a new charge
         message = Message.from_bytes(data)
         if message.query_digest != query.digest:
@@ -256,44 +277,39 @@ class Client:
         return message
 
     def _private(self, query: Query, question: Question, plan: PrivacyPlan) -> Message:
-        mechanism = _mechanism(plan)
+        left = plan.events_per_query  # that were charged
+
+        def measure(measured: Measurable) -> Tensor:
+            nonlocal left
+            if left == 0:
+                raise QueryRefusedError("a measurement that was not charged", "those of the plan", "Mend the question.")
+            left -= 1
+            return self._measured(measured, plan)
+
+        return Message(self.client_id, query.message_id, query.digest, question.answer(measure))
+
+    def _measured(self, measured: Measurable, plan: PrivacyPlan) -> Tensor:
+        """One measurement: coins, rows, clipping, sums and noise."""
 
         def rows(batch: NDArray[np.int64]) -> Iterator[Rows]:
             # Every micro-batch has one size, and an empty batch is one of them: its memory must not tell how many
             # examples are in it.
             for part in torch.split(torch.from_numpy(batch).to(self._device), MICRO_BATCH):
-                images = self._images.new_zeros((MICRO_BATCH, *self._images.shape[1:]))
-                images[: len(part)] = self._images[part]
-                yield from question.rows(images, self._labels[part])
+                images, labels = padded(self._images[part], self._labels[part])
+                yield measured.rows(images, labels), measured.groups(labels[: len(part)])
 
-        values = mechanism.measure(len(self._labels), rows, question.num_groups, question.dimension, self._randomness)
-        return Message(self.client_id, query.message_id, query.digest, values)
+        return _mechanism(plan).measure(
+            len(self._labels), rows, measured.num_groups, measured.dimension, self._randomness
+        )
 
     def _plain(self, query: Query, question: PlainQuestion) -> Message:
-        index = self._class_batch(query.batch)
+        index = class_batch(query.batch, self._labels, self.client_id)
         values, counts = question.plain(self._images[index], self._labels[index])
         if not bool(torch.isfinite(values).all()):  # weights that overflow: nobody could read the message
             raise QueryRefusedError("an answer of NaN or infinite values", "finite sums", "Ask with other weights.")
         return Message(self.client_id, query.message_id, query.digest, values, counts)
 
-    @staticmethod
-    def _check_batch(batch: tuple[tuple[int, ...], int] | None, info: DatasetInfo) -> None:
-        if batch is not None and len(batch[0]) != info.num_classes:
-            raise QueryRefusedError(
-                f"a class batch of {len(batch[0])} counts", f"{info.num_classes}, one a class", "Correct the query."
-            )
-
-    def _class_batch(self, batch: tuple[tuple[int, ...], int] | None) -> Tensor:
-        """Indices of a public, seeded draw without replacement of so many examples a class; all of them for None."""
-        if batch is None:
-            return torch.arange(len(self._labels), device=self._device)
-        counts, seed = batch
-        rng = np.random.default_rng([seed, *self.client_id.encode()])
-        labels = self._labels.cpu().numpy()
-        drawn = [rng.permutation(np.flatnonzero(labels == c))[:count] for c, count in enumerate(counts)]
-        return torch.from_numpy(np.concatenate([*drawn, np.empty(0, np.int64)])).to(self._device)
-
 
 def _mechanism(plan: PrivacyPlan) -> SampledGaussianMechanism:
-    """What the plan stands for; its event is what is charged."""
+    """What the plan stands for; `plan.event` is `events_per_query` times its event."""
     return SampledGaussianMechanism(plan.noise_multiplier, plan.sample_rate, plan.max_grad_norm, plan.divisor)

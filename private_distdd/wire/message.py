@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -68,3 +69,9 @@ class Message:
             )
 
         return or_refuse("message", parse)
+
+
+def stack(messages: Sequence[Message]) -> tuple[Tensor, Tensor | None]:
+    """Messages as one tensor, float32 [clients, groups, dimension], and counts int64 [clients, groups], if any."""
+    counts = [message.counts for message in messages if message.counts is not None]
+    return torch.stack([message.values for message in messages]), torch.stack(counts) if counts else None

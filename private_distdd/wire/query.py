@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from private_distdd.encoding import sha256
 from private_distdd.errors import QueryRefusedError
 from private_distdd.limits import NAME_LENGTH
 from private_distdd.privacy.plan import PrivacyPlan
@@ -88,7 +88,7 @@ class Query:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the bytes, hex: ties an answer to exactly this query."""
-        return hashlib.sha256(self.data).hexdigest()
+        return sha256(self.data)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Query:

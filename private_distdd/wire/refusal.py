@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TypeAlias
 
+from private_distdd.encoding import to_json
 from private_distdd.limits import CONTROL_BYTES
-from private_distdd.storage import to_json
-from private_distdd.wire.message import Message
+
+CODES = ("budget", "refused", "not_enrolled", "failed")
+"""The budget cannot pay; refused for another reason; enrol first; the computation failed, and its charge is used up."""
 
 
 @dataclass(frozen=True)
 class Refusal:
     """A client declines.  Only a fixed code crosses the wire: an exception's text could carry data (A7)."""
 
-    code: str  # "budget", "refused" or "failed"
+    code: str  # one of CODES
 
     def to_bytes(self) -> bytes:
         """JSON, ASCII."""
@@ -32,7 +33,4 @@ class Refusal:
             return None
         if record.get("kind") != "refusal":
             return None
-        return cls(record["code"] if record.get("code") in ("budget", "refused") else "failed")
-
-
-Reply: TypeAlias = Message | Refusal
+        return cls(record["code"] if record.get("code") in CODES else "failed")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 from private_distdd.data.info import DatasetInfo
+from private_distdd.encoding import sha256, to_json
 from private_distdd.privacy.plan import PrivacyPlan
-from private_distdd.storage import to_json
 from private_distdd.validate import require_identifier
 from private_distdd.wire.parsing import json_of_kind, or_refuse
 
@@ -37,7 +36,7 @@ class Run:
     @property
     def terms(self) -> str:
         """SHA-256 of all that is agreed to, in hexadecimal: what a client's ledger pins."""
-        return hashlib.sha256(self.to_bytes()).hexdigest()
+        return sha256(self.to_bytes())
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Run:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -14,16 +15,19 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from private_distdd.aggregation import rules as aggregators
-from private_distdd.aggregation.rules import AGGREGATORS, require_aggregator, trimmed_mean
+from private_distdd.aggregation import Mean, Median, Rule, Sum, TrimmedMean, register_rule, rule_of
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.errors import ConfigurationError
+from private_distdd.federation import aggregators
+from private_distdd.federation.aggregators import trimmed_mean
 from private_distdd.networks.spec import ModelSpec
-from private_distdd.server.allocation import stack
 from private_distdd.simulation.splits import dirichlet_split, shard_split
 from private_distdd.site.client import Client
+from private_distdd.wire.message import stack
 from private_distdd.wire.query import Query
 from private_distdd.wire.run import Run
+
+AGGREGATORS = {name: rule_of(name) for name in ("mean", "median", "sum", "trimmed_mean")}
 
 every_aggregator = pytest.mark.parametrize("name", sorted(AGGREGATORS))
 
@@ -133,25 +137,88 @@ def test_counts_of_another_shape_are_an_error(name: str, shape: tuple[int, ...])
 def test_trims(trim: float) -> None:
     with pytest.raises(ConfigurationError, match="trim"):
         trimmed_mean(messages(5), trim=trim)
-    with pytest.raises(ConfigurationError, match="trim"):
-        require_aggregator("trimmed_mean", 5, trim)
+    with pytest.raises(ConfigurationError, match="share"):
+        TrimmedMean(share=trim)
+    with pytest.raises(ConfigurationError, match="share"):
+        rule_of(f"trimmed_mean(share={trim})" if trim == trim else "trimmed_mean(share=-1.0)")
 
 
 @pytest.mark.parametrize(
-    ("name", "clients", "trim"),
-    [("median", 1, 0.1), ("median", 2, 0.1), ("trimmed_mean", 9, 0.1), ("trimmed_mean", 5, 0.0), ("krum?", 9, 0.1)],
+    ("rule", "clients"),
+    [("median", 1), ("median", 2), ("trimmed_mean", 9), (TrimmedMean(share=0.0), 5), (TrimmedMean(0.2), 4)],
 )
-def test_too_few_clients_or_no_such_name(name: str, clients: int, trim: float) -> None:
+def test_too_few_clients(rule: str | Rule, clients: int) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        require_aggregator(name, clients, trim)
-    assert name in str(caught.value)
+        rule_of(rule).require(clients)
+    assert rule_of(rule).name in str(caught.value)
 
 
 def test_enough_clients() -> None:
     own = messages(10)
-    assert torch.equal(require_aggregator("trimmed_mean", 10, 0.3)(own, None), trimmed_mean(own, trim=0.3))
-    assert torch.equal(require_aggregator("median", 3, 0.0)(own, None), aggregators.median(own))
-    assert torch.equal(require_aggregator("mean", 1, 0.0)(own, None), aggregators.mean(own))
+    for rule, least, expected in (
+        (TrimmedMean(0.3), 4, trimmed_mean(own, trim=0.3)),
+        (Median(), 3, aggregators.median(own)),
+        (Mean(), 1, aggregators.mean(own)),
+        (Sum(), 1, aggregators.sum(own)),
+    ):
+        rule.require(least)
+        assert torch.equal(rule(own, None), expected)
+
+
+@pytest.mark.parametrize("rule", [Mean(), Sum(), Median(), TrimmedMean(), TrimmedMean(share=0.2)])
+def test_a_rule_s_text_names_it(rule: Rule) -> None:
+    assert rule_of(str(rule)) == rule == rule_of(rule)
+    assert hash(rule_of(str(rule))) == hash(rule)
+    assert str(Mean()) == "mean"
+    assert str(TrimmedMean(0.2)) == "trimmed_mean(share=0.2)"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *("krum?", "", "own", "Mean", "mean(", "mean(1)", "mean(x=1)", "median()()", "sum;sum", None, 3),
+        *(f"trimmed_mean({text})" for text in ("0.1", "share=open('x')", "share=True", "share='a'", "share=1/4")),
+    ],
+)
+def test_texts_that_name_no_rule(wrong: Any) -> None:
+    with pytest.raises(ConfigurationError):
+        rule_of(wrong)
+
+
+def test_a_callable_of_one_s_own() -> None:
+    def largest(own: Tensor, counts: Tensor | None) -> Tensor:
+        return own.amax(dim=0)
+
+    rule = rule_of(largest)
+    own = messages(5)
+    assert torch.equal(rule(own), own.amax(dim=0))
+    assert str(rule).startswith("own: ")
+    assert str(rule).endswith("largest")
+    for bad in (lambda own, counts: own, lambda own, counts: 1.0):
+        with pytest.raises(ConfigurationError, match="own: "):
+            rule_of(bad)(own)
+
+
+def test_a_new_rule_is_one_class_and_one_registration() -> None:
+    @register_rule
+    @dataclasses.dataclass(frozen=True)
+    class Clamped(Rule):
+        name: ClassVar[str] = "clamped_for_a_test"
+        most: float = 1.0
+
+        def __call__(self, own: Tensor, counts: Tensor | None = None) -> Tensor:
+            return own.clamp(-self.most, self.most).mean(dim=0)
+
+    assert rule_of("clamped_for_a_test(most=0.5)") == Clamped(0.5)
+    with pytest.raises(ConfigurationError, match="taken"):
+
+        @register_rule
+        @dataclasses.dataclass(frozen=True)
+        class Other(Rule):
+            name: ClassVar[str] = "clamped_for_a_test"
+
+            def __call__(self, own: Tensor, counts: Tensor | None = None) -> Tensor:
+                return own[0]
 
 
 def aggregate_of(clients: list[Client], name: str = "mean") -> Tensor:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from private_distdd.auditing import bounds
-from private_distdd.auditing.bounds import Errors, TradeoffCurve
+from private_distdd.auditing import bounds, thresholds
+from private_distdd.auditing.bounds import Errors
+from private_distdd.auditing.tradeoff import TradeoffCurve
 from private_distdd.errors import ConfigurationError, DataError
 from private_distdd.privacy.accountants import epsilon
 from private_distdd.privacy.events import NotPrivate, SampledGaussian
@@ -135,8 +136,8 @@ def test_best_thresholds_agree_with_a_naive_search() -> None:
     rng = np.random.default_rng(3)
     inside, outside = rng.normal(2, 1, 300), rng.normal(0, 1, 300)
     curve = TradeoffCurve([SampledGaussian(1.0, 1.0)])
-    (threshold, bound), (gate, margin) = bounds.best_thresholds(inside, outside, curve, 1e-5, 0.05, 1e-4)
-    every = bounds.thresholds(inside, outside)
+    (threshold, bound), (gate, margin) = thresholds.best_thresholds(inside, outside, curve, 1e-5, 0.05, 1e-4)
+    every = thresholds.thresholds(inside, outside)
     naive = [bounds.errors_at(inside, outside, float(t), 0.05).epsilon(1e-5) for t in every]
     assert bound == pytest.approx(max(naive))
     assert bounds.errors_at(inside, outside, threshold, 0.05).epsilon(1e-5) == pytest.approx(bound)
@@ -150,7 +151,8 @@ def test_the_expected_best_threshold_is_where_theory_has_it() -> None:
     rng, found = np.random.default_rng(4), []
     for _ in range(10):
         inside, outside = rng.normal(1, 1, 20_000), rng.normal(0, 1, 20_000)
-        threshold, bound = bounds.best_bound(inside - 0.5, outside - 0.5, (100_000, 100_000), 1e-5, 0.05, ratios=True)
+        scores = inside - 0.5, outside - 0.5
+        threshold, bound = thresholds.best_bound(*scores, (100_000, 100_000), 1e-5, 0.05, ratios=True)
         found.append(threshold + 0.5)
         assert bound == pytest.approx(2.85, abs=0.3)
     assert np.mean(found) == pytest.approx(3.59, abs=0.15)
@@ -161,10 +163,10 @@ def test_a_model_that_the_scores_refute_is_not_believed() -> None:
     # Outside, half of the runs score as high as those inside: a ratio that promises none of them is wrong.
     rng = np.random.default_rng(5)
     inside, outside = rng.normal(20, 1, 2000), rng.normal(20, 1, 2000) * (rng.random(2000) < 0.5)
-    _, bound = bounds.best_bound(inside, outside, (2000, 2000), 1e-5, 0.05, ratios=True)
+    _, bound = thresholds.best_bound(inside, outside, (2000, 2000), 1e-5, 0.05, ratios=True)
     assert bound < 1.0
-    assert bounds.best_bound(inside, np.zeros(2000), (2000, 2000), 1e-5, 0.05, ratios=True)[1] > 5.0
-    assert bounds.best_bound(inside, outside, (2000, 2000), 1e-5, 0.05)[1] < 1.0
+    assert thresholds.best_bound(inside, np.zeros(2000), (2000, 2000), 1e-5, 0.05, ratios=True)[1] > 5.0
+    assert thresholds.best_bound(inside, outside, (2000, 2000), 1e-5, 0.05)[1] < 1.0
 
 
 def test_levels_are_shared_out_as_asked() -> None:

@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 
 from private_distdd import DistDD, Privacy, cli
-from private_distdd.auditing import target as suite
+from private_distdd.auditing import suite
 from private_distdd.auditing.attacks.canary import canary_client, canary_single
 from private_distdd.auditing.attacks.one_run import one_run
 from private_distdd.auditing.checks.replay import replay_sensitivity
+from private_distdd.auditing.report import files
+from private_distdd.auditing.report.page import render_audit
 from private_distdd.auditing.setting import Setting
+from private_distdd.auditing.stand_ins import digits_like
 from private_distdd.auditing.target import Target
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.info import DatasetInfo
@@ -102,7 +105,7 @@ def test_a_release_is_named_by_its_manifest(digits: ImageDataset, tmp_path: Path
     target = Target.read(folder)
     assert target.plan.max_queries == 2
     assert target.info == digits.info
-    content = suite.report(target, [])
+    content = files.report(target, [])
     assert len(content["manifest"]) == 64
     (folder / MANIFEST).write_text("{}")
     with pytest.raises(ReleaseError):
@@ -123,17 +126,17 @@ def test_what_claims_nothing_cannot_be_audited(digits: ImageDataset, tmp_path: P
 def test_a_bound_at_the_gate_above_the_claim_refutes_it_and_one_at_95_percent_does_not(plan_file: Path) -> None:
     record = canary_single(Setting(), 1000)
     by_chance = dataclasses.replace(record, lower=tuple((delta, 99.0) for delta, _ in record.lower))
-    assert not suite.refuted([by_chance])
+    assert not files.refuted([by_chance])
     crossed = dataclasses.replace(record, gate_lower=tuple((delta, 99.0) for delta, _ in record.upper))
     assert not crossed.rejected
-    assert suite.refuted([record, crossed])
+    assert files.refuted([record, crossed])
     target = Target.read(plan_file)
-    assert suite.report(target, [crossed])["rejected"]
-    assert "REFUTED by canary_single (bound at delta" in suite.render_audit(suite.report(target, [crossed]))
+    assert files.report(target, [crossed])["rejected"]
+    assert "REFUTED by canary_single (bound at delta" in render_audit(files.report(target, [crossed]))
     guessed = one_run(Setting(rounds=3))
     lucky = dataclasses.replace(guessed, gate_lower=((1e-6, 1.1),), upper=((1e-6, 1.0),))
-    assert suite.refuted([lucky])
-    assert not suite.refuted([guessed])
+    assert files.refuted([lucky])
+    assert not files.refuted([guessed])
 
 
 @pytest.mark.parametrize(
@@ -144,7 +147,7 @@ def test_a_bound_at_the_gate_above_the_claim_refutes_it_and_one_at_95_percent_do
     ],
 )
 def test_public_digits_stand_for_any_images(info: DatasetInfo, shape: tuple[int, int, int]) -> None:
-    digits = suite.digits_like(info)
+    digits = digits_like(info)
     assert digits.info.shape == shape
     assert set(digits.labels.tolist()) == set(range(min(10, info.num_classes)))
     pixels = digits.info.denormalise(digits.images)
@@ -167,11 +170,11 @@ def test_a_refuted_claim_is_said_on_the_page_and_escaped(plan_file: Path, tmp_pa
     record = replay_sensitivity(Setting())
     bad = dataclasses.replace(record, rejected=True, findings=("<script>",))
     target = dataclasses.replace(Target.read(plan_file), name="<b>")
-    folder = suite.write_report(target, [bad, canary_single(Setting(), 100)], tmp_path / "out")
+    folder = files.write_report(target, [bad, canary_single(Setting(), 100)], tmp_path / "out")
     page = (folder / "audit.html").read_text()
     assert "REFUTED by replay_sensitivity" in page
     assert "<script>" not in page
     assert "<b>" not in page.split("<h1>")[1].split("</h1>")[0]
     assert json.loads((folder / "audit.json").read_text())["rejected"]
     with pytest.raises(ConfigurationError):
-        suite.write_report(target, [bad], folder)
+        files.write_report(target, [bad], folder)

@@ -15,10 +15,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from wiring import PerClient
 
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.info import DatasetInfo
-from private_distdd.engines.in_process import InProcess
 from private_distdd.errors import ConfigurationError, ModelError, NotPrivateWarning
 from private_distdd.methods.collabdm import CollabDM
 from private_distdd.networks.embedding import EmbeddingSpec
@@ -115,7 +115,7 @@ def test_a_private_run_on_digits(digits: ImageDataset, tmp_path: Path) -> None:
 def test_one_query_names_seeds_and_nothing_else(make_images: MakeImages) -> None:
     asked: list[Query] = []
 
-    class Wire(InProcess):
+    class Wire(PerClient):
         def ask(self, client_id: str, query: bytes) -> bytes:
             asked.append(Query.from_bytes(query))
             return super().ask(client_id, query)
@@ -384,7 +384,7 @@ def test_matching_goes_on_from_the_messages_after_ctrl_c(
         *(({"augment": value}, f"augment = {value!r}") for value in (0, 1, None, "yes")),
         *(({"bandwidth": value}, f"bandwidth = {value!r}") for value in (0, -0.1, math.nan, math.inf, "1")),
         *(({"smoothness": value}, f"smoothness = {value!r}") for value in (-0.1, math.nan, math.inf, "1", None, True)),
-        ({"aggregator": "trimmed_mean", "trim": 0.7}, "trim = 0.7"),
+        ({"aggregator": "trimmed_mean(share=0.7)"}, "share = 0.7"),
     ],
 )
 def test_bad_values_are_refused_at_once(arguments: dict[str, Any], text: str) -> None:

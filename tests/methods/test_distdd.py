@@ -1,27 +1,25 @@
-"""DistDD end to end on small data: the bill, the endings, the knobs, and every bad value."""
+"""DistDD on small data: its bill, its public parts, and its knobs."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
-import logging
 import math
 import warnings
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from small_distdd import NOISY, MakeImages, Small, charged, members, open_fit
+from wiring import PerClient
 
+from private_distdd.aggregation import TrimmedMean
 from private_distdd.data.dataset import ImageDataset
-from private_distdd.data.info import DatasetInfo
-from private_distdd.engines.in_process import InProcess
-from private_distdd.errors import ConfigurationError, ModelError, NotPrivateWarning, QueryRefusedError
-from private_distdd.methods import distdd
+from private_distdd.errors import ConfigurationError, NotPrivateWarning
 from private_distdd.methods.distdd import DistDD
+from private_distdd.methods.distdd_course import DistDDCourse
 from private_distdd.privacy.accountants import best_epsilon
 from private_distdd.privacy.events import NotPrivate, SampledGaussian
 from private_distdd.privacy.ledger import Budget, Charge, Ledger, Pin, Sealed
@@ -34,40 +32,6 @@ from private_distdd.site.client import Client
 from private_distdd.synthetic.dataset import SyntheticDataset
 from private_distdd.wire.message import Message
 from private_distdd.wire.query import Query
-from private_distdd.wire.refusal import Refusal
-
-MakeImages = Callable[..., ImageDataset]
-NOISY = Privacy(noise_multiplier=5.0, sample_rate=0.5, delta=1e-5)
-Small = functools.partial(  # every default that is a matter of measurement is pinned here
-    DistDD,
-    ipc=1,
-    rounds=4,
-    model="mlp",
-    model_args={"width": 8, "depth": 1},
-    matching_steps=2,
-    network_steps=0,
-    reinit_every=1,
-    memory=1,
-    aggregator="mean",
-    distance="cosine",
-    privacy=NOISY,
-)
-
-
-def members(make_images: MakeImages, count: int = 3, n: int = 9, **arguments: Any) -> list[Client]:
-    return [Client(f"c{i}", make_images(n, seed=i), **arguments) for i in range(count)]
-
-
-def charged(data: bytes) -> list[Charge]:
-    return [entry for entry in Ledger.parse(data) if isinstance(entry, Charge)]
-
-
-def open_fit(method: DistDD, clients: Sequence[Client], **arguments: Any) -> Release:
-    with pytest.warns(NotPrivateWarning, match="NOT private"):
-        return method.fit(clients, **arguments)
-
-
-# The bill
 
 
 def test_a_private_run_on_digits(digits: ImageDataset, tmp_path: Path) -> None:
@@ -120,7 +84,7 @@ def test_a_client_with_just_the_target_as_budget_takes_part(make_images: MakeIma
 def test_what_leaves_a_client_is_one_message_a_round_and_nothing_else(make_images: MakeImages) -> None:
     sent: list[tuple[str, bytes]] = []
 
-    class Wire(InProcess):
+    class Wire(PerClient):
         def enroll(self, client_id: str, run: bytes) -> bytes:
             sent.append(("enroll", super().enroll(client_id, run)))
             return sent[-1][1]
@@ -176,8 +140,8 @@ def test_private_runs_differ_and_open_runs_do_not(make_images: MakeImages) -> No
 
 def test_the_server_starts_from_public_noise_only(make_images: MakeImages, monkeypatch: pytest.MonkeyPatch) -> None:
     starts = []
-    start = distdd._Distillation._start
-    monkeypatch.setattr(distdd._Distillation, "_start", lambda self: starts.append(start(self)) or starts[-1].clone())
+    start = DistDDCourse._start
+    monkeypatch.setattr(DistDDCourse, "_start", lambda self: starts.append(start(self)) or starts[-1].clone())
     Small().fit(members(make_images))
     Small().fit(members(make_images, n=1))
     assert torch.equal(starts[0], starts[1])  # whatever the data
@@ -188,7 +152,7 @@ def test_networks_are_fresh_and_public(make_images: MakeImages) -> None:
     def weights(reinit_every: int | None, seed: int = 0, **arguments: Any) -> list[str]:
         seen: list[str] = []
 
-        class Wire(InProcess):
+        class Wire(PerClient):
             def ask(self, client_id: str, query: bytes) -> bytes:
                 own = Query.from_bytes(query)
                 seen.append(str({name: w.tolist() for name, w in sorted(own.tensors.items())}))
@@ -207,149 +171,6 @@ def test_networks_are_fresh_and_public(make_images: MakeImages) -> None:
     second = weights(2)
     assert second[0] == second[1] != second[2] == second[3]
     assert len(set(weights(None, network_steps=1))) == 4
-
-
-# Endings
-
-
-def interrupting(at: int) -> Callable[[RoundRecord], None]:
-    def stop(record: RoundRecord) -> None:
-        if record.server_round == at:
-            raise KeyboardInterrupt
-
-    return stop
-
-
-def check_partial(release: Release, clients: Sequence[Client], charges: int, tmp_path: Path) -> None:
-    release.verify()
-    for client in clients:
-        assert len(charged(release.ledgers[client.client_id])) == charges == len(client.ledger.events)
-        # Stopping may have looked at messages: the claim is still that of all planned queries.
-        claim = best_epsilon([SampledGaussian(5.0, 0.5, 4)], 1e-5)
-        assert release.epsilon[client.client_id] == claim
-        assert release.card["clients"][client.client_id]["spent"]["epsilon"] < claim
-    assert release.card["progress"]["stopped_early"]
-    assert bool(torch.isfinite(release.dataset.images).all())
-    release.save(tmp_path / "partial")
-    Release.load(tmp_path / "partial").verify()
-
-
-def test_ctrl_c_between_rounds(make_images: MakeImages, tmp_path: Path) -> None:
-    clients = members(make_images)
-    release = Small().fit(clients, on_round_end=interrupting(3))
-    check_partial(release, clients, 3, tmp_path)
-    assert release.card["progress"]["rounds_done"] == 3
-
-
-def test_ctrl_c_in_the_last_round_is_a_whole_run(make_images: MakeImages) -> None:
-    release = Small().fit(members(make_images), on_round_end=interrupting(4))
-    release.verify()
-    assert not release.card["progress"]["stopped_early"]
-
-
-@pytest.mark.parametrize("where", ["_match", "_update_network", "_aggregate"])
-def test_ctrl_c_while_the_server_works(
-    make_images: MakeImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
-) -> None:
-    """The likeliest moment: the messages are in and paid, the round is not done."""
-    clients, calls, real = members(make_images), [], getattr(distdd._Distillation, where)
-
-    def stop(self: Any, *arguments: Any) -> Any:
-        calls.append(1)
-        result = real(self, *arguments)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return result
-
-    monkeypatch.setattr(distdd._Distillation, where, stop)
-    check_partial(Small().fit(clients), clients, 3, tmp_path)
-
-
-def test_ctrl_c_while_a_client_answers(make_images: MakeImages, monkeypatch: pytest.MonkeyPatch) -> None:
-    clients, calls, real = members(make_images), [], Client._private
-
-    def stop(self: Client, *arguments: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 5:  # round 2, the second client: charged, not sealed
-            raise KeyboardInterrupt
-        return real(self, *arguments)
-
-    monkeypatch.setattr(Client, "_private", stop)
-    release = Small().fit(clients)
-    release.verify()
-    assert [len(charged(release.ledgers[c.client_id])) for c in clients] == [2, 2, 1]
-    assert [release.card["clients"][c.client_id]["messages_used"] for c in clients] == [2, 1, 1]
-
-
-class Leaving(InProcess):
-    """Clients that refuse from some round on."""
-
-    def __init__(self, clients: Sequence[Client], leave: dict[str, int]) -> None:
-        super().__init__(clients)
-        self._leave = leave
-
-    def ask(self, client_id: str, query: bytes) -> bytes:
-        if Query.from_bytes(query).server_round >= self._leave.get(client_id, 99):
-            return Refusal("budget").to_bytes()
-        return super().ask(client_id, query)
-
-
-@pytest.mark.parametrize("privacy", [NOISY, None])
-@pytest.mark.parametrize("aggregator", ["mean", "median"])
-def test_a_client_that_refuses_leaves_and_the_run_goes_on(
-    make_images: MakeImages, privacy: Privacy | None, aggregator: str
-) -> None:
-    clients, records = members(make_images, allow_without_privacy=privacy is None), []
-    method = Small(privacy=privacy, aggregator=aggregator)
-    wire = Leaving(clients, {"c1": 2, "c2": 3} if privacy else {})
-    fit = method.fit if privacy else functools.partial(open_fit, method)
-    release = fit(wire, info=clients[0].info, on_round_end=records.append)
-    release.verify()
-    expected = [3, 3, 2, 1] if privacy else [3, 3, 3, 3]
-    assert [len(r.answered) for r in records] == expected
-    if privacy:
-        assert [release.card["clients"][f"c{i}"]["charges"] for i in range(3)] == [4, 2, 3]
-
-
-def test_a_client_whose_budget_cannot_pay_stays_out(make_images: MakeImages, caplog: pytest.LogCaptureFixture) -> None:
-    clients = [*members(make_images, 2), Client("poor", make_images(9), Ledger(None, Budget(0.5, 1e-5)))]
-    before = clients[2].ledger.to_bytes()
-    with caplog.at_level(logging.WARNING):
-        release = Small().fit(clients)
-    release.verify()
-    assert set(release.epsilon) == {"c0", "c1"}
-    assert clients[2].ledger.to_bytes() == before
-    assert "client poor does not take part: budget" in caplog.text
-
-
-@pytest.mark.parametrize("leave", [0, 1])
-def test_nobody_left_is_a_valid_release(make_images: MakeImages, leave: int, tmp_path: Path) -> None:
-    clients, records = members(make_images), []
-    wire = Leaving(clients, dict.fromkeys(["c0", "c1", "c2"], leave))
-    release = Small().fit(wire, info=clients[0].info, on_round_end=records.append)
-    check_partial_or_empty(release, leave)
-    assert math.isnan(records[-1].matching_loss)
-    assert records[-1].answered == ()
-    assert len(records) == leave + 1
-    release.save(tmp_path / "out")
-    Release.load(tmp_path / "out").verify()
-
-
-def check_partial_or_empty(release: Release, rounds: int) -> None:
-    release.verify()
-    assert {bill["charges"] for bill in release.card["clients"].values()} == {rounds}
-    assert release.card["progress"]["stopped_early"]
-    assert bool(torch.isfinite(release.dataset.images).all())
-
-
-def test_nobody_from_the_start_is_an_error_without_a_trace(make_images: MakeImages) -> None:
-    clients = members(make_images, 2, plan=Privacy(noise_multiplier=9.0).plan(4))
-    with pytest.raises(QueryRefusedError, match="no client agrees"):
-        Small().fit(clients)
-    assert all(len(client.ledger) == 1 for client in clients)
-
-
-# Knobs
 
 
 def test_participation_lowers_t_max(make_images: MakeImages) -> None:
@@ -380,7 +201,7 @@ def test_participation_lowers_t_max(make_images: MakeImages) -> None:
         {"distance": "squared_l2"},
         {"aggregator": "sum"},
         {"aggregator": "median"},
-        {"aggregator": "trimmed_mean", "trim": 0.34},
+        {"aggregator": TrimmedMean(share=0.34)},
         {"reinit_every": 2, "matching_rate": 1e-3, "matching_schedule": "constant"},
         {"ipc": 3},
     ],
@@ -416,7 +237,7 @@ def test_the_aggregated_update_is_one_step_along_the_message(
     make_images: MakeImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-    real = distdd._Distillation._update_network
+    real = DistDDCourse._update_network
 
     def flat(network: torch.nn.Module) -> torch.Tensor:
         return torch.cat([p.detach().reshape(-1).clone() for p in network.parameters()])
@@ -426,7 +247,7 @@ def test_the_aggregated_update_is_one_step_along_the_message(
         real(self, target)
         steps.append((before, flat(self.network), target))
 
-    monkeypatch.setattr(distdd._Distillation, "_update_network", spy)
+    monkeypatch.setattr(DistDDCourse, "_update_network", spy)
     Small(network_update="aggregated", network_steps=1, network_rate=0.5, reinit_every=None).fit(members(make_images))
     assert len(steps) == 4
     for before, after, target in steps:
@@ -436,9 +257,9 @@ def test_the_aggregated_update_is_one_step_along_the_message(
 
 def test_memory_matches_older_messages_too(make_images: MakeImages, monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[list[torch.Tensor]] = []  # by round; the tensors are kept, so that no id is used twice
-    match, distance = distdd._Distillation._match, distdd._Distillation._distance
-    monkeypatch.setattr(distdd._Distillation, "_match", lambda self, t: used.append([]) or match(self, t))
-    monkeypatch.setattr(distdd._Distillation, "_distance", lambda s, n, t: used[-1].append(t) or distance(s, n, t))
+    match, distance = DistDDCourse._match, DistDDCourse._distance
+    monkeypatch.setattr(DistDDCourse, "_match", lambda self, t: used.append([]) or match(self, t))
+    monkeypatch.setattr(DistDDCourse, "_distance", lambda s, n, t: used[-1].append(t) or distance(s, n, t))
     clients = members(make_images)
     Small(memory=2, matching_steps=12, rounds=3).fit(clients)
     targets = [{id(target) for target in own} for own in used]
@@ -483,121 +304,3 @@ def test_the_batch_is_drawn_as_if_data_were_in_one_place(
     per_round = np.array(counts).reshape(4, 3, 3).sum(axis=1)
     assert per_round.tolist() == [[10, 6, 0]] * 4  # never more than there are
     assert np.array(counts).reshape(4, 3, 3)[:, 0, 0].sum() > 20
-
-
-# Bad input
-
-BAD: list[tuple[str, Any]] = [
-    *(
-        (name, value)
-        for name in ("ipc", "rounds", "matching_steps", "memory")
-        for value in (0, -1, 1.5, True, None, "1")
-    ),
-    *(("batch_per_class", value) for value in (0, -5, 2.5, "3")),
-    *(("reinit_every", value) for value in (0, -1, 0.5)),
-    *(("network_steps", value) for value in (-1, 0.5, None)),
-    *(("seed", value) for value in (-1, 0.5, None)),
-    *((n, v) for n in ("matching_rate", "network_rate") for v in (0, -1, math.nan, math.inf, "1", None)),
-    *(("participation", value) for value in (0, -0.5, 1.01, math.nan, "1", None)),
-    *(
-        (name, value)
-        for name in (
-            "granularity",
-            "distance",
-            "matching_optimizer",
-            "matching_schedule",
-            "network_update",
-            "initialization",
-        )
-        for value in ("other", "", None, 3)
-    ),
-    ("privacy", 8.0),
-    ("privacy", {"target_epsilon": 8}),
-]
-
-
-@pytest.mark.parametrize(("name", "value"), BAD)
-def test_bad_values_are_refused_with_value_and_range(name: str, value: Any) -> None:
-    with pytest.raises(ConfigurationError) as caught:
-        Small(**({"privacy": None} | {name: value}))
-    assert f"{name} = {value!r}" in str(caught.value)
-    assert caught.value.allowed in str(caught.value)
-    assert caught.value.remedy
-
-
-@pytest.mark.parametrize(
-    ("arguments", "text"),
-    [
-        ({"batch_per_class": 5}, "batch_per_class = 5"),
-        ({"initialization": "real"}, "initialization = 'real' with privacy"),
-        ({"network_update": "aggregated", "network_steps": 2}, "network_steps = 2"),
-    ],
-)
-def test_contradictions_are_refused(arguments: dict[str, Any], text: str) -> None:
-    with pytest.raises(ConfigurationError, match=text):
-        Small(**arguments)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "text"),
-    [
-        ({"participation": 0.1}, "participation = 0.1 of 3 clients"),
-        ({"aggregator": "trimmed_mean"}, "trimmed_mean"),
-        ({"aggregator": "median", "participation": 0.67}, "median of 2 clients"),
-        ({"aggregator": "krummest"}, "aggregator = 'krummest'"),
-        ({"aggregator": "trimmed_mean", "trim": 0.5}, "trim = 0.5"),
-        ({"device": "toaster"}, "device = 'toaster'"),
-        ({"device": "meta:x"}, "device"),
-        ({"privacy": Privacy(target_epsilon=1e-9, delta=1e-12)}, "2\\^20"),
-        ({"privacy": Privacy(target_epsilon=1e-9, delta=1e-12, sample_rate=0.1)}, "epsilon|2\\^20"),
-    ],
-)
-def test_what_only_the_clients_show_is_found_before_they_are_asked(
-    make_images: MakeImages, arguments: dict[str, Any], text: str
-) -> None:
-    clients = members(make_images, ledger=None)
-    with pytest.raises(ConfigurationError, match=text):
-        Small(**arguments).fit(clients)
-    assert all(len(client.ledger) == 1 for client in clients)  # nothing spent, nothing reserved
-
-
-@pytest.mark.parametrize("model", [("no such", {}), ("mlp", {"width": 0}), ("mlp", {"color": 1}), ("lenet", {})])
-def test_bad_models_are_found_before_the_clients_are_asked(make_images: MakeImages, model: tuple[str, Any]) -> None:
-    clients = members(make_images)
-    with pytest.raises(ModelError):
-        Small(model=model[0], model_args=model[1]).fit(clients)
-    assert all(len(client.ledger) == 1 for client in clients)
-
-
-def test_clients_must_agree_on_what_is_public(make_images: MakeImages, tiny_info: DatasetInfo) -> None:
-    other = dataclasses.replace(tiny_info, mean=(0.1,))
-    clients = [*members(make_images, 1), Client("x", make_images(3), info=other)]
-    with pytest.raises(ConfigurationError, match="info"):
-        Small().fit(clients)
-    with pytest.raises(ConfigurationError, match="clients"):
-        Small().fit([], info=tiny_info)
-    with pytest.raises(ConfigurationError, match="clients"):
-        Small().fit([clients[0], clients[0]])
-
-
-def test_a_second_run_is_charged_on_top(make_images: MakeImages) -> None:
-    clients = members(make_images, 1)
-    Small().fit(clients)
-    release = Small().fit(clients)
-    release.verify()
-    bill = release.card["clients"]["c0"]
-    assert bill["charges"] == 4
-    assert bill["so_far"]["epsilon"] > bill["spent"]["epsilon"]
-    assert len(clients[0].ledger.events) == 8
-
-
-def test_callbacks_and_progress_do_not_touch_the_result(
-    make_images: MakeImages, capsys: pytest.CaptureFixture[str]
-) -> None:
-    method = Small(privacy=None)
-    plain = open_fit(method, members(make_images)).dataset.images
-    shown = open_fit(method, members(make_images), progress=True).dataset.images
-    assert torch.equal(plain, shown)
-    assert "NOT PRIVATE" in capsys.readouterr().err
-    Small().fit(members(make_images), progress=True)
-    assert "epsilon so far" in capsys.readouterr().err

@@ -269,8 +269,6 @@ def test_message_is_a_function_of_the_integers_alone() -> None:
 class Recording:
     """Notes the order of events."""
 
-    secure = True
-
     def __init__(self) -> None:
         self.log: list[str] = []
 

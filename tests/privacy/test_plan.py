@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
+from private_distdd.encoding import to_json
 from private_distdd.errors import ConfigurationError
 from private_distdd.privacy.accountants import epsilon
 from private_distdd.privacy.events import SampledGaussian
@@ -56,6 +57,12 @@ def test_privacy_refuses_the_same(name: str, value: Any) -> None:
 def test_privacy_refuses_a_target(value: Any) -> None:
     with pytest.raises(ConfigurationError, match="target_epsilon"):
         Privacy(target_epsilon=value)
+
+
+def test_there_is_one_relation_and_no_other_can_be_asked_for() -> None:
+    for relation in ("add or remove one", "replace one"):
+        with pytest.raises(TypeError, match="relation"):
+            Privacy(target_epsilon=1.0, relation=relation)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("own", [{}, {"target_epsilon": 1.0, "noise_multiplier": 1.0}])
@@ -121,3 +128,42 @@ def test_plan_json_round_trip() -> None:
 def test_plan_json_refuses(record: Any) -> None:
     with pytest.raises(ConfigurationError):
         PrivacyPlan.from_json(record)
+
+
+# Several events a query
+
+
+def test_one_event_a_query_is_written_as_it_always_was() -> None:
+    """Ledgers pinned the hash of these bytes: they may never change."""
+    plan = PrivacyPlan(1.5, 0.05, 0.1, 1.0, 200, 1e-5)
+    assert to_json(plan.to_json()) == (
+        '{"delta":1e-05,"divisor":1.0,"max_grad_norm":0.1,"max_queries":200,"noise_multiplier":1.5,"sample_rate":0.05}'
+    )
+    assert PrivacyPlan.from_json(plan.to_json()) == plan
+    with pytest.raises(ConfigurationError, match="where it is 1"):
+        PrivacyPlan.from_json({**plan.to_json(), "events_per_query": 1})
+
+
+@pytest.mark.parametrize("accountant", ["rdp", "prv"])
+def test_several_events_a_query_cost_what_so_many_queries_do(accountant: Literal["rdp", "prv"]) -> None:
+    several, flat = PrivacyPlan(2.0, 0.1, 1.0, 1.0, 5, 1e-5, 8), PrivacyPlan(2.0, 0.1, 1.0, 1.0, 40, 1e-5)
+    assert several.event == SampledGaussian(2.0, 0.1, 8)
+    assert several.schedule == flat.schedule
+    assert several.epsilon == flat.epsilon
+    found = [epsilon([plan.event] * plan.max_queries, 1e-5, accountant) for plan in (several, flat)]
+    assert found[0] == found[1] > epsilon([SampledGaussian(2.0, 0.1, 5)], 1e-5, accountant)
+    assert PrivacyPlan.from_json(several.to_json()) == several
+    assert several.to_json()["events_per_query"] == 8
+
+
+def test_the_noise_is_calibrated_for_all_events() -> None:
+    privacy = Privacy(target_epsilon=2.0, sample_rate=0.2)
+    assert privacy.plan(5, 8).noise_multiplier == privacy.plan(40).noise_multiplier > privacy.plan(5).noise_multiplier
+    assert privacy.plan(5, 8).epsilon <= 2.0
+
+
+@pytest.mark.parametrize("events", [0, -1, 1.0, True, "3", None, 10**7])
+def test_numbers_of_events(events: Any) -> None:
+    for make in (lambda: PrivacyPlan(1.0, 1.0, 1.0, 1.0, 1, 1e-5, events), lambda: Privacy(1.0).plan(2, events)):
+        with pytest.raises(ConfigurationError, match="events_per_query"):
+            make()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from private_distdd.errors import ModelError
 from private_distdd.matching.gradients import group_gradients
 from private_distdd.networks.loss import loss_sum
-from private_distdd.networks.micro_batch import MICRO_BATCH
+from private_distdd.networks.micro_batch import MICRO_BATCH, micro_batches
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.privacy.mechanism import LATTICE, lattice_sums
 from private_distdd.questions.per_example import PerExampleGradients, clipped_class_sums, sum_gradient
@@ -86,12 +86,13 @@ def test_class_sums_without_examples_and_out_of_order() -> None:
 
 def lattice(model: nn.Module, images: Tensor, labels: Tensor, max_grad_norm: float = 1.0) -> Tensor:
     gradients = PerExampleGradients(copy.deepcopy(model))
-    return lattice_sums(gradients.rows(images, labels), CLASSES, gradients.dimension, max_grad_norm)
+    parts = ((gradients.rows(part, own), own[:count]) for part, own, count in micro_batches(images, labels))
+    return lattice_sums(parts, CLASSES, gradients.dimension, max_grad_norm)
 
 
 def all_rows(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     gradients = PerExampleGradients(copy.deepcopy(model))
-    return torch.cat([rows[: len(own)] for rows, own in gradients.rows(images, labels)])
+    return torch.cat([gradients.rows(part, own)[:count] for part, own, count in micro_batches(images, labels)])
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
@@ -162,10 +163,16 @@ def test_hostile_weights_give_sums_within_bounds(weight: float) -> None:
     assert float(sums.norm(dim=1).max()) <= 10
 
 
-def test_micro_batches_have_one_size() -> None:
-    model, (images, labels) = build("mlp"), batch(MICRO_BATCH + 3)
-    sizes = [(len(rows), len(own)) for rows, own in PerExampleGradients(model).rows(images, labels)]
-    assert sizes == [(MICRO_BATCH, MICRO_BATCH), (MICRO_BATCH, 3)]
+@pytest.mark.parametrize(("n", "counts"), [(MICRO_BATCH + 3, [MICRO_BATCH, 3]), (0, [0]), (MICRO_BATCH, [MICRO_BATCH])])
+def test_micro_batches_have_one_size(n: int, counts: list[int]) -> None:
+    images, labels = batch(n)
+    gradients = PerExampleGradients(build("mlp"))
+    parts = list(micro_batches(images, labels))
+    assert [count for *_, count in parts] == counts
+    assert [len(gradients.rows(part, own)) for part, own, _ in parts] == [MICRO_BATCH] * len(counts)
+    assert torch.equal(torch.cat([part[:count] for part, _, count in parts]), images)
+    assert torch.equal(torch.cat([own[:count] for _, own, count in parts]), labels)
+    assert not any(bool(part[count:].any()) or bool(own[count:].any()) for part, own, count in parts)
 
 
 def test_the_network_is_as_before_and_free_of_hooks() -> None:

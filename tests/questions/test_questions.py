@@ -19,6 +19,7 @@ from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.info import DatasetInfo
 from private_distdd.errors import ConfigurationError, ModelError, QueryRefusedError
 from private_distdd.networks.embedding import EmbeddingSpec
+from private_distdd.networks.micro_batch import micro_batches, padded
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.privacy.accountants import epsilon
 from private_distdd.privacy.events import NotPrivate, SampledGaussian
@@ -26,10 +27,11 @@ from private_distdd.privacy.ledger import Budget, Ledger
 from private_distdd.privacy.mechanism import LATTICE, lattice_sums
 from private_distdd.privacy.plan import PrivacyPlan
 from private_distdd.privacy.randomness import InsecureRandomness
-from private_distdd.questions import register as module
+from private_distdd.questions import places
 from private_distdd.questions.class_embeddings import ClassEmbeddings, EmbeddingSums
 from private_distdd.questions.per_example import PerExampleGradients
-from private_distdd.questions.register import private_question
+from private_distdd.questions.register import PRIVATE_QUESTIONS as PRIVATE
+from private_distdd.questions.register import QUESTIONS, private_question
 from private_distdd.site.client import Client
 from private_distdd.wire.message import Message
 from private_distdd.wire.query import Query
@@ -53,7 +55,11 @@ def lattice(question: EmbeddingSums, images: Tensor, labels: Tensor) -> Tensor:
     """The pre-noise sum, as `Client._private` has it made: by class, in micro-batches."""
     order = labels.argsort(stable=True)
     parts = torch.split(order, 64)
-    batches = (rows for part in parts for rows in question.rows(images[part], labels[part]))
+    batches = (
+        (question.rows(batch, own), question.groups(own[:count]))
+        for part in parts
+        for batch, own, count in micro_batches(images[part], labels[part])
+    )
     return lattice_sums(batches, question.num_groups, question.dimension, 1.0)
 
 
@@ -97,7 +103,7 @@ def test_plain_sums_are_the_rows_added_up() -> None:
     values, counts = question.plain(images, labels)
     expected = torch.zeros(3, question.dimension, dtype=torch.float64)
     for image, label in zip(images, labels.tolist(), strict=True):
-        ((row, _),) = question.rows(image[None], torch.tensor([label]))
+        row = question.rows(*padded(image[None], torch.tensor([label])))
         expected[label] += row[0].double()
     assert torch.allclose(values.double(), expected, atol=1e-5)
     assert torch.allclose(values[:, -1], counts * 0.2, atol=1e-4)
@@ -310,8 +316,8 @@ def test_queries_that_are_refused_cost_nothing(make_images: MakeImages, changes:
 
 
 def test_what_exists_without_privacy_only_is_refused_with_it() -> None:
-    assert set(module.PRIVATE_QUESTIONS) == {"class_gradients", "class_embeddings"}
-    open_only = set(module.QUESTIONS) - set(module.PRIVATE_QUESTIONS)
+    assert set(PRIVATE) == {"class_gradients", "class_embeddings"}
+    open_only = set(QUESTIONS) - set(PRIVATE)
     assert open_only == {"class_examples", "class_distillations", "class_counts"}
     for name in open_only:
         with pytest.raises(QueryRefusedError, match="with privacy"):
@@ -326,7 +332,7 @@ def test_what_exists_without_privacy_only_is_refused_with_it() -> None:
 def test_a_network_whose_rows_depend_on_their_place_is_refused_before_anything_is_charged(
     monkeypatch: pytest.MonkeyPatch, make_images: MakeImages
 ) -> None:
-    monkeypatch.setattr(module, "_places_alike", set())
+    monkeypatch.setattr(places, "_places_alike", set())
     client = Client("c", dataset := make_images(9), Ledger(None, Budget(1.0, 1e-5)))
     plan = PrivacyPlan(10.0, 1.0, 1.0, 1.0, 2, delta=1e-5)
     run = Run("places", dataset.info, plan)
@@ -362,7 +368,7 @@ def test_rows_that_would_fill_a_clients_memory_are_refused() -> None:
 
 @pytest.mark.parametrize("width", [8, 16, 32, 128])
 def test_networks_of_usual_widths_have_places_alike_here(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_places_alike", set())
+    monkeypatch.setattr(places, "_places_alike", set())
     for name, spec in (("convnet", {"width": width, "depth": 1}), ("mlp", {"width": width, "depth": 1})):
         model = ModelSpec(name, spec)
         state = model.build(INFO.shape, INFO.num_classes, seed=1).state_dict()
@@ -371,21 +377,21 @@ def test_networks_of_usual_widths_have_places_alike_here(width: int, monkeypatch
 
 
 def test_what_places_do_is_found_with_public_weights_whatever_the_query_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_places_alike", set())
+    monkeypatch.setattr(places, "_places_alike", set())
     model = ModelSpec("mlp", {"width": 16, "depth": 1})
     state = model.build(INFO.shape, INFO.num_classes, seed=1).state_dict()
     arguments = {"model": model.to_json(), "granularity": "class"}
     not_numbers = {name: torch.full_like(tensor, math.nan) for name, tensor in state.items()}
     private_question("class_gradients", arguments, not_numbers, INFO, "cpu")  # answered: noise, and charged
-    monkeypatch.setattr(module, "_places_alike", set())
-    honest = PerExampleGradients._padded
+    monkeypatch.setattr(places, "_places_alike", set())
+    honest = PerExampleGradients.rows
 
     def misplaced(self: PerExampleGradients, images: Tensor, labels: Tensor) -> Tensor:
         rows = honest(self, images, labels)
         rows[20] = torch.nextafter(rows[20], torch.full_like(rows[20], 2.0)) if bool(rows.any()) else rows[20]
         return rows
 
-    monkeypatch.setattr(PerExampleGradients, "_padded", misplaced)
+    monkeypatch.setattr(PerExampleGradients, "rows", misplaced)
     zeros = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
     for tensors in (zeros, state):
         with pytest.raises(ModelError, match="place in the batch"):

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from private_distdd.auditing import bounds
+from private_distdd.auditing import bounds, thresholds
+from private_distdd.auditing.attacks.outcome import bounded
 from private_distdd.auditing.bounds import Scores
-from private_distdd.auditing.report.records import AIM, CONFIDENCE, DELTAS, AuditRecord
+from private_distdd.auditing.report.records import AIM, CONFIDENCE, AuditRecord
 from private_distdd.auditing.setting import Runs, Setting
 from private_distdd.privacy.randomness import InsecureRandomness, Randomness
 
@@ -99,9 +100,9 @@ def attack(name: str, setting: Setting, source: Source, total: int, seed: int, g
         if label != "sum" and np.ptp(np.concatenate(seen)) == 0:
             continue  # a fit that went wrong
         scores = bounds.check_scores(*seen)
-        choice = bounds.best_bound(*scores, tested, AIM, alpha, ratios=label.startswith("likelihood"))
+        choice = thresholds.best_bound(*scores, tested, AIM, alpha, ratios=label.startswith("likelihood"))
         bounding = max(bounding, (label, *choice), key=lambda found: found[2])
-        _, choice = bounds.best_thresholds(*scores, curve, AIM, alpha, gate_alpha)
+        _, choice = thresholds.best_thresholds(*scores, curve, AIM, alpha, gate_alpha)
         gate = max(gate, (label, *choice), key=lambda found: found[2])
     del known
 
@@ -119,9 +120,13 @@ def attack(name: str, setting: Setting, source: Source, total: int, seed: int, g
         scores = bounds.check_scores(inside[choice[0]], outside[choice[0]])
         return bounds.errors_at(*scores, choice[1], level, share)
 
-    bounded, gated = errors(bounding, alpha, bounds.RARE), errors(gate, gate_alpha, 0.5)
-    return AuditRecord(
-        audit=name + source.suffix,
+    bounded_at, gated = errors(bounding, alpha, bounds.RARE), errors(gate, gate_alpha, 0.5)
+    return bounded(
+        name + source.suffix,
+        started,
+        curve,
+        bounded_at.epsilon,
+        gate_lower=gated.epsilon,
         claim=setting.claim,
         kind="rigorous",
         statistic=f"{bounding[0]} for the bound, {gate[0]} for the gate",
@@ -129,11 +134,7 @@ def attack(name: str, setting: Setting, source: Source, total: int, seed: int, g
         rejected=curve.rejects(gated),
         adversary=KNOWS,
         assumptions=f"{source.says}; {fit:,} a side chose what {tested[0]:,} inside and {tested[1]:,} outside tested",
-        seconds=time.perf_counter() - started,
         seed=seed,
-        lower=tuple((delta, bounded.epsilon(delta)) for delta in DELTAS),
-        upper=tuple((delta, curve.epsilon(delta)) for delta in DELTAS),
-        gate_lower=tuple((delta, gated.epsilon(delta)) for delta in DELTAS),
-        figures={"FPR upper": gated.false_positive, "FNR upper": gated.false_negative, "gate threshold": gate[1]},
         gate_alpha=gate_alpha,
+        figures={"FPR upper": gated.false_positive, "FNR upper": gated.false_negative, "gate threshold": gate[1]},
     )

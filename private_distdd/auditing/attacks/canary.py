@@ -21,8 +21,9 @@ from torch import Tensor
 
 from private_distdd.auditing import bounds
 from private_distdd.auditing.attacks.attack import KNOWS, Source, attack
+from private_distdd.auditing.attacks.outcome import bounded
 from private_distdd.auditing.probe import Probe
-from private_distdd.auditing.report.records import CONFIDENCE, DELTAS, GATE_ALPHA, AuditRecord
+from private_distdd.auditing.report.records import CONFIDENCE, GATE_ALPHA, AuditRecord
 from private_distdd.auditing.setting import CANARY_NORM, Runs, Setting
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.errors import ConfigurationError, DataError
@@ -96,8 +97,11 @@ def canary_gaussian(
     normality = min(2 * float(stats.normaltest(sample).pvalue) for sample in (inside, outside)) if noisy else 0.0
     normal = normality >= gate_alpha / 2
     curve = setting.curve()
-    return AuditRecord(
-        audit="canary_gaussian",
+    return bounded(
+        "canary_gaussian",
+        started,
+        curve,
+        lambda delta: bounds.mu_epsilon(mu, delta) if normal else 0.0,
         claim=setting.claim,
         kind="assumes Gaussian",
         statistic="pooled t of s = b <m, u> / C",
@@ -105,10 +109,7 @@ def canary_gaussian(
         rejected=not normal or gate > 1 / setting.noise_multiplier,
         adversary=KNOWS,
         assumptions=f"scores are Gaussian, of one variance; {BATCHED}",
-        seconds=time.perf_counter() - started,
         seed=seed,
-        lower=tuple((delta, bounds.mu_epsilon(mu, delta) if normal else 0.0) for delta in DELTAS),
-        upper=tuple((delta, curve.epsilon(delta)) for delta in DELTAS),
         figures={"mu lower": mu, "mu claimed": 1 / setting.noise_multiplier, "normality p": min(1.0, normality)},
         findings=() if normal else ("the scores are not Gaussian",),
         gate_alpha=gate_alpha,

@@ -16,14 +16,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from private_distdd.auditing.attacks.membership import check_public
+from private_distdd.auditing.attacks.gradients import about_gradients, check_public
 from private_distdd.auditing.attacks.optimisers import Attack, Objective
 from private_distdd.auditing.attacks.similarity import psnr, ssim
+from private_distdd.auditing.probe import Probe
+from private_distdd.auditing.report.inversion import Inversion
 from private_distdd.auditing.report.records import AIM, AuditRecord
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.errors import DataError
@@ -33,32 +34,11 @@ from private_distdd.privacy.plan import PrivacyPlan
 from private_distdd.privacy.randomness import InsecureRandomness
 from private_distdd.questions.per_example import clipped_class_sums
 from private_distdd.site.client import Client
-from private_distdd.validate import require_count
+from private_distdd.validate import is_real, require_count
 from private_distdd.wire.query import Query
 from private_distdd.wire.run import Run
 
 NOTHING, CLIPPING = "no privacy", "clipping only"
-
-
-@dataclass(frozen=True, eq=False)
-class Inversion:
-    """What one attack rebuilt, beside what was there; pixels in [0, 1].
-
-    Args:
-        protection: "no privacy", "clipping only" or "sigma = ...".
-        labels: int64 [targets]; a target is a class of one client.
-        originals: float32 [targets, C, H, W], the mean of the client's images of that class.
-        guesses: the public class means, of the same form.
-        rebuilt: the mean image of the restart with the lowest attack loss, of the same form.
-        record: the figures.
-    """
-
-    protection: str
-    labels: Tensor
-    originals: Tensor
-    guesses: Tensor
-    rebuilt: Tensor
-    record: AuditRecord
 
 
 def gradient_inversion(
@@ -106,13 +86,13 @@ def gradient_inversion(
         check_public(held, public)
     started, info, randomness = time.perf_counter(), public.info, InsecureRandomness(seed)
     spec.validate(info.shape, info.num_classes)
-    model = spec.build(info.shape, info.num_classes, seed=seed)
+    model, question = spec.build(info.shape, info.num_classes, seed=seed), about_gradients(spec, info, seed=seed)
     sent, labels, originals, read = [], [], [], 0
     for held in clients:
         if noise_multiplier == 0:
             values = clipped_class_sums(model, held.images, held.labels, info.num_classes, max_grad_norm)
         else:
-            values = _answer(held, spec, model, plan, randomness)
+            values = _answer(held, question, plan, randomness)
         own = torch.unique(held.labels)
         read += int(torch.isin(values.norm(dim=1).topk(len(own)).indices, own).sum())
         sent.append(values[own].to(torch.float64))
@@ -155,24 +135,20 @@ def gradient_inversion(
 
 def _plan(noise_multiplier: float | None, max_grad_norm: float) -> PrivacyPlan | None:
     """What a client pins; None where nothing covers the gradients.  C is checked either way."""
-    bare = noise_multiplier is None or (noise_multiplier == 0 and not isinstance(noise_multiplier, bool))
+    bare = noise_multiplier is None or (is_real(noise_multiplier) and noise_multiplier == 0)
     sigma = 1.0 if noise_multiplier is None or bare else noise_multiplier
     plan = PrivacyPlan(sigma, 1.0, max_grad_norm, 1.0, 1, AIM)
     return None if bare else plan
 
 
-def _answer(
-    held: ImageDataset, spec: ModelSpec, model: nn.Module, plan: PrivacyPlan | None, randomness: InsecureRandomness
-) -> Tensor:
+def _answer(held: ImageDataset, question: Probe, plan: PrivacyPlan | None, randomness: InsecureRandomness) -> Tensor:
     """A client's message, float32 [classes, parameters]."""
     client, run = (
         Client("audited", held, randomness=randomness, allow_without_privacy=True),
         Run("audit", held.info, plan),
     )
     client.enroll(run)
-    arguments = {"model": spec.to_json(), "granularity": "class"}
-    query = Query(run.run_id, 0, "class_gradients", arguments, dict(model.state_dict()), plan)
-    return client.answer(Query.from_bytes(query.data)).values
+    return client.answer(Query.from_bytes(question.query(run, 0).data)).values
 
 
 def _class_means(dataset: ImageDataset, labels: Tensor) -> Tensor:

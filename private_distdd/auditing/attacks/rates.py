@@ -9,8 +9,8 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from private_distdd.auditing import bounds
-from private_distdd.auditing.bounds import TradeoffCurve
 from private_distdd.auditing.report.records import Curve
+from private_distdd.auditing.tradeoff import TradeoffCurve
 from private_distdd.errors import ConfigurationError
 
 LOW_RATES = {"1 %": 0.01, ".1 %": 0.001}

@@ -13,7 +13,8 @@ from scipy import special, stats
 from private_distdd.auditing import bounds
 from private_distdd.auditing.attacks.attack import KNOWS, Source, attack
 from private_distdd.auditing.attacks.canary import BATCHED, MECHANISM
-from private_distdd.auditing.report.records import AIM, CONFIDENCE, DELTAS, GATE_ALPHA, AuditRecord
+from private_distdd.auditing.attacks.outcome import bounded
+from private_distdd.auditing.report.records import AIM, CONFIDENCE, GATE_ALPHA, AuditRecord
 from private_distdd.auditing.setting import CANARY_NORM, Runs, Setting, known_rows
 from private_distdd.errors import DataError
 from private_distdd.privacy.accountants import bracket
@@ -125,8 +126,11 @@ def components(
 
     curve = setting.curve()
     sigma, rate = parts(1 - CONFIDENCE)
-    return AuditRecord(
-        audit="components" + source.suffix,
+    return bounded(
+        "components" + source.suffix,
+        started,
+        curve,
+        lambda delta: lower(1 - CONFIDENCE, delta),
         claim=setting.claim,
         kind="assumes the form",
         statistic="sigma, sensitivity and q, each bounded, composed by the accountant",
@@ -134,10 +138,7 @@ def components(
         rejected=bool(findings) or lower(gate_alpha / 2, AIM) > curve.epsilon(AIM),
         adversary=KNOWS,
         assumptions=f"a subsampled Gaussian, rounds independent, of unknown sigma, sensitivity and q; {source.says}",
-        seconds=time.perf_counter() - started,
         seed=seed,
-        lower=tuple((delta, lower(1 - CONFIDENCE, delta)) for delta in DELTAS),
-        upper=tuple((delta, curve.epsilon(delta)) for delta in DELTAS),
         figures={"sigma upper": sigma, "sensitivity": sensitivity, "q lower": rate, "rounds looked at": rounds},
         findings=tuple(findings[:10]),
         gate_alpha=gate_alpha,

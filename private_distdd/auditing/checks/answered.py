@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from private_distdd.auditing.checks.outcome import certain
 from private_distdd.auditing.report.records import AuditRecord
 from private_distdd.errors import QueryRefusedError
 
@@ -21,15 +22,13 @@ def answered(gate: Callable[..., AuditRecord], *arguments: Any, **named: Any) ->
     try:
         return gate(*arguments, **named)
     except QueryRefusedError as error:
-        return AuditRecord(
-            audit=gate.__name__,
+        return certain(
+            gate.__name__,
+            started,
+            (f"refused: {error}",),
             claim="a query within the plan is answered, whatever the client holds",
-            kind="deterministic",
             statistic="refusals",
             trials=1,
-            rejected=True,
             adversary="the server",
             assumptions="the audit asks only what a client must answer",
-            seconds=time.perf_counter() - started,
-            findings=(f"refused: {error}",),
         )

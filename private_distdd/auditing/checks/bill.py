@@ -2,68 +2,75 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from unittest import mock
 
 import torch
 from torch import Tensor
 
-from private_distdd.auditing.probe import about_gradients
+from private_distdd.auditing.checks.outcome import certain
+from private_distdd.auditing.probe import any_question
 from private_distdd.auditing.report.records import AuditRecord
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.info import DatasetInfo
-from private_distdd.engines.in_process import Transport
+from private_distdd.encoding import sha256
 from private_distdd.errors import PrivateDistDDError
-from private_distdd.networks.spec import ModelSpec
 from private_distdd.privacy.ledger import Charge, parse
 from private_distdd.privacy.mechanism import SampledGaussianMechanism
 from private_distdd.privacy.plan import PrivacyPlan
 from private_distdd.site.client import Client
+from private_distdd.wire.engine import ASK, ENROL, LEDGER, Engine
 from private_distdd.wire.message import Message
 from private_distdd.wire.refusal import Refusal
+from private_distdd.wire.reply import Reply
 from private_distdd.wire.run import Run
 
 
 class Tap:
-    """A transport that notes what passes: wrap the run's own, hand this to `fit`, then ask `bill_check`.
+    """An engine that notes what passes: wrap the run's own, hand this to `fit`, then ask `bill_check`.
 
     Args:
-        transport: the one that is listened to.
+        engine: the one that is listened to.
     """
 
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
-        self.messages: dict[str, dict[str, set[str]]] = {name: {} for name in transport.client_ids}
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.messages: dict[str, dict[str, set[str]]] = {name: {} for name in engine.client_ids}
         """By client and message id: the SHA-256 of each different message seen."""
         self.plans: dict[str, PrivacyPlan | None] = {}
 
     @property
     def client_ids(self) -> tuple[str, ...]:
-        """See Transport."""
-        return self._transport.client_ids
+        """See Engine."""
+        return self._engine.client_ids
 
-    def enroll(self, client_id: str, run: bytes) -> bytes:
-        """See Transport."""
-        offered = Run.from_bytes(run)
-        self.plans[offered.run_id] = offered.plan
-        return self._transport.enroll(client_id, run)
-
-    def ask(self, client_id: str, query: bytes) -> bytes:
-        """See Transport."""
-        reply = self._transport.ask(client_id, query)
-        if Refusal.from_bytes(reply) is None:
-            message = Message.from_bytes(reply)
-            seen = self.messages[client_id].setdefault(message.message_id, set())
-            seen.add(hashlib.sha256(reply).hexdigest())
-        return reply
+    def exchange(
+        self,
+        operation: str,
+        requests: Mapping[str, bytes],
+        *,
+        enough: int | None = None,
+        deadline: float | None = None,
+    ) -> Mapping[str, bytes | None]:
+        """See Engine."""
+        for request in requests.values() if operation == ENROL else ():
+            offered = Run.from_bytes(request)
+            self.plans[offered.run_id] = offered.plan
+        replies = self._engine.exchange(operation, requests, enough=enough, deadline=deadline)
+        for client_id, data in replies.items():
+            answer = b"" if data is None else Reply.from_bytes(data).answer
+            if operation == ASK and answer and Refusal.from_bytes(answer) is None:
+                seen = self.messages[client_id].setdefault(Message.from_bytes(answer).message_id, set())
+                seen.add(sha256(answer))
+        return replies
 
     def ledger(self, client_id: str) -> bytes:
-        """See Transport."""
-        return self._transport.ledger(client_id)
+        """The client's ledger as it stands."""
+        data = self._engine.exchange(LEDGER, {client_id: b""})[client_id]
+        return b"" if data is None else Reply.from_bytes(data).ledger
 
 
 def retry_check(make: Callable[..., Client] = Client) -> AuditRecord:
@@ -80,7 +87,7 @@ def retry_check(make: Callable[..., Client] = Client) -> AuditRecord:
     run = Run("retry", info, PrivacyPlan(1.0, 1.0, 1.0, 1.0, tries, delta=1e-5))
     client = make("audited", ImageDataset(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]), info))
     client.enroll(run)
-    query = about_gradients(ModelSpec("mlp", {"width": 2, "depth": 1}), info).query(run, 0)
+    query = any_question(info).query(run, 0)
 
     def fail(*_: Any) -> Tensor:
         raise MemoryError("put in by an audit")
@@ -95,17 +102,15 @@ def retry_check(make: Callable[..., Client] = Client) -> AuditRecord:
             paid = sum(isinstance(entry, Charge) for entry in client.ledger)
             if paid != min(number, tries):
                 findings.append(f"after {number} tries {paid} charges, not {min(number, tries)}")
-    return AuditRecord(
-        audit="retry_check",
+    return certain(
+        "retry_check",
+        started,
+        findings,
         claim="a computation that failed uses its charge up",
-        kind="deterministic",
         statistic="charges after each of several tries",
         trials=tries + 1,
-        rejected=bool(findings),
         adversary="asks again after a failure",
         assumptions="the mechanism is where the client computes",
-        seconds=time.perf_counter() - started,
-        findings=tuple(findings),
     )
 
 
@@ -139,15 +144,13 @@ def bill_check(tap: Tap) -> AuditRecord:
             of_run = sum(len(digests) for name, digests in messages.items() if name.startswith(f"{run_id}:"))
             if plan is not None and of_run > plan.max_queries:
                 findings.append(f"{client_id}: {run_id}: {of_run} messages, more than T_max = {plan.max_queries}")
-    return AuditRecord(
-        audit="bill_check",
+    return certain(
+        "bill_check",
+        started,
+        findings,
         claim="every message that left is charged to its client's ledger, with the run's sigma and q",
-        kind="deterministic",
-        statistic="messages at the transport against charges in the ledgers",
+        statistic="messages at the engine against charges in the ledgers",
         trials=seen,
-        rejected=bool(findings),
-        adversary="none: the auditor listens to the transport",
-        assumptions="all messages pass this transport",
-        seconds=time.perf_counter() - started,
-        findings=tuple(findings),
+        adversary="none: the auditor listens to the engine",
+        assumptions="all messages pass this engine",
     )

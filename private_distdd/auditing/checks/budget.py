@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 from scipy import special
 
+from private_distdd.auditing.checks.outcome import certain
 from private_distdd.auditing.report.records import AuditRecord
 from private_distdd.privacy.accountants import RdpFilter
 from private_distdd.privacy.events import Event, SampledGaussian
@@ -86,15 +87,13 @@ def filter_check(make: Callable[[float, float], Filter] = RdpFilter) -> AuditRec
                 findings.append(f"({epsilon:g}, {delta:g}): {afforded} of {measure} after {_FIRST}, proved: {most}")
         if watch.orders != orders or make(epsilon, delta).orders != orders:
             findings.append(f"({epsilon:g}, {delta:g}): the watched orders move with what is spent")
-    return AuditRecord(
-        audit="filter_check",
+    return certain(
+        "filter_check",
+        started,
+        findings,
         claim="an adaptive schedule that the filter lets pass keeps its budget",
-        kind="deterministic",
         statistic="releases afforded, against the bound of the filter's proof",
         trials=compared,
-        rejected=bool(findings),
         adversary="chooses each release after the messages before it",
         assumptions="more than the proof allows need not be an attack that is known",
-        seconds=time.perf_counter() - started,
-        findings=tuple(findings),
     )

@@ -1,4 +1,4 @@
-"""Coins: one of its own for every example and round, of the claimed probability, rounded down, and none of the noise's.
+"""Coins: one of its own for every example and round, of the claimed probability, and none of the noise's.
 
 All read messages at a noise so small that they show who was in the batch.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from fractions import Fraction
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from private_distdd.auditing.checks import whiteness
+from private_distdd.auditing.checks.outcome import statistical
 from private_distdd.auditing.checks.whiteness import Test
 from private_distdd.auditing.probe import every_question
 from private_distdd.auditing.report.records import GATE_ALPHA, AuditRecord
@@ -23,7 +23,7 @@ from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.info import DatasetInfo
 from private_distdd.privacy.mechanism import LATTICE
 from private_distdd.privacy.plan import PrivacyPlan
-from private_distdd.privacy.randomness import InsecureRandomness, Stream
+from private_distdd.privacy.randomness import InsecureRandomness
 from private_distdd.site.client import Client
 from private_distdd.wire.run import Run
 
@@ -33,7 +33,6 @@ _ROUNDS, _EXAMPLES = 40, 500
 _CLIENT_ROUNDS, _COPIES = 20, 6
 _PAIRS = 4096
 _TEN = DatasetInfo("noise", 10, (1, 8, 8), (0.5,), (0.5,))
-_RATES = (0.5, 0.1, 1 / 3, 1 - 2.0**-53, 2.0**-53, 2.0**-64, 2.0**-65, 2.0**-70, 1e-30)
 
 
 def drawn_rate(sample_rate: float) -> float:
@@ -171,70 +170,6 @@ def stream_check(setting: Setting, seed: int = 0, gate_alpha: float = GATE_ALPHA
     return _record("stream_check", tests, gate_alpha, seed, started, q, _PAIRS, float(coins.mean()))
 
 
-def threshold_check(setting: Setting, stream: type[Stream] = Stream) -> AuditRecord:
-    """A coin is true for floor(q 2^64) of the 2^64 words, so that q is never more than was charged.
-
-    The words around that threshold, the least and the largest are put in place of the key stream's, for the claimed q,
-    for rates around the resolution of words, and for rates below it, which no word may pass.
-
-    Args:
-        setting: what is attacked.
-        stream: the class of its streams.
-    """
-    started, found, compared = time.perf_counter(), list[str](), 0
-    for q in dict.fromkeys((drawn_rate(setting.sample_rate), *_RATES)):
-        threshold = int(Fraction(q) * 2**64)
-        words = sorted({0, 2**64 - 1, *(w for w in range(threshold - 1, threshold + 2) if 0 <= w < 2**64)})
-        n = len(words)
-        statistic = known_rows(torch.ones(n, 1), torch.arange(n))
-        measure = setting.mechanism(_LITTLE, q, 1.0, 1.0)
-        message = measure(n, statistic, n, 1, _Crafted(stream, words))[:, 0]
-        compared += n
-        found += [
-            f"q = {q:g}: word {word} of threshold {threshold} is {'in' if inside else 'out'}"
-            for word, inside in zip(words, (message > 1e-3).tolist(), strict=True)
-            if inside != (word < threshold)
-        ]
-    return AuditRecord(
-        audit="threshold_check",
-        claim="a coin's probability is q rounded down to a multiple of 2^-64",
-        kind="deterministic",
-        statistic="who is in the batch under chosen words of the coins' stream",
-        trials=compared,
-        rejected=bool(found),
-        adversary="none: the auditor chooses the words",
-        assumptions="coins are read from Stream.words",
-        seconds=time.perf_counter() - started,
-        findings=tuple(found[:10]),
-    )
-
-
-class _Crafted:
-    """Streams whose coins read the given words, and whose noise is a stream's own.
-
-    Args:
-        base: the class of the streams.
-        words: in place of the key stream's, once coins are asked for.
-    """
-
-    secure = False
-
-    def __init__(self, base: type[Stream], words: list[int]) -> None:
-        class Chosen(base):  # type: ignore[misc,valid-type]
-            def coins(self, count: int, probability: float) -> NDArray[np.bool_]:
-                self.chosen = np.array(words, dtype=np.uint64)
-                return np.asarray(super().coins(count, probability))
-
-            def words(self, count: int) -> NDArray[np.uint64]:
-                return self.chosen[:count] if hasattr(self, "chosen") else np.asarray(super().words(count))
-
-        self._stream = Chosen
-
-    def stream(self) -> Stream:
-        chosen: Stream = self._stream(bytes(32))
-        return chosen
-
-
 def _record(
     audit: str,
     tests: list[Test],
@@ -245,19 +180,16 @@ def _record(
     seen: int,
     rate: float | None = None,
 ) -> AuditRecord:
-    found = whiteness.findings(tests, gate_alpha)
-    return AuditRecord(
-        audit=audit,
+    return statistical(
+        audit,
+        started,
+        tests,
+        gate_alpha,
         claim=f"a fresh coin of probability {q:g} for every example and round, independent of the noise",
-        kind="rigorous",
         statistic="examples drawn in all, by round and by example; batch sizes; overlaps of rounds; noise beside coins",
         trials=seen,
-        rejected=bool(found),
         adversary="reads messages at a noise that hides nothing",
         assumptions="coins do not depend on sigma",
-        seconds=time.perf_counter() - started,
         seed=seed,
-        figures={"least probability": min(p for _, p in tests)} | ({} if rate is None else {"rate": rate}),
-        findings=found[:10],
-        gate_alpha=gate_alpha,
+        figures={} if rate is None else {"rate": rate},
     )

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from private_distdd.auditing.checks.outcome import certain
 from private_distdd.auditing.checks.seeds import digests, reproduced, same, seed_everything
 from private_distdd.auditing.probe import Probe
 from private_distdd.auditing.report.records import AuditRecord
@@ -74,15 +75,13 @@ def client_check(dataset: ImageDataset, question: Probe, make: Callable[..., Cli
     if "0 examples" not in failures:  # the first client is empty: its messages are noise alone
         names = digests("audited", run.run_id, run.terms, query.message_id)
         findings += [f"class {row}: noise of {name}" for row, name in reproduced(replies[0].values, names)]
-    return AuditRecord(
-        audit="client_check",
+    return certain(
+        "client_check",
+        started,
+        findings,
         claim="a message's form is public, and its noise new each time",
-        kind="deterministic",
         statistic="failures, bytes, counts, classes, equality of messages, guessed seeds",
         trials=len(replies),
-        rejected=bool(findings),
         adversary="the server, which knows every public seed",
         assumptions="the data sets tried; time is outside",
-        seconds=time.perf_counter() - started,
-        findings=tuple(findings),
     )

@@ -17,6 +17,7 @@ from scipy import stats
 from torch import Tensor
 
 from private_distdd.auditing.checks import whiteness
+from private_distdd.auditing.checks.outcome import statistical
 from private_distdd.auditing.checks.whiteness import Test, Values
 from private_distdd.auditing.probe import every_question
 from private_distdd.auditing.report.records import GATE_ALPHA, AuditRecord
@@ -195,19 +196,15 @@ def client_noise_check(
 def _record(
     audit: str, tests: list[Test], gate_alpha: float, seed: int, started: float, seen: int, assumptions: str
 ) -> AuditRecord:
-    found = whiteness.findings(tests, gate_alpha)
-    return AuditRecord(
-        audit=audit,
+    return statistical(
+        audit,
+        started,
+        tests,
+        gate_alpha,
         claim="noise N(0, (sigma C / b)^2), independent over all values of all messages",
-        kind="rigorous",
         statistic="scale by blocks, distribution, correlation at every distance and of every pair of rows",
         trials=seen,
-        rejected=bool(found),
         adversary="reads messages that are noise alone",
         assumptions=assumptions,
-        seconds=time.perf_counter() - started,
         seed=seed,
-        figures={"least probability": min(p for _, p in tests)},
-        findings=found[:10],
-        gate_alpha=gate_alpha,
     )

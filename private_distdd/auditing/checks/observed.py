@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import logging
 import os
@@ -19,16 +18,20 @@ from unittest import mock
 
 import torch
 
+from private_distdd.auditing.checks.outcome import certain
 from private_distdd.auditing.probe import Probe, every_question
 from private_distdd.auditing.report.records import AuditRecord
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.info import DatasetInfo
+from private_distdd.encoding import sha256
 from private_distdd.engines.in_process import InProcess
 from private_distdd.privacy.ledger import Ledger
 from private_distdd.privacy.plan import PrivacyPlan
 from private_distdd.privacy.randomness import InsecureRandomness
+from private_distdd.server.reading import Wanted
 from private_distdd.server.session import Session
 from private_distdd.site.client import Client
+from private_distdd.wire.message import Message
 from private_distdd.wire.run import Run
 
 _INFO = DatasetInfo("noise", 4, (1, 8, 8), (0.5,), (0.5,))
@@ -119,17 +122,17 @@ def _session(
     images = torch.randn((size, *_INFO.shape), generator=torch.Generator().manual_seed(0))
     held = ImageDataset(images, torch.arange(size) % _INFO.num_classes, _INFO)
     run = Run("observed", _INFO, PrivacyPlan(1.0, 1.0, 1.0, 1.0, _ROUNDS, delta=1e-5))
-    messages = []
+    messages: list[Message] = []
     with tempfile.TemporaryDirectory(dir=parent) as place, watched(Path(place)) as seen:
         ledger = Ledger(Path(place) / "audited.jsonl")
         session = Session(InProcess([make("audited", held, ledger, randomness=InsecureRandomness(seed))]), run)
         shape = question.shape(_INFO)
         for server_round in range(_ROUNDS):
             query = question.query(run, server_round)
-            messages += session.ask(list(session.active), lambda _: query, lambda _: shape)  # noqa: B023
+            messages += session.ask(dict.fromkeys(session.active, Wanted(query, shape))).messages
         seen.lines.append(f"session: {session.active}, {session.answered}, {session.epsilon()}")
         ledger.close()
-    return seen, tuple(hashlib.sha256(message.data).hexdigest() for message in messages)
+    return seen, tuple(sha256(message.data) for message in messages)
 
 
 def observed_check(make: Callable[..., Client] = Client, seed: int = 0) -> AuditRecord:
@@ -148,8 +151,9 @@ def observed_check(make: Callable[..., Client] = Client, seed: int = 0) -> Audit
         seed: of the noise.
     """
     started, findings, own, alike = time.perf_counter(), list[str](), 0, 0
-    questions = every_question(_INFO)
-    questions = {**questions, "class gradients, NaN": questions["class gradients"].hostile()["NaN"]}
+    questions = dict(every_question(_INFO))
+    for kind, question in list(questions.items()):
+        questions |= {f"{kind}, {name}": asked for name, asked in question.hostile().items() if name == "NaN"}
     with tempfile.TemporaryDirectory() as parent:
         for kind, question in questions.items():
             # The first run imports and caches: what it leaves behind is not the data's.
@@ -171,17 +175,15 @@ def observed_check(make: Callable[..., Client] = Client, seed: int = 0) -> Audit
                     one, two = first.files[path], other.files[path]
                     if len(one or b"") != len(two or b"") or (messages == own_messages and one != two):
                         findings.append(f"{between}: file {path} differs")
-    return AuditRecord(
-        audit="observed_check",
+    return certain(
+        "observed_check",
+        started,
+        findings[:10],
         claim="nothing that can be seen of a process but its messages depends on the data",
-        kind="deterministic",
         statistic="loggers, warnings, standard output and error, files, with equal noise over different data",
         trials=len(questions) * len(_SIZES),
-        rejected=bool(findings),
         adversary="reads logs, terminals and disks of the server, and of the client all but its own log",
         assumptions="files below the working, temporary and ledger's folders; time, memory and sockets are outside",
-        seconds=time.perf_counter() - started,
         seed=seed,
         figures={"comparisons with equal messages": alike, "differences in the client's own log": own},
-        findings=tuple(findings[:10]),
     )

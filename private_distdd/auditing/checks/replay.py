@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from private_distdd.auditing.checks.outcome import certain
 from private_distdd.auditing.probe import Probe
 from private_distdd.auditing.report.records import AuditRecord
 from private_distdd.auditing.setting import Setting, known_rows
@@ -100,19 +101,17 @@ def replay_sensitivity(setting: Setting, seed: int = 0) -> AuditRecord:
                 findings.append(f"{name}: one example moves the message by {distance:.6g} C / b")
             if bool(moved[[0, 2]].any()):
                 findings.append(f"{name}: the message moves in groups that the example is not in")
-    return AuditRecord(
-        audit="replay_sensitivity",
+    return certain(
+        "replay_sensitivity",
+        started,
+        findings,
         claim="one example moves one group of a message by at most C / b",
-        kind="deterministic",
         statistic="norm of the difference of two messages with equal noise and coins",
         trials=compared,
-        rejected=bool(findings),
         adversary="adds one example of their choice",
         assumptions="the examples tried; nothing is said about others",
-        seconds=time.perf_counter() - started,
         seed=seed,
         figures={"largest move in C / b": worst},
-        findings=tuple(findings),
     )
 
 
@@ -176,17 +175,15 @@ def replay_client(
                     for block, part in blocks.items()
                     if not float((moved[group, part] - row[part]).abs().max()) <= 2 * _LITTLE
                 ]
-    return AuditRecord(
-        audit="replay_client",
+    return certain(
+        "replay_client",
+        started,
+        findings,
         claim="one example moves one class of a message by at most C / b",
-        kind="deterministic",
         statistic="norm of the difference of two clients' messages with equal noise",
         trials=4 * len(questions),
-        rejected=bool(findings),
         adversary="chooses one example and the query's tensors",
         assumptions="the examples and tensors tried; nothing is said about others",
-        seconds=time.perf_counter() - started,
         seed=seed,
         figures={"largest move in C / b": worst},
-        findings=tuple(findings),
     )

@@ -1,6 +1,6 @@
 """Noise after a restart: fresh interpreters, and a fork, over the same data and the same query.
 
-`python -m private_distdd.auditing.restart MODULE CLASS FOLDER` is one life of a client: what `restart_check` starts.
+`python -m private_distdd.auditing.checks.restart MODULE CLASS FOLDER` is one life of a client, by `restart_check`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from private_distdd.auditing.probe import about_embeddings
+from private_distdd.auditing.checks.outcome import certain
+from private_distdd.auditing.probe import any_question
 from private_distdd.auditing.report.records import AuditRecord
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.info import DatasetInfo
-from private_distdd.networks.embedding import EmbeddingSpec
-from private_distdd.networks.spec import ModelSpec
 from private_distdd.privacy.ledger import Ledger
 from private_distdd.privacy.plan import PrivacyPlan
 from private_distdd.site.client import Client
@@ -31,7 +30,6 @@ from private_distdd.wire.run import Run
 
 _LIVES = 2
 _INFO = DatasetInfo("noise", 2, (1, 8, 8), (0.5,), (0.5,))
-_QUESTION = about_embeddings(EmbeddingSpec(ModelSpec("mlp", {"width": 8, "depth": 1}), (0,), 1, 0.5, 64, False))
 
 
 def restart_check(client: type[Client] = Client) -> AuditRecord:
@@ -65,17 +63,15 @@ def restart_check(client: type[Client] = Client) -> AuditRecord:
     for (one, first), (other, second) in itertools.combinations(messages.items(), 2):
         if float((first == second).mean()) > 0.1:
             findings.append(f"{one} and {other} carry the same noise")
-    return AuditRecord(
-        audit="restart_check",
+    return certain(
+        "restart_check",
+        started,
+        findings[:10],
         claim="a restart, or a fork, does not bring back noise",
-        kind="deterministic",
         statistic="equality of messages of several interpreters",
         trials=len(messages),
-        rejected=bool(findings),
         adversary="restarts a client",
         assumptions="this machine; a restored snapshot of it is outside",
-        seconds=time.perf_counter() - started,
-        findings=tuple(findings[:10]),
     )
 
 
@@ -85,13 +81,14 @@ def _live(client: type[Client], folder: Path) -> None:
     images = torch.linspace(-1, 1, 128).reshape(2, *_INFO.shape)
     held = ImageDataset(images, torch.tensor([0, 1]), _INFO)
     run = Run("restart", _INFO, PrivacyPlan(1.0, 1.0, 1.0, 1.0, 1, delta=1e-5))
+    question = any_question(_INFO)
     numbers = range(len(list(folder.glob("*.jsonl"))), 1 << 30)
     path = next(path for path in (folder / f"audited-{i}.jsonl" for i in numbers) if not path.exists())
 
     def answer(name: str, ledger: Ledger) -> None:
         own = client("audited", held, ledger)
         own.enroll(run)
-        np.save(folder / f"{name}.npy", own.answer(_QUESTION.query(run, 0)).values.numpy())
+        np.save(folder / f"{name}.npy", own.answer(question.query(run, 0)).values.numpy())
 
     answer("in a file", Ledger(path))
     answer("in memory", Ledger(None))

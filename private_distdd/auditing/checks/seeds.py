@@ -17,6 +17,7 @@ from scipy import stats
 from torch import Tensor
 
 from private_distdd.auditing.checks.noise import noise_message
+from private_distdd.auditing.checks.outcome import certain
 from private_distdd.auditing.report.records import AuditRecord
 from private_distdd.auditing.setting import Setting, known_rows
 from private_distdd.errors import DataError
@@ -62,17 +63,15 @@ def seed_check(setting: Setting) -> AuditRecord:
         torch.set_rng_state(states[2])
     equal = sum(same(one, other) for one, other in itertools.combinations(messages, 2))
     findings = (f"{equal} pairs of messages carry the same noise",) if equal else ()
-    return AuditRecord(
-        audit="seed_check",
+    return certain(
+        "seed_check",
+        started,
+        findings,
         claim="no public seed and no global generator reaches the noise",
-        kind="deterministic",
         statistic="equality of messages",
         trials=len(messages),
-        rejected=bool(findings),
         adversary="knows every public seed and the state of every global generator",
         assumptions="the generators of random, numpy and torch are all that is global",
-        seconds=time.perf_counter() - started,
-        findings=findings,
     )
 
 
@@ -158,17 +157,15 @@ def guess_check(setting: Setting) -> AuditRecord:
             findings += [
                 f"client {client}, message {number}, group {row}: noise of {name}" for row, name in reproduced(noise)
             ]
-    return AuditRecord(
-        audit="guess_check",
+    return certain(
+        "guess_check",
+        started,
+        findings[:10],
         claim="no seed that can be guessed reproduces the noise",
-        kind="deterministic",
         statistic="correlation with the streams of common generators",
         trials=len(_guesses(_SEEDS, _GROUPS * _WINDOW)[0]),
-        rejected=bool(findings),
         adversary="tries seeds",
         assumptions="the generators and seeds tried; a coincidence has probability 1e-9",
-        seconds=time.perf_counter() - started,
-        findings=tuple(findings[:10]),
     )
 
 

@@ -1,94 +1,20 @@
-"""Broken mechanisms: the library's own, called with other constants, streams or statistics, or more than once."""
+"""Broken mechanisms: the library's own, called with other constants, streams or rows, or more than once."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from private_distdd.auditing.mutants.making import NO_NOISE, gathered, no_rows, with_generator, with_rows, with_streams
 from private_distdd.auditing.setting import Measure, Mechanism, library
 from private_distdd.privacy.mechanism import Rows, RowSource
-from private_distdd.privacy.randomness import Randomness, Stream
-
-_NONE = 2.0**-30  # a sigma whose noise rounds to zero lattice units
-
-# What mutants are made of
-
-
-def _empty(batch: NDArray[np.int64]) -> Iterator[Rows]:
-    return iter(())
-
-
-def _gathered(statistic: RowSource, batch: NDArray[np.int64], dimension: int) -> tuple[Tensor, Tensor]:
-    """All rows [n, d] and groups [n] of a batch at once, without padding."""
-    parts = [(rows[: len(groups)], groups) for rows, groups in statistic(batch)]
-    if not parts:
-        return torch.zeros(0, dimension), torch.zeros(0, dtype=torch.int64)
-    return torch.cat([rows for rows, _ in parts]), torch.cat([groups for _, groups in parts])
-
-
-def _with_rows(
-    change: Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]], loosened: float = 1.0, batch_rate: float = 0.0
-) -> Mechanism:
-    """The library's mechanism on changed rows, its own clip loosened by a factor; noise and scale stay as claimed.
-
-    Args:
-        change: from rows, groups and C to other rows and groups.
-        loosened: the library's clip is at this many C.
-        batch_rate: the library's q, where it is not the claimed one.
-    """
-
-    def mechanism(sigma: float, q: float, max_grad_norm: float, divisor: float) -> Measure:
-        own = library(sigma / loosened, batch_rate or q, loosened * max_grad_norm, divisor)
-
-        def measure(size: int, statistic: RowSource, groups: int, dimension: int, randomness: Randomness) -> Tensor:
-            def changed(batch: NDArray[np.int64]) -> Iterator[Rows]:
-                yield change(*_gathered(statistic, batch, dimension), max_grad_norm)
-
-            return own(size, changed, groups, dimension, randomness)
-
-        return measure
-
-    return mechanism
-
-
-class _Streams:
-    """Streams of which some are replaced: the mechanism asks first for the noise's stream, then for the coins'.
-
-    Args:
-        noise, coins: the key in place of a fresh one, or None for a fresh one.
-        inner: where fresh streams come from.
-    """
-
-    secure = False
-
-    def __init__(self, inner: Randomness, noise: bytes | None = None, coins: bytes | None = None) -> None:
-        self._inner, self._keys = inner, [noise, coins]
-
-    def stream(self) -> Stream:
-        key = self._keys.pop(0)
-        return self._inner.stream() if key is None else Stream(key)
-
-
-def _with_generator(noise: Callable[[int], Callable[[tuple[int, int]], Tensor]], seeds: Iterable[int]) -> Mechanism:
-    """Noise of a generator that is none of secrecy's, each client's under the next of `seeds`."""
-    clients = iter(seeds)
-
-    def mechanism(sigma: float, q: float, max_grad_norm: float, divisor: float) -> Measure:
-        clean, draw = library(_NONE, q, max_grad_norm, divisor), noise(next(clients))
-
-        def measure(size: int, statistic: RowSource, groups: int, dimension: int, randomness: Randomness) -> Tensor:
-            drawn = draw((groups, dimension)) * (sigma * max_grad_norm / divisor)
-            return clean(size, statistic, groups, dimension, randomness) + drawn
-
-        return measure
-
-    return mechanism
+from private_distdd.privacy.randomness import Randomness
 
 
 def _torch_noise(seed: int) -> Callable[[tuple[int, int]], Tensor]:
@@ -105,28 +31,6 @@ def _key(number: int) -> bytes:
     return hashlib.sha256(str(number).encode()).digest()
 
 
-def _with_streams(keys: Callable[[int, bytes], tuple[bytes | None, bytes | None]]) -> Mechanism:
-    """The library's mechanism on keys of noise and coins that follow from the round and one fresh key a client."""
-
-    def mechanism(sigma: float, q: float, max_grad_norm: float, divisor: float) -> Measure:
-        own = library(sigma, q, max_grad_norm, divisor)
-        state: dict[str, bytes] = {}
-        rounds = iter(range(1 << 30))
-
-        def measure(size: int, statistic: RowSource, groups: int, dimension: int, randomness: Randomness) -> Tensor:
-            if "key" not in state:
-                state["key"] = randomness.stream().words(4).tobytes()
-            noise, coins = keys(next(rounds), state["key"])
-            return own(size, statistic, groups, dimension, _Streams(randomness, noise, coins))
-
-        return measure
-
-    return mechanism
-
-
-# The mutants
-
-
 def _constants(noise: float = 1.0, clip: float = 1.0, rate: Callable[[float], float] = lambda q: q) -> Mechanism:
     """Noise `noise` times, the clip `clip` times, the sample rate other than claimed."""
 
@@ -137,7 +41,7 @@ def _constants(noise: float = 1.0, clip: float = 1.0, rate: Callable[[float], fl
 
 
 def _without_noise(sigma: float, q: float, max_grad_norm: float, divisor: float) -> Measure:
-    return library(_NONE, q, max_grad_norm, divisor)
+    return library(NO_NOISE, q, max_grad_norm, divisor)
 
 
 def _clipped(rows: Tensor, max_grad_norm: float) -> Tensor:
@@ -212,17 +116,17 @@ def _present_only(sigma: float, q: float, max_grad_norm: float, divisor: float) 
 
     def measure(size: int, statistic: RowSource, groups: int, dimension: int, randomness: Randomness) -> Tensor:
         message = own(size, statistic, groups, dimension, randomness)
-        _, present = _gathered(statistic, np.arange(size), dimension)
+        _, present = gathered(statistic, np.arange(size), dimension)
         return message * torch.isin(torch.arange(groups), present)[:, None]
 
     return measure
 
 
 def _one_vector(sigma: float, q: float, max_grad_norm: float, divisor: float) -> Measure:
-    clean, noise = library(_NONE, q, max_grad_norm, divisor), library(sigma, q, max_grad_norm, divisor)
+    clean, noise = library(NO_NOISE, q, max_grad_norm, divisor), library(sigma, q, max_grad_norm, divisor)
 
     def measure(size: int, statistic: RowSource, groups: int, dimension: int, randomness: Randomness) -> Tensor:
-        shared = noise(0, _empty, 1, dimension, randomness)
+        shared = noise(0, no_rows, 1, dimension, randomness)
         return clean(size, statistic, groups, dimension, randomness) + shared
 
     return measure
@@ -232,14 +136,14 @@ def _remembering(decay: float, keep_first: bool) -> Mechanism:
     """Fresh noise on clean sums that a client keeps: with momentum, or the first ones for ever."""
 
     def mechanism(sigma: float, q: float, max_grad_norm: float, divisor: float) -> Measure:
-        clean, noise = library(_NONE, q, max_grad_norm, divisor), library(sigma, q, max_grad_norm, divisor)
+        clean, noise = library(NO_NOISE, q, max_grad_norm, divisor), library(sigma, q, max_grad_norm, divisor)
         held: list[Tensor] = []
 
         def measure(size: int, statistic: RowSource, groups: int, dimension: int, randomness: Randomness) -> Tensor:
             if not (keep_first and held):
                 now = clean(size, statistic, groups, dimension, randomness)
                 held.append(now + decay * held[-1] if held else now)
-            return held[-1] + noise(0, _empty, groups, dimension, randomness)
+            return held[-1] + noise(0, no_rows, groups, dimension, randomness)
 
         return measure
 
@@ -251,7 +155,7 @@ def _one_coin(sigma: float, q: float, max_grad_norm: float, divisor: float) -> M
 
     def measure(size: int, statistic: RowSource, groups: int, dimension: int, randomness: Randomness) -> Tensor:
         taken = bool(randomness.stream().coins(1, q)[0])
-        return own(size, statistic if taken else _empty, groups, dimension, randomness)
+        return own(size, statistic if taken else no_rows, groups, dimension, randomness)
 
     return measure
 
@@ -308,31 +212,31 @@ MECHANISMS: tuple[tuple[str, Mechanism], ...] = (
     ("sigma / 2", _constants(noise=0.5)),
     ("no clip", _constants(clip=1000.0)),
     ("clip at 2 C", _constants(clip=2.0)),
-    ("per-layer clip", _with_rows(_by_blocks(lambda dimension: dimension - 1), loosened=2.0)),
-    ("K networks without sqrt(K)", _with_rows(_by_blocks(lambda dimension: dimension // 2), loosened=2.0)),
-    ("per-batch clip", _with_rows(_batch_sums)),
-    ("augmentations clipped separately", _with_rows(_twice)),
-    ("float32 norms", _with_rows(_float32_clip, loosened=1.001)),
+    ("per-layer clip", with_rows(_by_blocks(lambda dimension: dimension - 1), loosened=2.0)),
+    ("K networks without sqrt(K)", with_rows(_by_blocks(lambda dimension: dimension // 2), loosened=2.0)),
+    ("per-batch clip", with_rows(_batch_sums)),
+    ("augmentations clipped separately", with_rows(_twice)),
+    ("float32 norms", with_rows(_float32_clip, loosened=1.001)),
     ("no NaN guard", _without_guard),
     ("q doubled", _constants(rate=lambda q: min(1.0, 2 * q))),
     ("q = 1", _constants(rate=lambda q: 1.0)),
-    ("coins reused between rounds", _with_streams(lambda server_round, own: (None, own))),
+    ("coins reused between rounds", with_streams(lambda server_round, own: (None, own))),
     ("one coin for all examples", _one_coin),
     ("fixed-size batches", _fixed_size),
     ("divisor: the realised batch", _realised_divisor),
     ("divisor: the size of the data set", _private_divisor),
-    ("noise reused between rounds", _with_streams(lambda server_round, own: (own, None))),
-    ("noise from the round's number", _with_streams(lambda server_round, own: (_key(server_round), None))),
-    ("noise from a global generator", _with_streams(_global_key)),
-    ("noise of torch, public seeds", _with_generator(_torch_noise, itertools.cycle(range(100, 1000)))),
-    ("noise of numpy, public seeds", _with_generator(_numpy_noise, itertools.cycle(range(100, 1000)))),
+    ("noise reused between rounds", with_streams(lambda server_round, own: (own, None))),
+    ("noise from the round's number", with_streams(lambda server_round, own: (_key(server_round), None))),
+    ("noise from a global generator", with_streams(_global_key)),
+    ("noise of torch, public seeds", with_generator(_torch_noise, itertools.cycle(range(100, 1000)))),
+    ("noise of numpy, public seeds", with_generator(_numpy_noise, itertools.cycle(range(100, 1000)))),
     ("noise on present classes only", _present_only),
     ("one noise vector for all classes", _one_vector),
     ("fresh noise on a stored sum", _remembering(0.0, keep_first=True)),
     ("momentum kept on the client", _remembering(0.9, keep_first=False)),
-    ("coins and noise from one key", _with_streams(_shared_key)),
+    ("coins and noise from one key", with_streams(_shared_key)),
     ("round 1 takes everybody", _everybody_at_first),
-    ("no integer check after the float clip", _with_rows(_without_integers, loosened=4.0)),
+    ("no integer check after the float clip", with_rows(_without_integers, loosened=4.0)),
     ("parity of the batch in the lowest bit", _parity),
 )
 """Names of faults, and the mechanisms that have them."""

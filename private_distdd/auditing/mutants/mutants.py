@@ -1,4 +1,4 @@
-"""The library with one thing broken, and the gates that must catch each of them while the library's own passes.
+"""The library with one thing broken.
 
 None of them copies the mechanism: each is made of the library's own pieces, and breaks one thing only.
 """
@@ -9,43 +9,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from private_distdd.auditing.attacks.canary import canary_gaussian, canary_single
-from private_distdd.auditing.attacks.runs import canary_run
-from private_distdd.auditing.checks.answered import answered
-from private_distdd.auditing.checks.bill import Tap, bill_check, retry_check
-from private_distdd.auditing.checks.budget import filter_check
-from private_distdd.auditing.checks.coins import client_coin_check, coin_check, stream_check, threshold_check
-from private_distdd.auditing.checks.leaks import client_check
-from private_distdd.auditing.checks.noise import LARGE, client_noise_check, message_check, noise_check
-from private_distdd.auditing.checks.observed import observed_check
-from private_distdd.auditing.checks.replay import replay_client, replay_sensitivity
-from private_distdd.auditing.checks.restart import restart_check
-from private_distdd.auditing.checks.rows import micro_batch_check, norm_check
-from private_distdd.auditing.checks.seeds import guess_check, seed_check
-from private_distdd.auditing.mutants.clients import CLIENTS, FILTERS
+from private_distdd.auditing.mutants.clients import CLIENTS
+from private_distdd.auditing.mutants.filters import FILTERS
 from private_distdd.auditing.mutants.mechanisms import MECHANISMS
 from private_distdd.auditing.mutants.streams import STREAMS
-from private_distdd.auditing.probe import every_question
-from private_distdd.auditing.report.records import GATE_ALPHA, AuditRecord
-from private_distdd.auditing.setting import Measure, Mechanism, Setting, library
+from private_distdd.auditing.setting import Measure, Mechanism, library
 from private_distdd.data.dataset import ImageDataset
-from private_distdd.data.info import DatasetInfo
-from private_distdd.engines.in_process import InProcess, ask, enroll
-from private_distdd.networks.spec import ModelSpec
 from private_distdd.privacy.accountants import RdpFilter
 from private_distdd.privacy.mechanism import RowSource
-from private_distdd.privacy.plan import PrivacyPlan
 from private_distdd.privacy.randomness import Randomness, Stream
 from private_distdd.site.client import Client
-from private_distdd.wire.query import Query
-from private_distdd.wire.run import Run
-
-_STATISTICAL = 9  # gates that share the family-wise level
-SMALL, _WIDTH = 50_000, 8  # values of a large message, and width of the clients' networks, where chunks play no part
-_INFO = DatasetInfo("noise", 40, (1, 8, 8), (0.5,), (0.5,))
 
 
 @dataclass(frozen=True)
@@ -101,91 +76,6 @@ class Mutant:
         return frozenset(found or {"messages", "clients", "filter"})
 
 
-def deterministic_gates(mutant: Mutant) -> list[AuditRecord]:
-    """The gates that chance plays no part in, of those parts that the mutant does not share with the library."""
-    found, parts = [], mutant.parts
-    if "messages" in parts:
-        once = Setting(mechanism=mutant.messages)
-        found += [
-            replay_sensitivity(Setting(sample_rate=0.3, mechanism=mutant.messages)),
-            norm_check(once),
-            threshold_check(Setting(sample_rate=0.3, mechanism=mutant.mechanism), mutant.stream),
-            seed_check(once),
-            guess_check(once),
-        ]
-    if "clients" in parts:
-        images = torch.randn((9, *_INFO.shape), generator=torch.Generator().manual_seed(0))
-        background = ImageDataset(images[:8], 1 + torch.arange(8), _INFO)
-        question = every_question(_INFO)["class gradients"]
-        found += [
-            answered(client_check, background, question, mutant.make),
-            answered(_paid, mutant.make),
-            answered(retry_check, mutant.make),
-            observed_check(mutant.make),
-            answered(replay_client, background, (images[8], 0), question, make=mutant.make),
-            answered(micro_batch_check, mutant.make),
-        ]
-        if mutant.stream is Stream:  # fresh interpreters import a client by its name
-            found.append(restart_check(mutant.client))
-    if "filter" in parts:
-        found.append(filter_check(mutant.filter))
-    return found
-
-
-def statistical_gates(
-    mutant: Mutant, trials: int = 1000, seed: int = 0, alpha: float = GATE_ALPHA, large: int | None = None
-) -> list[AuditRecord]:
-    """Noise, coins and canaries; all of them share `alpha` by Bonferroni.  Again of those parts that are not shared.
-
-    Args:
-        mutant: what is attacked.
-        trials: messages or runs a side.
-        seed: of everything random.
-        alpha: probability that any of them fires on a correct library, at most.
-        large: values of the largest message; by default above all chunks where streams are broken.
-    """
-    each = alpha / _STATISTICAL
-    large = large or (SMALL if mutant.stream is Stream else LARGE)
-    found, parts, make = [], mutant.parts, mutant.make
-    whole, sampled = Setting(mechanism=mutant.messages), Setting(sample_rate=0.1, mechanism=mutant.messages)
-    run = Setting(sample_rate=0.3, rounds=8, divisor=4.0, mechanism=mutant.messages)
-    if "messages" in parts:
-        found += [
-            noise_check(run, seed, each),
-            message_check(run, seed, each, large),
-            coin_check(sampled, seed, each),
-            stream_check(run, seed, each),
-            canary_gaussian(whole, trials, seed, each),
-            canary_single(whole, trials, seed, each),
-            canary_run(run, trials, seed, each),
-        ]
-    if "clients" in parts:
-        found += [
-            answered(client_noise_check, run, seed, each, make, _INFO, _WIDTH),
-            answered(client_coin_check, run, seed, each, make),
-        ]
-    return found
-
-
-def gates(mutant: Mutant, trials: int = 1000, seed: int = 0) -> list[AuditRecord]:
-    """All gates on one mutant; `CORRECT` is the library itself."""
-    return deterministic_gates(mutant) + statistical_gates(mutant, trials, seed)
-
-
-def _paid(make: Callable[..., Client]) -> AuditRecord:
-    """`bill_check` of four queries to one small client."""
-    info = DatasetInfo("noise", 2, (1, 8, 8), (0.5,), (0.5,))
-    spec = ModelSpec("mlp", {"width": 2, "depth": 1})
-    tap = Tap(InProcess([make("audited", ImageDataset(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]), info))]))
-    run = Run("bill", info, PrivacyPlan(1.0, 0.5, 1.0, 1.0, 4, delta=1e-5))
-    enroll(tap, "audited", run)
-    state = dict(spec.build(info.shape, info.num_classes, seed=0).state_dict())
-    for i in range(4):
-        arguments = {"model": spec.to_json(), "granularity": "class"}
-        ask(tap, "audited", Query(run.run_id, i, "class_gradients", arguments, state, run.plan))
-    return bill_check(tap)
-
-
 class _Restreamed:
     """Another source's streams, read by another class.
 
@@ -195,7 +85,7 @@ class _Restreamed:
     """
 
     def __init__(self, inner: Randomness, stream: type[Stream]) -> None:
-        self._inner, self._stream, self.secure = inner, stream, inner.secure
+        self._inner, self._stream = inner, stream
 
     def stream(self) -> Stream:
         """The next stream."""

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 import math
 from collections.abc import Mapping, Sequence
 from string import Template
 from typing import Any
 
-import numpy as np
-from PIL import Image
-from torch import Tensor
-
-from private_distdd.auditing.attacks.inversion import Inversion
+from private_distdd.auditing.report.inversion import Inversion
+from private_distdd.auditing.report.pictures import MEANING, moral, pictures, shown_inversions
 from private_distdd.auditing.report.records import AIM
+from private_distdd.auditing.report.roc import roc_curve
+from private_distdd.release.html import safe
 from private_distdd.rounding import rounded_down, rounded_up
-
-_SHOWN = 6  # targets of an inversion
-_CURVES = {"attack": "what the attack reached", "ceiling": "what epsilon allows", "guess": "guessing"}
 
 
 def render_audit(report: Mapping[str, Any], inversions: Sequence[Inversion] = ()) -> str:
@@ -39,18 +32,18 @@ def render_audit(report: Mapping[str, Any], inversions: Sequence[Inversion] = ()
         else "Not refuted. No audit here found a message that the claim does not allow."
     )
     body = _AUDIT.substitute(
-        target=_safe(report["target"]),
-        source=_safe(source),
+        target=safe(report["target"]),
+        source=safe(source),
         tone="bad" if rejected else "good",
-        verdict=_safe(verdict),
-        plan=_safe(", ".join(f"{name} = {value}" for name, value in report["plan"].items())),
+        verdict=safe(verdict),
+        plan=safe(", ".join(f"{name} = {value}" for name, value in report["plan"].items())),
         bars="".join(map(_bar, records)),
         gate=_gate(gate),
-        inversions=_inversions(inversions),
-        curves="".join(map(_roc, records)),
+        inversions=shown_inversions(inversions),
+        curves="".join(map(roc_curve, records)),
         rows="".join(map(_row, records)),
     )
-    return _PAGE.substitute(title=f"Audit of {_safe(report['target'])}", body=body)
+    return _PAGE.substitute(title=f"Audit of {safe(report['target'])}", body=body)
 
 
 def render_inversions(title: str, parts: Mapping[str, Sequence[Inversion]]) -> str:
@@ -60,102 +53,16 @@ def render_inversions(title: str, parts: Mapping[str, Sequence[Inversion]]) -> s
         title: of the page.
         parts: by heading, attacks on the same images.
     """
-    sections = (f"<h2>{_safe(heading)}</h2>{_pictures(part)}" for heading, part in parts.items())
+    sections = (f"<h2>{safe(heading)}</h2>{pictures(part)}" for heading, part in parts.items())
     every = [inversion for part in parts.values() for inversion in part]
-    body = f"<h1>{_safe(title)}</h1>{_moral(every)}{''.join(sections)}{_MEANING}"
-    return _PAGE.substitute(title=_safe(title), body=body)
-
-
-def _inversions(inversions: Sequence[Inversion]) -> str:
-    if not inversions:
-        return ""
-    heading = "<h2>Images rebuilt from one message</h2><p>Public digits stand for the clients' images.</p>"
-    return f"{heading}{_pictures(inversions)}{_MEANING}{_moral(inversions)}"
-
-
-def _pictures(inversions: Sequence[Inversion]) -> str:
-    """A row for each protection, a column for each image."""
-    first = inversions[0]
-
-    def row(name: str, note: str, images: Tensor) -> str:
-        cells = "".join(f"<td>{_image(image, name)}</td>" for image in images[:_SHOWN])
-        return f"<tr><th scope=row>{_safe(name)}<small>{_safe(note)}</small></th>{cells}</tr>"
-
-    def note(inversion: Inversion) -> str:
-        figures = inversion.record.figures
-        epsilon = "\u221e" if math.isinf(figures["epsilon"]) else f"{figures['epsilon']:.3g}"
-        return f"{figures['PSNR']:.1f} dB, gain {figures['gain']:+.1f}; \u03b5 = {epsilon}"
-
-    rows = row("original", "", first.originals) + row("public class mean", "the guess to beat", first.guesses)
-    rows += "".join(row(inversion.protection, note(inversion), inversion.rebuilt) for inversion in inversions)
-    return f"<div class=wide><table class=pictures>{rows}</table></div>"
-
-
-def _image(image: Tensor, name: str) -> str:
-    """One image float [C, H, W] in [0, 1] as inline PNG: grey, or the first three channels as colours."""
-    pixels = (image.numpy() * 255).round().astype(np.uint8)
-    picture = Image.fromarray(pixels[:3].transpose(1, 2, 0) if len(pixels) >= 3 else pixels[0])
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f"<img alt='{_safe(name)}' src='data:image/png;base64,{data}'>"
-
-
-def _moral(inversions: Sequence[Inversion]) -> str:
-    noisy = [figures for figures in (inversion.record.figures for inversion in inversions) if figures["gain"] <= 0]
-    weakest = max(noisy, key=lambda figures: figures["epsilon"], default=None)
-    lesson = "An attack that fails proves nothing"
-    bare = [figures["gain"] > 0 for figures in (i.record.figures for i in inversions) if math.isinf(figures["epsilon"])]
-    if any(bare) and weakest is not None and math.isfinite(weakest["epsilon"]):
-        lesson += (
-            f": sigma = {weakest['sigma']:g} already stops this one, yet costs epsilon = {weakest['epsilon']:.0f} for "
-            "one release, at delta = 1e-5"
-        )
-    clipped = "<b>Clipping alone protects nothing</b>: it takes the scale of a gradient, not its direction. "
-    return f"<p>{clipped if bare and all(bare) else ''}{lesson}.</p>"
+    body = f"<h1>{safe(title)}</h1>{moral(every)}{''.join(sections)}{MEANING}"
+    return _PAGE.substitute(title=safe(title), body=body)
 
 
 def _gate(bounds: Sequence[Mapping[str, Any]]) -> str:
     crossed = sum(not bound["holds"] for bound in bounds)
     tone, verdict = ("bad", f"{crossed} do not") if crossed else ("good", "all do")
     return f"<span class={tone}>{len(bounds)} bounds, {verdict}</span>"
-
-
-def _roc(record: Mapping[str, Any]) -> str:
-    """TPR over FPR on logarithmic axes, as inline SVG."""
-    if not record["curves"]:
-        return ""
-    curves = {**record["curves"], "guess": [(rate, rate) for rate, _ in record["curves"]["attack"]]}
-    decades = math.ceil(-math.log10(curves["guess"][0][0]))
-    size, margin = 320, 60
-
-    def place(rate: float) -> float:
-        return size * (1 + max(-decades, math.log10(max(rate, 1e-300))) / decades)
-
-    lines = "".join(
-        f"<polyline class={name} points='"
-        + " ".join(f"{margin + place(x):.1f},{size + 10 - place(y):.1f}" for x, y in curves[name])
-        + "'/>"
-        for name in _CURVES
-    )
-    ticks = "".join(
-        f"<text x={margin + place(10.0**-k):.0f} y={size + 28} text-anchor=middle>{10.0**-k:g}</text>"
-        f"<text x={margin - 6} y={size + 14 - place(10.0**-k):.0f} text-anchor=end>{10.0**-k:g}</text>"
-        for k in range(decades + 1)
-    )
-    keys = ", ".join(f"<span class='key {name}'></span> {text}" for name, text in _CURVES.items())
-    name = _safe(record["audit"])
-    return (
-        f"<figure><svg viewBox='0 0 {size + margin + 16} {size + 50}' role=img aria-label='{name}: TPR over FPR'>"
-        f"<rect x={margin} y=10 width={size} height={size} />{lines}{ticks}"
-        f"<text x={margin + size / 2:.0f} y={size + 46} text-anchor=middle>false positive rate</text>"
-        f"<text x=12 y={10 + size / 2:.0f} text-anchor=middle transform='rotate(-90 12 {10 + size / 2:.0f})'>true "
-        f"positive rate</text></svg><figcaption>{name}, {_safe(record['claim'])}: {keys}.</figcaption></figure>"
-    )
-
-
-def _safe(value: object) -> str:
-    return html.escape("".join(c if c.isprintable() else "\ufffd" for c in str(value)))
 
 
 def _at_aim(record: Mapping[str, Any]) -> tuple[float, float] | None:
@@ -175,26 +82,26 @@ def _bar(record: Mapping[str, Any]) -> str:
         return ""
     share = 100 * min(1.0, low / high) if high > 0 else 0.0
     return (
-        f"<tr><th scope=row>{_safe(record['audit'])} <small>{_safe(record['kind'])}</small>"
+        f"<tr><th scope=row>{safe(record['audit'])} <small>{safe(record['kind'])}</small>"
         f"<div class=bar style='width:{share:.1f}%'></div></th>"
         f"<td>{rounded_down(low)} &le; {rounded_up(high)}</td></tr>"
     )
 
 
 def _row(record: Mapping[str, Any]) -> str:
-    findings = "".join(f"<li>{_safe(line)}</li>" for line in record["findings"])
+    findings = "".join(f"<li>{safe(line)}</li>" for line in record["findings"])
     figures = ", ".join(f"{name} {_figure(value)}" for name, value in record["figures"].items())
     tests = record["kind"] != "descriptive"
     tone, verdict = ("bad", "refuted") if record["rejected"] else ("good", "not refuted" if tests else "describes")
     chance = f" at level {record['gate_alpha']:g}" if tests and record["kind"] != "deterministic" else ""
     seed = "the operating system's randomness" if record["seed"] is None else f"seed {record['seed']}"
     return (
-        f"<section><h3>{_safe(record['audit'])} <span class={tone}>{verdict}</span></h3>"
-        f"<p><b>Claim:</b> {_safe(record['claim'])}.</p>"
-        f"<p><b>Computed:</b> {_safe(record['statistic'])}; {record['trials']:,} trials, "
-        f"{_safe(record['kind'])}{chance}, {seed}, {record['seconds']:.1f} s.</p>"
-        f"<p><b>Adversary:</b> {_safe(record['adversary'])}. <b>Assumes:</b> {_safe(record['assumptions'])}.</p>"
-        + (f"<p><b>Figures:</b> {_safe(figures)}.</p>" if figures else "")
+        f"<section><h3>{safe(record['audit'])} <span class={tone}>{verdict}</span></h3>"
+        f"<p><b>Claim:</b> {safe(record['claim'])}.</p>"
+        f"<p><b>Computed:</b> {safe(record['statistic'])}; {record['trials']:,} trials, "
+        f"{safe(record['kind'])}{chance}, {seed}, {record['seconds']:.1f} s.</p>"
+        f"<p><b>Adversary:</b> {safe(record['adversary'])}. <b>Assumes:</b> {safe(record['assumptions'])}.</p>"
+        + (f"<p><b>Figures:</b> {safe(figures)}.</p>" if figures else "")
         + (f"<ul class=bad>{findings}</ul>" if findings else "")
         + "</section>"
     )
@@ -203,10 +110,6 @@ def _row(record: Mapping[str, Any]) -> str:
 def _figure(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:.4g}"
 
-
-_MEANING = """<p>PSNR: higher is closer, 30 dB looks the same. The gain is over the mean image of the class in a public
-set: an image that merely looks like its class gains nothing. The attacker keeps the attempt with the lowest loss of its
-own, whatever the truth is. These figures describe one attack, and bound nothing.</p>"""
 
 _PAGE = Template(
     """<!doctype html>

@@ -9,6 +9,7 @@ from typing import ClassVar, Protocol
 
 from private_distdd.errors import ConfigurationError
 from private_distdd.privacy import events as ev
+from private_distdd.validate import is_real
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def coarsened(terms: tuple[ev.SampledGaussian, ...], most: int) -> tuple[ev.Samp
 
 def check_delta(delta: object) -> float:
     """`delta` as a float, if it is a number strictly between 0 and 1."""
-    if isinstance(delta, bool) or not isinstance(delta, int | float) or not 0 < delta < 1:
+    if not is_real(delta) or not 0 < delta < 1:
         raise ConfigurationError(
             f"delta = {delta!r}", "0 < delta < 1", "Choose it well below 1 / (number of examples), 1e-5 for example."
         )
@@ -115,13 +116,13 @@ def check_delta(delta: object) -> float:
 
 def check_epsilon(epsilon: object) -> float:
     """`epsilon` as a float, if it is a finite number of at least 0."""
-    if isinstance(epsilon, bool) or not isinstance(epsilon, int | float) or not 0 <= epsilon < math.inf:
+    if not is_real(epsilon) or not 0 <= epsilon < math.inf:
         raise ConfigurationError(f"epsilon = {epsilon!r}", "a finite number >= 0", "Pass one number.")
     return float(epsilon)
 
 
 def check_positive(name: str, value: object) -> float:
     """`value` as a float, if it is a finite number above 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+    if not is_real(value) or not 0 < value < math.inf:
         raise ConfigurationError(f"{name} = {value!r}", "a finite number > 0", "Pass one number.")
     return float(value)

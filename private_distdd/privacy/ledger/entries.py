@@ -16,7 +16,6 @@ nor a time of day.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import sys
@@ -24,6 +23,7 @@ import zlib
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeAlias
 
+from private_distdd.encoding import to_json
 from private_distdd.errors import ConfigurationError
 from private_distdd.privacy.events import (
     Composition,
@@ -33,6 +33,7 @@ from private_distdd.privacy.events import (
     event_from_json,
     event_to_json,
 )
+from private_distdd.validate import is_real, is_whole
 
 VERSION = 1
 START = "0" * 64  # what the first line names as the hash of the line before
@@ -68,7 +69,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         for name, value, most in (("epsilon", self.epsilon, sys.float_info.max), ("delta", self.delta, 1.0)):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < most:
+            if not is_real(value) or not 0 < value < most:
                 raise ConfigurationError(
                     f"{name} = {value!r}", f"0 < {name} < {most:g}", "For no limit, give no budget at all."
                 )
@@ -106,7 +107,7 @@ class Pin:
     def __post_init__(self) -> None:
         _check_text("run_id", self.run_id, _NAME)
         _check_event(self.event)
-        if isinstance(self.max_queries, bool) or not isinstance(self.max_queries, int) or self.max_queries < 1:
+        if not is_whole(self.max_queries) or self.max_queries < 1:
             raise ConfigurationError(
                 f"max_queries = {self.max_queries!r}", "a whole number of at least 1", "Pin the longest schedule."
             )
@@ -158,15 +159,6 @@ Entry: TypeAlias = Open | Pin | Charge | Sealed | Recovered
 _KINDS: dict[str, type[Entry]] = {kind.kind: kind for kind in (Open, Pin, Charge, Sealed, Recovered)}
 
 
-def sha256(data: bytes) -> str:
-    """SHA-256 in lower-case hexadecimal."""
-    return hashlib.sha256(data).hexdigest()
-
-
-def _canonical(record: dict[str, Any]) -> bytes:
-    return json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
-
-
 def encode(entry: Entry, index: int, previous: str) -> bytes:
     """The one line, without its newline, that states `entry` at this place of the chain."""
     record: dict[str, Any] = {"version": VERSION, "index": index, "previous": previous, "kind": entry.kind}
@@ -177,7 +169,7 @@ def encode(entry: Entry, index: int, previous: str) -> bytes:
         elif field.name == "event" and value is not None:
             value = event_to_json(value)
         record[field.name] = value
-    return _canonical(record | {"crc": f"{zlib.crc32(_canonical(record)):08x}"})
+    return to_json(record | {"crc": f"{zlib.crc32(to_json(record).encode()):08x}"}).encode()
 
 
 def decode(line: bytes, index: int, previous: str) -> Entry:

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal, TypeAlias
 
+from private_distdd.encoding import sha256
 from private_distdd.errors import LedgerError, PrivateDistDDError, QueryRefusedError
 from private_distdd.limits import LEDGER_BYTES
 from private_distdd.privacy.events import Composition, Event, merge
-from private_distdd.privacy.ledger.entries import START, Charge, Entry, Open, Pin, Recovered, Sealed, decode, sha256
+from private_distdd.privacy.ledger.entries import START, Charge, Entry, Open, Pin, Recovered, Sealed, decode
 
 RESTORE = "Restore it from a copy; do not go on with a new ledger, for what was spent stays spent."
 Status: TypeAlias = Literal["new", "charged", "sealed"]
@@ -35,6 +36,7 @@ class History:
         self._pins: dict[str, Pin] = {}
         self._left: dict[str, Pin] = {}  # the pins that have queries left, in order
         self._used: dict[str, int] = {}  # charges by run, recoveries of pinned runs included
+        self._newest: dict[str, int] = {}  # the latest round charged, by run
         self._digests: dict[str, str | None] = {}  # message id -> digest of the sealed bytes, None while only charged
         self._last_outside: Event | None = None  # last event charged outside any pinned run
 
@@ -83,6 +85,10 @@ class History:
     def count(self, prefix: str) -> int:
         """Number of charges whose message_id begins so; a run's prefix is "run_id:".  Recoveries have no message_id."""
         return sum(isinstance(e, Charge) and e.message_id.startswith(prefix) for e in self._entries)
+
+    def newest_round(self, run_id: str) -> int:
+        """The latest round of the run that was charged; -1 where none was."""
+        return self._newest.get(run_id, -1)
 
     def remaining(self, run_id: str) -> int:
         """Queries that a pinned run has left; 0 for a run that is not pinned."""
@@ -150,6 +156,7 @@ class History:
             case Charge(event=event, message_id=message_id):
                 run_id = message_id.partition(":")[0]
                 self._use(run_id)
+                self._newest[run_id] = max(self.newest_round(run_id), int(message_id.partition(":")[2]))
                 self._digests[message_id] = None
                 if run_id not in self._pins:
                     self._last_outside = event

@@ -12,9 +12,10 @@ import torch
 from scipy import stats
 
 from private_distdd.auditing.attacks import canary
+from private_distdd.auditing.attacks.gradients import about_gradients
 from private_distdd.auditing.checks import leaks
 from private_distdd.auditing.checks import replay as checks
-from private_distdd.auditing.probe import about_embeddings, about_gradients
+from private_distdd.auditing.probe import Probe
 from private_distdd.auditing.report.records import AuditRecord, table
 from private_distdd.auditing.setting import Measure, Setting, library
 from private_distdd.data.dataset import ImageDataset
@@ -151,7 +152,7 @@ def test_a_message_of_embeddings_is_attacked_like_one_of_gradients(digits: Image
     others = digits.labels != 3
     background = ImageDataset(digits.images[others][:4], digits.labels[others][:4], digits.info)
     target = digits.images[~others][0], 3
-    question = about_embeddings(EmbeddingSpec(SPEC, (0, 1), 1, 0.5, 32, True))
+    question = Probe("class_embeddings", EmbeddingSpec(SPEC, (0, 1), 1, 0.5, 32, True).to_json(), {})
     assert not leaks.client_check(background, question).findings
     replayed = checks.replay_client(background, target, question)
     assert not replayed.findings

@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from private_distdd.auditing.attacks import membership
-from private_distdd.auditing.attacks.membership import Distill, membership_gradient, membership_synthetic
-from private_distdd.auditing.bounds import TradeoffCurve
+from private_distdd.auditing.attacks import matched_filter, rates
+from private_distdd.auditing.attacks.membership import membership_gradient
+from private_distdd.auditing.attacks.synthetic import Distill, membership_synthetic
 from private_distdd.auditing.report.records import table
 from private_distdd.auditing.setting import Measure, Setting, library
+from private_distdd.auditing.tradeoff import TradeoffCurve
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.load import load_dataset
 from private_distdd.errors import ConfigurationError, DataError
@@ -62,47 +63,47 @@ def test_area_under_curve_counts_pairs() -> None:
     inside, outside = rng.integers(5, size=30) + 1.0, rng.integers(5, size=41) + 0.0
     pairs = inside[:, None] - outside[None]
     naive = ((pairs > 0) + 0.5 * (pairs == 0)).mean()
-    assert membership.area_under_curve(inside, outside) == pytest.approx(naive)
-    assert membership.area_under_curve(-outside, -inside) == pytest.approx(naive)
+    assert rates.area_under_curve(inside, outside) == pytest.approx(naive)
+    assert rates.area_under_curve(-outside, -inside) == pytest.approx(naive)
 
 
 def test_true_positive_rate_allows_so_many_false_ones() -> None:
     outside, inside = np.arange(100.0), np.arange(100.0) + 50
-    assert membership.true_positive_rate(inside, outside, 0.01) == np.mean(inside > 98)
-    assert membership.true_positive_rate(inside, outside, 0.001) == np.mean(inside > 99)
-    assert membership.true_positive_rate(inside, outside, 0.5) == np.mean(inside > 49)
+    assert rates.true_positive_rate(inside, outside, 0.01) == np.mean(inside > 98)
+    assert rates.true_positive_rate(inside, outside, 0.001) == np.mean(inside > 99)
+    assert rates.true_positive_rate(inside, outside, 0.5) == np.mean(inside > 49)
 
 
 def test_roc_reads_as_the_rates_do() -> None:
     rng = np.random.default_rng(0)
     inside, outside = rng.normal(1, 1, 500), rng.normal(0, 1, 400)
     curve = TradeoffCurve([SampledGaussian(1.0, 1.0)])
-    found = membership.roc(inside, outside, curve)
+    found = rates.roc(inside, outside, curve)
     assert found["attack"][0][0] == pytest.approx(1 / 400)
     assert found["attack"][-1] == found["ceiling"][-1] == (1, 1)
     for (rate, seen), (same, allowed) in zip(found["attack"][:-1], found["ceiling"][:-1], strict=True):
         assert rate == same
-        assert seen == pytest.approx(membership.true_positive_rate(inside, outside, rate))
-        assert allowed == membership.ceiling(curve, rate)
-    assert {value for _, value in membership.roc(inside, outside, None)["ceiling"]} == {1}
+        assert seen == pytest.approx(rates.true_positive_rate(inside, outside, rate))
+        assert allowed == rates.ceiling(curve, rate)
+    assert {value for _, value in rates.roc(inside, outside, None)["ceiling"]} == {1}
 
 
 def test_ceiling_is_that_of_the_gaussian() -> None:
     curve = TradeoffCurve([SampledGaussian(1.0, 1.0)])
-    assert membership.ceiling(curve, 0.01) == pytest.approx(0.0924, abs=1e-4)  # Phi(Phi^-1(.01) + 1)
-    assert membership.ceiling(None, 0.01) == 1
+    assert rates.ceiling(curve, 0.01) == pytest.approx(0.0924, abs=1e-4)  # Phi(Phi^-1(.01) + 1)
+    assert rates.ceiling(None, 0.01) == 1
 
 
 @pytest.mark.parametrize("bad", [[math.nan] * 30, [1.0] * 3, [[1.0] * 30]])
 def test_scores_of_no_use_are_refused(bad: list[float]) -> None:
     with pytest.raises(DataError):
-        membership.area_under_curve(bad, np.arange(30.0))
+        rates.area_under_curve(bad, np.arange(30.0))
     with pytest.raises(DataError):
-        membership.true_positive_rate(np.arange(30.0), bad, 0.01)
+        rates.true_positive_rate(np.arange(30.0), bad, 0.01)
     with pytest.raises(DataError, match="equal"):
-        membership.area_under_curve([1.0] * 30, [1.0] * 30)
+        rates.area_under_curve([1.0] * 30, [1.0] * 30)
     with pytest.raises(ConfigurationError):
-        membership.true_positive_rate(np.arange(30.0), np.arange(30.0), 1.0)
+        rates.true_positive_rate(np.arange(30.0), np.arange(30.0), 1.0)
 
 
 def test_matched_filter_is_the_inverse_covariance() -> None:
@@ -111,7 +112,7 @@ def test_matched_filter_is_the_inverse_covariance() -> None:
     covariance = background.T @ background + 0.25 * torch.eye(6, dtype=torch.float64)
     expected = rows @ torch.linalg.inv(covariance)
     expected /= (expected * rows).sum(dim=1, keepdim=True).sqrt()
-    torch.testing.assert_close(membership._matched(rows, background, 0.5), expected)
+    torch.testing.assert_close(matched_filter.matched(rows, background, 0.5), expected)
 
 
 # Messages
@@ -135,7 +136,7 @@ def test_uncentred_scores_see_no_more_than_how_many_members_there_are(
     run = Run("audit", pool.info, None)
     areas = []
     for centred in (True, False):
-        network = membership._Network(SPEC, 0, pool, public, None, centred)
+        network = matched_filter.Network(SPEC, 0, pool, public, None, centred)
         scores, members = [], np.zeros((5, 400), dtype=bool)
         for trial, held in enumerate(members):
             rng = np.random.default_rng(trial)
@@ -145,8 +146,8 @@ def test_uncentred_scores_see_no_more_than_how_many_members_there_are(
             data = ImageDataset(pool.images[held], pool.labels[held], pool.info)
             client = Client("audited", data, allow_without_privacy=True)
             client.enroll(run)
-            scores.append(network.scores(client.answer(network.query(run, 0))))
-        areas.append(membership.area_under_curve(np.stack(scores)[members], np.stack(scores)[~members]))
+            scores.append(network.scores(client.answer(network.question.query(run, 0))))
+        areas.append(rates.area_under_curve(np.stack(scores)[members], np.stack(scores)[~members]))
     assert areas[0] > 0.68
     assert 0.49 < areas[1] < 0.56
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from private_distdd.auditing.attacks.one_run import epsilon_lower, one_run, one_run_tradeoff, p_value, refuted
+from private_distdd.auditing.attacks.guesses import epsilon_lower, p_value, refuted
+from private_distdd.auditing.attacks.one_run import one_run, one_run_tradeoff
 from private_distdd.auditing.setting import Measure, Setting, library
 from private_distdd.errors import ConfigurationError
 

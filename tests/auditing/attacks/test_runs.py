@@ -13,8 +13,8 @@ from scipy import stats
 from private_distdd.auditing.attacks import attack
 from private_distdd.auditing.attacks.attack import Runs, Source, log_ratio
 from private_distdd.auditing.attacks.canary import clients
+from private_distdd.auditing.attacks.gradients import about_gradients
 from private_distdd.auditing.attacks.runs import canary_run, components, run_scores
-from private_distdd.auditing.probe import about_gradients
 from private_distdd.auditing.setting import Measure, Setting, library
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.errors import ConfigurationError, DataError

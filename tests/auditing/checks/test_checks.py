@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from private_distdd import DistDD, Privacy
+from private_distdd.auditing.attacks.gradients import about_gradients
 from private_distdd.auditing.checks.bill import Tap, bill_check
 from private_distdd.auditing.checks.replay import replay_client, replay_sensitivity
-from private_distdd.auditing.probe import about_gradients
 from private_distdd.auditing.setting import Measure, Setting, library
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.engines.in_process import InProcess

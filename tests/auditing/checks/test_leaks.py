@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from private_distdd.auditing.checks import coins, leaks, noise, rows
-from private_distdd.auditing.probe import about_gradients
+from private_distdd.auditing.attacks.gradients import about_gradients
+from private_distdd.auditing.checks import coins, leaks, noise, rows, seeds, words
 from private_distdd.auditing.setting import Setting
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.errors import DataError
@@ -30,10 +30,10 @@ def test_the_library_is_fresh(setting: Setting) -> None:
         noise.message_check,
         coins.coin_check,
         coins.stream_check,
-        coins.threshold_check,
+        words.threshold_check,
         rows.norm_check,
-        leaks.seed_check,
-        leaks.guess_check,
+        seeds.seed_check,
+        seeds.guess_check,
     ):
         record = check(setting)
         assert not record.findings
@@ -41,7 +41,7 @@ def test_the_library_is_fresh(setting: Setting) -> None:
 
 def test_global_generators_are_left_as_they_were(digits: ImageDataset) -> None:
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
-    leaks.seed_check(Setting())
+    seeds.seed_check(Setting())
     held = ImageDataset(digits.images[:20], digits.labels[:20], digits.info)
     record = leaks.client_check(held, about_gradients(ModelSpec("mlp"), digits.info))
     assert not record.findings
@@ -64,7 +64,7 @@ def torch_noise(seed: int) -> torch.Tensor:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_noise_of_a_guessed_seed_is_reproduced(name: str, noise: Callable[[], torch.Tensor]) -> None:
-    assert (0, name) in leaks.reproduced(noise())
+    assert (0, name) in seeds.reproduced(noise())
 
 
 def double_noise(seed: int) -> torch.Tensor:
@@ -85,8 +85,8 @@ def python_noise(seed: int) -> torch.Tensor:
 
 def test_a_seed_that_is_not_guessed_is_not_found_until_it_is_named() -> None:
     noise = torch_noise(98_765_432_101)
-    assert leaks.reproduced(noise) == []
-    assert leaks.reproduced(noise, [98_765_432_101]) == [(0, "torch.Generator, torch.float32, seed 98765432101")]
+    assert seeds.reproduced(noise) == []
+    assert seeds.reproduced(noise, [98_765_432_101]) == [(0, "torch.Generator, torch.float32, seed 98765432101")]
 
 
 def empty_client(digits: ImageDataset, randomness: Randomness) -> torch.Tensor:
@@ -102,10 +102,10 @@ def empty_client(digits: ImageDataset, randomness: Randomness) -> torch.Tensor:
 def test_a_clients_message_gives_a_guessed_seed_away_and_the_operating_systems_noise_does_not(
     digits: ImageDataset,
 ) -> None:
-    assert leaks.reproduced(empty_client(digits, InsecureRandomness(7))) == [
+    assert seeds.reproduced(empty_client(digits, InsecureRandomness(7))) == [
         (0, "InsecureRandomness, stream 1, seed 7")
     ]
-    assert leaks.reproduced(empty_client(digits, SystemRandomness())) == []
+    assert seeds.reproduced(empty_client(digits, SystemRandomness())) == []
 
 
 def test_client_check_sees_a_client_whose_noise_is_seeded_with_its_name(
@@ -128,4 +128,4 @@ def test_client_check_sees_a_client_whose_noise_is_seeded_with_its_name(
 @pytest.mark.parametrize("shape", [(10, 63), (3, 64)])
 def test_a_message_too_small_for_guesses_is_an_error(shape: tuple[int, int]) -> None:
     with pytest.raises(DataError, match="64 columns"):
-        leaks.reproduced(torch.randn(*shape))
+        seeds.reproduced(torch.randn(*shape))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from scipy import stats
 
-from private_distdd.auditing.mutants import mutants
+from private_distdd.auditing.mutants import gates
 from private_distdd.auditing.mutants.mutants import CORRECT, MUTANTS, Mutant
 from private_distdd.auditing.report.records import GATE_ALPHA
 
@@ -58,19 +58,19 @@ MUST_BE_SEEN_BY = {
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_every_mutant_is_caught(mutant: Mutant) -> None:
-    caught = {record.audit for record in mutants.gates(mutant) if record.rejected}
+    caught = {record.audit for record in gates.gates(mutant) if record.rejected}
     assert caught
     assert MUST_BE_SEEN_BY.get(mutant.name, next(iter(caught))) in caught
 
 
 def test_the_library_is_not() -> None:
-    assert [record.findings for record in mutants.gates(CORRECT) if record.rejected] == []
+    assert [record.findings for record in gates.gates(CORRECT) if record.rejected] == []
 
 
 def test_alarms_on_the_library_are_rare() -> None:
     runs = 5  # the long run is `python audits/mutants.py --alarms 1000`
     alarms = sum(
-        any(record.rejected for record in mutants.statistical_gates(CORRECT, 400, seed=seed)) for seed in range(runs)
+        any(record.rejected for record in gates.statistical_gates(CORRECT, 400, seed=seed)) for seed in range(runs)
     )
     assert alarms <= stats.binom.ppf(0.999, runs, GATE_ALPHA)
 

@@ -1,0 +1,133 @@
+"""What an aggregation rule is, and how one is named: by a text, an object, or a callable of the user's own.
+
+All aggregation is post-processing of the messages: free of charge, and no rule changes what a message costs.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias, TypeVar
+
+from torch import Tensor
+
+from private_distdd.errors import ConfigurationError
+
+Aggregate: TypeAlias = Callable[[Tensor, "Tensor | None"], Tensor]
+"""From messages, float [clients, groups, ...], and counts, int64 [clients, groups] or None, to float [groups, ...].
+
+With privacy the messages are noisy sums over a public divisor and every client counts in every class.  Without privacy
+they come with counts, and are plain sums: then a rule stands for the mean over examples, or works on client means."""
+
+
+@dataclass(frozen=True)
+class Rule(ABC):
+    """A registered rule with its parameters.  Immutable; equal parameters, equal rules."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def __call__(self, messages: Tensor, counts: Tensor | None = None) -> Tensor:
+        """See `Aggregate`."""
+
+    def require(self, num_clients: float) -> None:  # noqa: B027 - most rules take any number
+        """Refuse so few clients a round that the rule would be another one.
+
+        Raises:
+            ConfigurationError: there are too few.
+        """
+
+    def __str__(self) -> str:
+        """What cards and checkpoints say, and `rule_of` reads: the name, and parameters that it has."""
+        values = ", ".join(f"{field.name}={getattr(self, field.name)!r}" for field in dataclasses.fields(self))
+        return f"{self.name}({values})" if values else self.name
+
+
+@dataclass(frozen=True)
+class Own(Rule):
+    """A callable of the user's own; it runs at the server, on what it may see anyway.
+
+    Args:
+        aggregate: see `Aggregate`.
+    """
+
+    name: ClassVar[str] = "own"
+    aggregate: Aggregate
+
+    def __call__(self, messages: Tensor, counts: Tensor | None = None) -> Tensor:
+        """See `Aggregate`.
+
+        Raises:
+            ConfigurationError: the callable does not return a tensor of the messages' own shape.
+        """
+        found = self.aggregate(messages, counts)
+        if not isinstance(found, Tensor) or found.shape != messages.shape[1:]:
+            shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise ConfigurationError(
+                f"{self} made {shape} of {list(messages.shape)}", f"a tensor {list(messages.shape[1:])}", "Correct it."
+            )
+        return found.to(messages.dtype)
+
+    def __str__(self) -> str:
+        kind = self.aggregate if hasattr(self.aggregate, "__qualname__") else type(self.aggregate)
+        return f"own: {kind.__module__}.{kind.__qualname__}"
+
+
+_RULES: dict[str, type[Rule]] = {}
+_Class = TypeVar("_Class", bound=type[Rule])
+
+
+def register_rule(made: _Class) -> _Class:
+    """Decorator of a rule's class: its `name` may then be given in its place.
+
+    Raises:
+        ConfigurationError: the name is taken by another class.
+    """
+    known = _RULES.get(made.name, made)
+    # The same class again (a notebook cell run twice) is no conflict.
+    if (known.__module__, known.__qualname__) != (made.__module__, made.__qualname__):
+        raise ConfigurationError(f"rule {made.name!r}", "a name that is not taken", f"Taken: {sorted(_RULES)}.")
+    _RULES[made.name] = made
+    return made
+
+
+def rule_of(aggregator: str | Aggregate) -> Rule:
+    """The rule that is meant.
+
+    Args:
+        aggregator: a rule; a name, with parameters or without, as "median" or "trimmed_mean(share=0.2)"; or a callable.
+
+    Raises:
+        ConfigurationError: unknown name, or parameters that the rule does not take.
+    """
+    if isinstance(aggregator, Rule):
+        return aggregator
+    if callable(aggregator):
+        return Own(aggregator)
+    parts = re.fullmatch(r"([a-z_]+)(?:\((.*)\))?", aggregator) if isinstance(aggregator, str) else None
+    if parts is None or parts[1] not in _RULES:
+        raise ConfigurationError(
+            f"aggregator = {aggregator!r}", f"one of {sorted(_RULES)}, or a callable", "Choose one of these."
+        )
+    made = _RULES[parts[1]]
+    try:
+        return made(**_parameters(parts[2] or ""))
+    except (TypeError, ValueError, SyntaxError) as error:
+        if isinstance(error, ConfigurationError):
+            raise
+        names = [field.name for field in dataclasses.fields(made)]
+        raise ConfigurationError(
+            f"aggregator = {aggregator!r}", f"the parameters {names}, as name=value", "Correct them."
+        ) from error
+
+
+def _parameters(text: str) -> dict[str, Any]:
+    """The values of "name=value, ...", numbers and texts alone."""
+    call = ast.parse(f"f({text})", mode="eval").body
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
+        raise ValueError("parameters go by name")
+    return {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}

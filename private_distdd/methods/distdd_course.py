@@ -1,0 +1,241 @@
+"""One run of DistDD: its queries, the steps on S, and the network whose gradients are matched."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from private_distdd.errors import ConfigurationError
+from private_distdd.matching.gradients import DISTANCES, group_gradients, parameter_shapes
+from private_distdd.methods.without_privacy import allocate, class_counts
+from private_distdd.networks.loss import loss_sum
+from private_distdd.server.loop import Course, Kept, named, unnamed
+from private_distdd.server.reading import Wanted
+from private_distdd.server.start import Started
+from private_distdd.synthetic.dataset import SyntheticDataset, presentable
+from private_distdd.wire.message import Message, stack
+from private_distdd.wire.query import Query
+
+if TYPE_CHECKING:  # it is its course
+    from private_distdd.methods.distdd import DistDD
+
+DEFAULT_BATCH_PER_CLASS = 64
+
+
+class _Remembered(NamedTuple):
+    """One round that may be matched again: its network and the aggregate of its messages."""
+
+    server_round: int
+    network: nn.Module
+    target: Tensor
+
+
+class DistDDCourse(Course):
+    """One run's state and its rounds.
+
+    Args:
+        method: the knobs.
+        started: the run, as clients agreed to it.
+    """
+
+    def __init__(self, method: DistDD, started: Started) -> None:
+        super().__init__(started, method.rounds)
+        self.method, self.asked = method, method.schedule(started.client_ids)
+        self.class_counts: dict[str, list[int]] | None = None
+        self.labels = torch.arange(self.info.num_classes).repeat_interleave(method.ipc)
+        self.images = torch.zeros(len(self.labels), *self.info.shape, device=method.device, requires_grad=True)
+        self.has_start = False  # has S its first images?
+        self.optimizer = self._optimizer()
+        self.network = self._fresh_network(0)
+        self.memory: list[_Remembered] = []
+
+    @property
+    def planned(self) -> int:
+        """Rounds."""
+        return self.rounds
+
+    def prepare(self) -> None:
+        """Counts and S's start: each is asked for once, and kept before the next is asked for."""
+        if self.session.run.plan is None and self.class_counts is None:
+            self.class_counts = class_counts(self.session, self.rounds)
+            self.save()
+        if not self.has_start:
+            with torch.no_grad():
+                self.images.copy_(self._start())
+            self.has_start = True
+            self.save()
+
+    def wanted(self, t: int) -> Mapping[str, Wanted]:
+        """The network's weights, to those whose turn it is."""
+        method, run = self.method, self.session.run
+        if method.reinit_every is not None and t % method.reinit_every == 0:
+            self.network = self._fresh_network(t)
+        groups = self.info.num_classes if method.granularity == "class" else 1
+        shape = (groups, sum(size.numel() for size in parameter_shapes(self.network)))
+        arguments = {"model": method.spec.to_json(), "granularity": method.granularity}
+        weights = {name: value.detach().cpu() for name, value in self.network.state_dict().items()}
+        batches = self._batches(t, self.asked[t], method.batch_per_class or DEFAULT_BATCH_PER_CLASS)
+        if batches is None:
+            everyone = Wanted(Query(run.run_id, t, method.question, arguments, weights, run.plan), shape)
+            return dict.fromkeys(self.asked[t], everyone)
+        seed = method.public_seed("batch", t)
+        return {
+            name: Wanted(Query(run.run_id, t, method.question, arguments, weights, None, (batch, seed)), shape)
+            for name, batch in batches.items()
+        }
+
+    def step(self, t: int, messages: Sequence[Message]) -> float:
+        """Match the newest messages and remembered ones; then move the network."""
+        if not messages:
+            return math.nan
+        # Clients that left may have made the round too small to trim or take a median: the mean of the rest then.
+        target = self.method.rule(*stack(messages)).to(self.method.device)
+        newest = _Remembered(t, copy.deepcopy(self.network), target)
+        self.memory = [*self.memory, newest][-self.method.memory :]
+        loss = self._match(t)
+        self._update_network(target)
+        return loss
+
+    def keep(self) -> Kept:
+        """See `Course`."""
+        progress = {
+            "class_counts": self.class_counts,
+            "started": self.has_start,
+            "rounds": self.rounds_done,
+            "steps": self.steps_done,
+        }
+        optimizer = self.optimizer.state_dict()["state"].get(0, {})  # nothing before the first step
+        network = named("network", self.network.state_dict())
+        memory = {
+            t: {"target": target, **named("network", remembered.state_dict())} for t, remembered, target in self.memory
+        }
+        return Kept(progress, {"images": self.images, **network, **named("optimizer", optimizer)}, memory)
+
+    def restore(self, kept: Kept) -> None:
+        """See `Course`."""
+        progress, state = kept.progress, kept.state
+        self.class_counts, self.has_start = progress["class_counts"], progress["started"]
+        self.rounds_begun = self.rounds_done = progress["rounds"]
+        self.steps_done = progress["steps"]
+        with torch.no_grad():
+            self.images.copy_(state["images"])
+        if optimizer := unnamed("optimizer", state):
+            groups = self.optimizer.state_dict()["param_groups"]  # they follow from the settings
+            self.optimizer.load_state_dict({"state": {0: optimizer}, "param_groups": groups})
+        self.network.load_state_dict(unnamed("network", state))
+        for t, tensors in sorted(kept.memory.items()):
+            network = self._fresh_network(t)
+            network.load_state_dict(unnamed("network", tensors))
+            self.memory.append(_Remembered(t, network, tensors["target"].to(self.method.device)))
+
+    def dataset(self) -> SyntheticDataset:
+        """See `Course`."""
+        return SyntheticDataset(presentable(self.images), self.labels, self.info)
+
+    def _batches(self, t: int, client_ids: Sequence[str], per_class: int) -> dict[str, tuple[int, ...]] | None:
+        """Without privacy: how many examples of each class each client draws, as if all data were in one place."""
+        if self.class_counts is None:
+            return None
+        holders = [client_id for client_id in client_ids if client_id in self.session.active]
+        return allocate(self.class_counts, holders, per_class, self.method.public_rng("allocation", t))
+
+    def _match(self, t: int) -> float:
+        """zeta_S steps on S; returns their mean distance."""
+        method, total = self.method, 0.0
+        rng = method.public_rng("memory", t)
+        for step in range(method.matching_steps):
+            _, network, target = self.memory[-1 if step == 0 else int(rng.integers(len(self.memory)))]
+            loss = self._distance(network, target)
+            self.optimizer.zero_grad(set_to_none=True)
+            (self.images.grad,) = torch.autograd.grad(loss, [self.images])
+            self.optimizer.param_groups[0]["lr"] = self._rate()
+            self.optimizer.step()
+            self.steps_done += 1
+            total += float(loss.detach())
+        return total / method.matching_steps
+
+    def _distance(self, network: nn.Module, target: Tensor) -> Tensor:
+        """Distance between S's gradients and the target at one network, summed over the groups; differentiable in S."""
+        distance = DISTANCES[self.method.distance]
+        groups = (len(target), -1)  # each class, or everything
+        images = self.images.reshape(*groups, *self.info.shape)
+        gradients = group_gradients(network, images, self.labels.reshape(groups).to(self.images.device))
+        return distance(gradients, target, parameter_shapes(network))
+
+    def _rate(self) -> float:
+        """The rate of the next matching step."""
+        if self.method.matching_schedule == "constant":
+            return self.method.matching_rate
+        share = self.steps_done / (self.method.rounds * self.method.matching_steps)
+        return self.method.matching_rate * (1 + math.cos(math.pi * share)) / 2
+
+    def _update_network(self, target: Tensor) -> None:
+        method = self.method
+        parameters = [p for p in self.network.parameters() if p.requires_grad]
+        for _ in range(method.network_steps):
+            if method.network_update == "synthetic":
+                images, labels = self.images.detach(), self.labels.to(method.device)
+                step = torch.autograd.grad(loss_sum(self.network, images, labels) / len(labels), parameters)
+            else:
+                flat = target.mean(dim=0)
+                step = tuple(
+                    part.reshape(p.shape)
+                    for part, p in zip(torch.split(flat, [p.numel() for p in parameters]), parameters, strict=True)
+                )
+            with torch.no_grad():
+                for parameter, gradient in zip(parameters, step, strict=True):
+                    parameter.sub_(gradient, alpha=method.network_rate)
+
+    def _fresh_network(self, t: int) -> nn.Module:
+        shape, classes = self.info.shape, self.info.num_classes
+        return self.method.spec.build(shape, classes, self.method.public_seed("network", t)).to(self.method.device)
+
+    def _start(self) -> Tensor:
+        method = self.method
+        shape = (len(self.labels), *self.info.shape)
+        if method.initialization == "noise":
+            return torch.from_numpy(method.public_rng("images").standard_normal(shape, dtype=np.float32))
+        # Real images come by a query of their own, numbered after the last; runs without privacy only.
+        batches = self._batches(method.rounds, self.session.active, method.ipc) or {}
+        seed = method.public_seed("start")
+        answers = self.session.ask(
+            {
+                name: Wanted(
+                    Query(
+                        self.session.run.run_id,
+                        method.rounds + 1,
+                        "class_examples",
+                        {"counts": list(batch)},
+                        {},
+                        None,
+                        (batch, seed),
+                    ),
+                    (sum(batch), math.prod(self.info.shape)),
+                )
+                for name, batch in batches.items()
+            }
+        )
+        if answers.interrupted:
+            raise KeyboardInterrupt
+        owners = [batches[message.client_id] for message in answers.messages]
+        classes = np.arange(self.info.num_classes)
+        labels = np.concatenate([*(np.repeat(classes, batch) for batch in owners), np.empty(0, np.int64)])
+        order = np.argsort(labels, kind="stable")
+        if not np.array_equal(labels[order], self.labels.numpy()):
+            raise ConfigurationError(
+                f"initialization = 'real' with ipc = {method.ipc}",
+                "no more images per class than the federation holds of its rarest class",
+                "Start from noise, or lower ipc.",
+            )
+        return torch.cat([message.values for message in answers.messages])[torch.from_numpy(order)].reshape(shape)
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        if self.method.matching_optimizer == "adam":
+            return torch.optim.Adam([self.images], lr=self.method.matching_rate)
+        return torch.optim.SGD([self.images], lr=self.method.matching_rate, momentum=0.5)

@@ -1,0 +1,82 @@
+"""What the checkpoints of DistDD look like."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from private_distdd.limits import EXAMPLES
+from private_distdd.server.form import Field, Form, is_between, is_part, prototypes
+from private_distdd.server.loop import named
+from private_distdd.wire.run import Run
+
+if TYPE_CHECKING:  # it is its form
+    from private_distdd.methods.distdd import DistDD
+
+
+def distdd_form(method: DistDD, run: Run, client_ids: Sequence[str]) -> Form:
+    """What `DistDDCourse.keep` writes in this run."""
+    info, asked = run.info, method.schedule(client_ids)
+    shape = (info.num_classes * method.ipc, *info.shape)
+    fresh = method.spec.build(info.shape, info.num_classes)
+    network = named("network", {name: value.to("meta") for name, value in fresh.state_dict().items()})
+    # Without privacy clients are asked for their counts, and perhaps for real images to start from, beforehand.
+    before = 0 if run.plan is not None else 1 + (method.initialization == "real")
+
+    def are_answers(value: Any, progress: Mapping[str, Any]) -> bool:
+        if not isinstance(value, dict) or not set(progress["active"]) <= value.keys() <= set(client_ids):
+            return False
+        played = [client_id for round_ in asked[: progress["rounds"]] for client_id in round_]
+        return all(is_between(count, 0, before + played.count(client_id)) for client_id, count in value.items())
+
+    def are_counts(value: Any, progress: Mapping[str, Any]) -> bool:
+        if run.plan is not None:
+            return value is None
+        active, answered = set(progress["active"]), progress["answered"].keys()
+        if not isinstance(value, dict) or not active <= value.keys() <= answered:
+            return False
+        rows = list(value.values())
+        if not all(isinstance(row, list) and len(row) == info.num_classes for row in rows):
+            return False
+        fair = all(is_between(count, 0, EXAMPLES) for row in rows for count in row)
+        return fair and all(sum(column) <= EXAMPLES for column in zip(*rows, strict=True))
+
+    def state(progress: Mapping[str, Any]) -> dict[str, Tensor]:
+        tensors = {**prototypes(images=shape), **network}
+        if progress["steps"] and method.matching_optimizer == "adam":
+            step = torch.tensor(float(min(progress["steps"], 1 << 24)))  # float32 counts no further
+            tensors |= named("optimizer", {"step": step, **prototypes(exp_avg=shape, exp_avg_sq=shape)})
+        elif progress["steps"]:
+            tensors |= named("optimizer", prototypes(momentum_buffer=shape))
+        return tensors
+
+    groups = info.num_classes if method.granularity == "class" else 1
+    length = sum(p.numel() for p in fresh.parameters() if p.requires_grad)
+    return Form(
+        run,
+        {
+            "rounds": Field(f"0 ... {method.rounds}", lambda value, _: is_between(value, 0, method.rounds)),
+            "steps": Field(
+                f"{method.matching_steps} for each round in which somebody answered",
+                lambda value, progress: (
+                    is_between(value, 0, progress["rounds"] * method.matching_steps)
+                    and not value % method.matching_steps
+                ),
+            ),
+            "started": Field(
+                "true, or false before the first round",
+                lambda value, progress: isinstance(value, bool) and (value or not progress["rounds"]),
+            ),
+            "active": Field("some of the clients, in order", lambda value, _: is_part(value, client_ids)),
+            "answered": Field("messages used, by client, no more than it was asked for", are_answers),
+            "class_counts": Field(
+                "null with privacy; else by client how many examples of each class it holds", are_counts
+            ),
+        },
+        state,
+        lambda progress: min(progress["steps"] // method.matching_steps, method.memory),
+        {**prototypes(target=(groups, length)), **network},
+    )

@@ -1,0 +1,202 @@
+"""The one loop of rounds: it runs any method, with progress, Ctrl-C, checkpoint, resume and release."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+from torch import Tensor
+
+from private_distdd.release.build import build_sound_release
+from private_distdd.release.release import Release
+from private_distdd.server.progress import progress_bar
+from private_distdd.server.reading import Wanted
+from private_distdd.server.record import RoundRecord
+from private_distdd.server.start import Started
+from private_distdd.server.state import Checkpoint
+from private_distdd.synthetic.dataset import SyntheticDataset
+from private_distdd.wire.message import Message
+
+_log = logging.getLogger("private_distdd")
+
+
+class Kept(NamedTuple):
+    """What a method wants to find again after a crash, beside who is active and who answered how often.
+
+    Args:
+        progress: JSON-able values by name.
+        state: tensors by name.
+        memory: tensors by name, for each round that is remembered; those of one round never change.
+    """
+
+    progress: Mapping[str, Any]
+    state: Mapping[str, Tensor]
+    memory: Mapping[int, Mapping[str, Tensor]]
+
+
+class Course(ABC):
+    """One run of one method: what is asked, what is done with the answers, and what is kept.
+
+    Args:
+        started: the run, as clients agreed to it.
+        rounds: T, the planned number.
+
+    Attributes:
+        session: the server's side of the run.
+        info: what is public about the clients' data.
+        rounds_begun, rounds_done: those whose messages may have been used, and those that are over.
+        steps_done: on S.
+        loss: the mean distance that was matched last; NaN before the first step.
+    """
+
+    unit: ClassVar[str] = "round"
+    """What the progress bar counts, and after what `on_round_end` is called: each "round", or, for methods whose work
+    comes after the rounds, each "step", and then once."""
+
+    uses_part_of_a_round: ClassVar[bool] = False
+    """Does Ctrl-C while clients are asked leave out the others, instead of ending the run?"""
+
+    def __init__(self, started: Started, rounds: int) -> None:
+        self.started, self.session, self.rounds = started, started.session, rounds
+        self.info = self.session.run.info
+        self.rounds_begun = self.rounds_done = self.steps_done = 0
+        self.loss, self.interrupted = math.nan, False
+
+    @property
+    @abstractmethod
+    def planned(self) -> int:
+        """How many units there will be: for the progress bar, and to tell a run that stopped early."""
+
+    def prepare(self) -> None:  # noqa: B027 - most methods need nothing
+        """What the first round needs; called once in a run's life, or again where its result was not kept."""
+
+    @abstractmethod
+    def wanted(self, t: int) -> Mapping[str, Wanted]:
+        """What each client is asked in round t: the same bytes whenever it is called from the same state."""
+
+    @abstractmethod
+    def step(self, t: int, messages: Sequence[Message]) -> float:
+        """Use round t's messages, which may be none; returns the loss, NaN where nothing was matched."""
+
+    def finish(self, show: Callable[[], None]) -> None:  # noqa: B027 - most methods are done by then
+        """What comes after the last round; it calls `show` when there is progress to be seen."""
+
+    @abstractmethod
+    def keep(self) -> Kept:
+        """Everything that `restore` and the seeds do not make anew."""
+
+    @abstractmethod
+    def restore(self, kept: Kept) -> None:
+        """The inverse of `keep`."""
+
+    @abstractmethod
+    def dataset(self) -> SyntheticDataset:
+        """S as it is."""
+
+    @property
+    def chosen(self) -> Mapping[str, Any]:
+        """Settings that were left open and that the data's public form decided, for the card."""
+        return {}
+
+    @property
+    def stopped_early(self) -> bool:
+        """Was less done than planned?"""
+        done = self.rounds_done if self.unit == "round" else self.steps_done
+        return self.interrupted or done < self.planned
+
+    def save(self) -> None:
+        """Write the checkpoint, if there is one."""
+        folder, kept = self.started.folder, self.keep()
+        if folder is not None:
+            progress = {"active": self.session.active, "answered": self.session.answered, **kept.progress}
+            folder.write(Checkpoint(self.session.run, progress, kept.state, kept.memory))
+
+    def record(self, answered: Sequence[str]) -> RoundRecord:
+        """What is known now."""
+        return RoundRecord(self.rounds_done, self.rounds, self.loss, self.session.epsilon(), tuple(answered))
+
+
+def run(
+    course: Course,
+    *,
+    method: str,
+    settings: Mapping[str, Any],
+    seeds: str,
+    progress: bool,
+    on_round_end: Callable[[RoundRecord], None] | None,
+) -> Release:
+    """Play the rounds that are left, and release S with the true bill, also after Ctrl-C.
+
+    Args:
+        course: one run of the method.
+        method, settings, seeds: see `build_release`.
+        progress: show a bar.
+        on_round_end: see `Method.fit`.
+    """
+    session, saved = course.session, course.started.saved
+    if saved.progress:
+        course.restore(Kept(saved.progress, saved.state, saved.memory))
+    course.prepare()
+    shown = progress_bar(course.planned, session.run.plan, unit=course.unit, shown=progress)
+    tell = on_round_end or (lambda record: None)
+    with shown as bar, contextlib.suppress(KeyboardInterrupt):
+        while course.rounds_done < course.rounds and session.active:
+            record = _round(course, course.rounds_done)
+            if course.unit == "round":
+                bar(record.server_round, record)
+                tell(record)
+        if not session.active:
+            _log.warning("no client is left: the run ends after round %d", course.rounds_done)
+        course.finish(lambda: bar(course.steps_done, course.record(_ever_answered(course))))
+    if course.unit == "step":
+        with contextlib.suppress(KeyboardInterrupt):  # what was paid for is released in any case
+            tell(course.record(_ever_answered(course)))
+    accounts = session.accounts()
+    return build_sound_release(
+        course.dataset(),
+        session.run,
+        accounts.ledgers,
+        method=method,
+        settings={**settings, **course.chosen},
+        seeds=seeds,
+        progress={
+            "rounds_planned": course.rounds,
+            "rounds_done": course.rounds_begun,
+            "matching_steps": course.steps_done,
+            "stopped_early": course.stopped_early,
+        },
+        messages=session.answered,
+        unaccounted=accounts.unaccounted,
+    )
+
+
+def _round(course: Course, t: int) -> RoundRecord:
+    wanted = course.wanted(t)
+    course.rounds_begun = t + 1  # from here on its messages may be used, should it be interrupted
+    answers = course.session.ask(wanted)
+    course.interrupted = answers.interrupted
+    if answers.interrupted and not course.uses_part_of_a_round:
+        raise KeyboardInterrupt
+    course.loss = course.step(t, answers.messages)
+    course.rounds_done = t + 1
+    if not answers.interrupted:  # else all are asked again, and sealed messages come back free
+        course.save()
+    return course.record([message.client_id for message in answers.messages])
+
+
+def _ever_answered(course: Course) -> list[str]:
+    return [name for name, count in course.session.answered.items() if count]
+
+
+def named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as `Kept.state` holds several sets of them: "prefix/name"."""
+    return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def unnamed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `named`, of those with this prefix."""
+    return {name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}/")}

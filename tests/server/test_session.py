@@ -1,0 +1,218 @@
+"""The server's side of a run: whatever clients and engines do, the others' run goes on and the bill is true."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from wiring import PerClient, wanted
+
+from private_distdd.data.dataset import ImageDataset
+from private_distdd.data.info import DatasetInfo
+from private_distdd.engines.in_process import InProcess
+from private_distdd.errors import QueryRefusedError
+from private_distdd.networks.spec import ModelSpec
+from private_distdd.privacy.ledger import Budget, Ledger
+from private_distdd.privacy.plan import Privacy
+from private_distdd.release.build import build_release
+from private_distdd.release.release import Release
+from private_distdd.server.session import ABSENCES, Session
+from private_distdd.site.client import Client
+from private_distdd.synthetic.dataset import SyntheticDataset
+from private_distdd.wire.message import Message, stack
+from private_distdd.wire.query import Query
+from private_distdd.wire.run import Run
+
+SPEC = ModelSpec("mlp", {"width": 4, "depth": 1})
+PRIVACY = Privacy(noise_multiplier=1.0)
+PLAN = PRIVACY.plan(3)
+PRIVATE_TEXT = "patient Meier has label 2"
+MakeImages = Callable[..., ImageDataset]
+
+
+@pytest.fixture
+def run(tiny_info: DatasetInfo) -> Run:
+    return Run("run-1", tiny_info, PLAN)
+
+
+@pytest.fixture
+def clients(make_images: MakeImages) -> list[Client]:
+    return [Client(f"c{i}", make_images(6, seed=i)) for i in range(3)]
+
+
+def query(run: Run, server_round: int = 0) -> Query:
+    arguments = {"model": SPEC.to_json(), "granularity": "class"}
+    weights = dict(SPEC.build((1, 8, 8), 3, 0).state_dict())
+    return Query(run.run_id, server_round, "class_gradients", arguments, weights, run.plan)
+
+
+SHAPE = (3, sum(p.numel() for p in SPEC.build((1, 8, 8), 3, 0).parameters()))
+"""What every answer to `query` must look like."""
+
+
+class Tampering(PerClient):
+    """A transport whose client c0 answers whatever it is told to."""
+
+    def __init__(self, clients: list[Client], change: Callable[[bytes], bytes], enrolment: bool = False) -> None:
+        super().__init__(clients)
+        self._change, self._enrolment = change, enrolment
+
+    def enroll(self, client_id: str, run: bytes) -> bytes:
+        reply = super().enroll(client_id, run)
+        return self._change(reply) if client_id == "c0" and self._enrolment else reply
+
+    def ask(self, client_id: str, query: bytes) -> bytes:
+        reply = super().ask(client_id, query)
+        return self._change(reply) if client_id == "c0" and not self._enrolment else reply
+
+
+def altered(**changes: Any) -> Callable[[bytes], bytes]:
+    def change(data: bytes) -> bytes:
+        own = Message.from_bytes(data)
+        names = ("client_id", "message_id", "query_digest", "values", "counts")
+        return Message(**({name: getattr(own, name) for name in names} | changes)).data
+
+    return change
+
+
+LIES = {
+    "nothing": lambda data: b"",
+    "noise": lambda data: b"\x00" * 100,
+    "half": lambda data: data[: len(data) // 2],
+    "broken refusal": lambda data: b'{"kind":"refusal","code":',
+    "nested": lambda data: b'{"a":' * 100_000,
+    "array": lambda data: b"[]",
+    "another shape": altered(values=torch.zeros(1, 1)),
+    "counts under a plan": altered(counts=torch.ones(3, dtype=torch.int64)),
+    "NaN": altered(values=torch.full((3, 10), float("nan"))),
+    "another's name": altered(client_id="c1"),
+    "another round": altered(message_id="run-1:000009"),
+    "another query": altered(query_digest="0" * 64),
+}
+
+
+MISSHAPEN = ("another shape", "counts under a plan")  # whole messages that say something else than was asked for
+
+
+@pytest.mark.parametrize("lie", sorted(LIES))
+def test_a_client_that_answers_nonsense_leaves_and_the_run_goes_on(clients: list[Client], run: Run, lie: str) -> None:
+    """Bytes that can be read as no answer may be the engine's fault: they count as absence, and are asked for again."""
+    session = Session(Tampering(clients, LIES[lie]), run)
+    rounds = 1 if lie in MISSHAPEN else ABSENCES
+    for server_round in range(rounds):
+        assert session.active == ["c0", "c1", "c2"]
+        answers = session.ask(wanted(["c0", "c1", "c2"], query(run, server_round), SHAPE))
+        assert [m.client_id for m in answers.messages] == ["c1", "c2"]
+    assert session.active == ["c1", "c2"]
+    assert session.answered == {"c0": 0, "c1": rounds, "c2": rounds}
+    accounts = session.accounts()
+    assert set(accounts.ledgers) == {"c0", "c1", "c2"}
+    assert accounts.unaccounted == {}  # nothing of c0's was used
+    assert len(clients[0].ledger.events) == rounds  # asked again within a round, it repeats its bytes for nothing
+
+
+class Losing(PerClient):
+    """A transport whose client c0 has no ledger, or another one, from some moment on."""
+
+    def __init__(self, clients: list[Client], spoil: Callable[[bytes], bytes]) -> None:
+        super().__init__(clients)
+        self._spoil, self.lost = spoil, False
+
+    def ledger(self, client_id: str) -> bytes:
+        data = super().ledger(client_id)
+        return self._spoil(data) if client_id == "c0" and self.lost else data
+
+
+def gone(data: bytes) -> bytes:
+    raise OSError("the site is down")
+
+
+SPOILT: dict[str, Callable[[bytes], bytes]] = {
+    "missing": gone,
+    "empty": lambda data: b"",
+    "garbage": lambda data: b"\x00" * 100,
+    "torn": lambda data: data[:-3],
+    "cut": lambda data: data[: data[:-1].rfind(b"\n") + 1],
+    "new": lambda data: Ledger(None).to_bytes(),
+    "another's": lambda data: Ledger(None, client_id="c1").to_bytes(),
+}
+
+
+UNREAD = ("missing", "empty")
+
+
+@pytest.mark.parametrize("how", sorted(SPOILT))
+@pytest.mark.parametrize("from_start", [False, True])
+def test_a_client_that_spoils_its_ledger_does_not_spoil_the_release(
+    clients: list[Client], run: Run, tmp_path: Any, how: str, from_start: bool
+) -> None:
+    wire = Losing(clients, SPOILT[how])
+    wire.lost = from_start and how != "another's"
+    session = Session(wire, run)
+    pinned = clients[0].ledger.to_bytes()
+    messages = session.ask(wanted(["c0", "c1", "c2"], query(run), SHAPE)).messages
+    assert len(messages) == 3
+    wire.lost = True
+    accounts = session.accounts()
+    if how in UNREAD and not from_start:  # the last known ledger serves: it came beside the message
+        assert accounts.unaccounted == {}
+        assert accounts.ledgers == {client.client_id: client.ledger.to_bytes() for client in clients}
+        return
+    assert accounts.unaccounted == {"c0": 1}
+    known = {} if from_start and how != "another's" else {"c0": pinned}
+    assert accounts.ledgers == known | {name: wire.ledger(name) for name in ("c1", "c2")}
+    images = torch.zeros(3, 1, 8, 8)
+    release = build_release(
+        SyntheticDataset(images, torch.arange(3), run.info),
+        run,
+        accounts.ledgers,
+        method="DistDD",
+        settings={"ipc": 1, "rounds": 3, "matching_steps": 1, "privacy": dataclasses.asdict(PRIVACY)},
+        seeds="none",
+        progress={"rounds_planned": 3, "rounds_done": 1, "matching_steps": 1, "stopped_early": True},
+        messages=session.answered,
+        unaccounted=accounts.unaccounted,
+    )
+    assert not release.private
+    assert release.epsilon["c0"] == math.inf
+    assert 0 < release.epsilon["c1"] < math.inf
+    found = Release.load(release.save(tmp_path / "release"))
+    found.verify()
+    assert "No guarantee for <b>c0</b>" in (tmp_path / "release" / "card.html").read_text()
+    for changed in ({"private": True}, {"unaccounted": {}}, {"unaccounted": {"c0": 7}}):
+        card = {**found.card, **changed}
+        worse = Release(found.dataset, card, found.ledgers)
+        assert worse.failures() or changed == {"unaccounted": {"c0": 7}}
+
+
+@pytest.mark.parametrize("lie", ["nothing", "noise", "half", "broken refusal", "nested", "array"])
+def test_nonsense_at_enrolment_is_no_consent(clients: list[Client], run: Run, lie: str) -> None:
+    session = Session(Tampering(clients, LIES[lie], enrolment=True), run)
+    assert session.active == ["c1", "c2"]
+
+
+def test_a_session_without_clients_is_an_error(make_images: MakeImages, tiny_info: DatasetInfo) -> None:
+    poor = [Client("c0", make_images(3), Ledger(None, Budget(0.1, 1e-5)))]
+    with pytest.raises(QueryRefusedError, match="no client agrees"):
+        Session(InProcess(poor), Run("run-1", tiny_info, PLAN))
+
+
+def test_a_session_s_running_bill(clients: list[Client], run: Run) -> None:
+    session = Session(InProcess(clients), run)
+    assert session.epsilon() == dict.fromkeys(["c0", "c1", "c2"], 0.0)
+    session.ask(wanted(["c0", "c2"], query(run), SHAPE))
+    bill = session.epsilon()
+    assert bill["c1"] == 0.0
+    assert bill["c0"] == bill["c2"] == clients[0].ledger.epsilon(1e-5, "rdp") > 0
+
+
+def test_messages_stack(clients: list[Client], run: Run) -> None:
+    session = Session(InProcess(clients), run)
+    messages = session.ask(wanted(session.active, query(run), SHAPE)).messages
+    values, counts = stack(messages)
+    assert values.shape == (3, *messages[0].values.shape)
+    assert counts is None

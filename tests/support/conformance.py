@@ -1,0 +1,183 @@
+"""What the tests of methods/conformance share."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import warnings
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from wiring import PerClient
+
+from private_distdd.data.dataset import ImageDataset
+from private_distdd.engines.in_process import InProcess
+from private_distdd.errors import NotPrivateWarning
+from private_distdd.methods.collabdm import CollabDM
+from private_distdd.methods.distdd import DistDD
+from private_distdd.privacy.ledger import Charge, Ledger
+from private_distdd.privacy.plan import Privacy
+from private_distdd.release.release import Release
+from private_distdd.site.client import Client
+from private_distdd.wire.query import Query
+from private_distdd.wire.refusal import Refusal
+
+MakeImages = Callable[..., ImageDataset]
+NOISY = Privacy(noise_multiplier=5.0, sample_rate=0.5, delta=1e-5)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method with small settings; every default that is a matter of measurement is pinned.
+
+    Args:
+        make: the method, to be called with knobs.
+        queries: T_max of its private run.
+        statistic: the one that a private run asks for.
+        counts: knobs that are whole numbers of at least 1.
+        numbers: knobs that are finite numbers above 0.
+        draws: its runs without privacy draw real images over the clients in their order, some of every class.
+    """
+
+    make: Callable[..., Any]
+    queries: int
+    question: str
+    counts: tuple[str, ...]
+    numbers: tuple[str, ...]
+    draws: bool = False
+
+
+COLLABDM = functools.partial(
+    CollabDM,
+    ipc=1,
+    partition=2,
+    networks=3,
+    model="mlp",
+    model_args={"width": 16, "depth": 1},
+    pool=1,
+    frequencies=8,
+    bandwidth=0.5,
+    augment=True,
+    aggregator="mean",
+    matching_steps=4,
+    matching_rate=0.1,
+    smoothness=0.1,
+    local_steps=0,
+)
+
+
+def local_start(**knobs: Any) -> CollabDM:
+    """Its runs without privacy start from images that clients distilled by themselves."""
+    method: CollabDM = COLLABDM(**({"local_steps": 0 if knobs.get("privacy") else 2} | knobs))
+    return method
+
+
+CASES = {
+    "DistDD": Case(
+        functools.partial(
+            DistDD,
+            ipc=1,
+            rounds=2,
+            model="mlp",
+            model_args={"width": 8, "depth": 1},
+            matching_steps=2,
+            matching_rate=0.1,
+            network_steps=0,
+            reinit_every=1,
+            memory=1,
+            aggregator="mean",
+            distance="cosine",
+        ),
+        2,
+        "class_gradients",
+        ("ipc", "rounds", "matching_steps", "memory"),
+        ("matching_rate", "network_rate"),
+    ),
+    "CollabDM": Case(
+        COLLABDM,
+        1,
+        "class_embeddings",
+        ("ipc", "partition", "networks", "frequencies", "pool", "matching_steps"),
+        ("matching_rate", "bandwidth"),
+    ),
+    "CollabDM, local start": Case(
+        local_start,
+        1,
+        "class_embeddings",
+        ("ipc", "partition", "networks", "frequencies", "pool", "matching_steps"),
+        ("matching_rate", "bandwidth"),
+        draws=True,
+    ),
+}
+
+
+class Wire(PerClient):
+    """Notes all that crosses the wire; some clients refuse the method's queries from some round on."""
+
+    def __init__(self, clients: Sequence[Client], refuse: Collection[str] = (), at: int = 0) -> None:
+        super().__init__(clients)
+        self.enrolments: list[bytes] = []
+        self.answers: list[tuple[str, Query, bytes]] = []
+        self._refuse, self._at = refuse, at
+
+    def enroll(self, client_id: str, run: bytes) -> bytes:
+        assert type(run) is bytes
+        self.enrolments.append(super().enroll(client_id, run))
+        return self.enrolments[-1]
+
+    def ask(self, client_id: str, query: bytes) -> bytes:
+        assert type(query) is bytes
+        asked = Query.from_bytes(query)
+        if client_id in self._refuse and asked.server_round >= self._at:
+            return Refusal("refused").to_bytes()
+        self.answers.append((client_id, asked, super().ask(client_id, query)))
+        return self.answers[-1][2]
+
+
+def members(make_images: MakeImages, count: int = 3, n: int = 9, **arguments: Any) -> list[Client]:
+    return [Client(f"c{i}", make_images(n, seed=i), **arguments) for i in range(count)]
+
+
+def fit(method: Any, clients: Sequence[Client] | InProcess, **arguments: Any) -> Release:
+    """The release; a run without privacy must warn, a private one must not."""
+    if isinstance(clients, InProcess):
+        arguments.setdefault("info", next(iter(clients._clients.values())).info)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        release: Release = method.fit(clients, **arguments)
+    assert [w.category for w in caught] == ([] if method.privacy else [NotPrivateWarning])
+    return release
+
+
+def charges(data: bytes) -> list[Charge]:
+    return [entry for entry in Ledger.parse(data) if isinstance(entry, Charge)]
+
+
+def checked(release: Release, tmp_path: Path) -> Release:
+    """Verified as it is, and after a way through a folder."""
+    release.verify()
+    json.dumps(release.card, allow_nan=False)
+    assert bool(torch.isfinite(release.dataset.images).all())
+    release.save(tmp_path / "out")
+    loaded = Release.load(tmp_path / "out")
+    loaded.verify()
+    assert torch.equal(loaded.dataset.images, release.dataset.images)
+    assert loaded.ledgers == release.ledgers
+    return loaded
+
+
+def raising(error: type[BaseException], real: Callable[..., Any], at: int) -> Callable[..., Any]:
+    """The function, which raises once it has done its work for the at-th time."""
+    counter = itertools.count(1)
+
+    def stop(*arguments: Any, **named: Any) -> Any:
+        result = real(*arguments, **named)
+        if next(counter) == at:
+            raise error
+        return result
+
+    return stop
