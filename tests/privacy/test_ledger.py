@@ -464,7 +464,7 @@ def test_a_crash_inside_recovery_leaves_the_same_recovery_to_do(
     with monkeypatch.context() as patch:
         match step:
             case "open":
-                patch.setattr("private_distdd.privacy.ledger._write", cut)
+                patch.setattr("private_distdd.privacy.ledger.file.write", cut)
             case "write":
                 patch.setattr(os, "write", cut_write)
             case "fsync" | "replace":
