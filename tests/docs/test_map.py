@@ -80,15 +80,22 @@ def names_in(file: Path) -> frozenset[str]:
     return frozenset(found)
 
 
+def elsewhere(path: str, name: str) -> str:
+    """For whoever moved it: where a name is now."""
+    folder = ROOT / "tests" if path.startswith("tests/") else PACKAGE
+    found = [str(file.relative_to(ROOT)) for file in sorted(folder.rglob("*.py")) if name and name in names_in(file)]
+    return f"{name or path} is in {found}"
+
+
 def faults(text: str) -> list[str]:
     """Places that a text names and that do not exist."""
     wrong = []
     for path, name in re.findall(r"`([\w./]+\.py)(?:::([\w.]+))?`", text):
         file = file_of(path)
         if not file.is_file():
-            wrong.append(f"no file {path}")
+            wrong.append(f"no file {path}; {elsewhere(path, name)}")
         elif name and name not in names_in(file):
-            wrong.append(f"no {name} in {path}")
+            wrong.append(f"no {name} in {path}; {elsewhere(path, name)}")
         elif name and not path.startswith("tests/"):
             module = importlib.import_module(".".join(file.relative_to(ROOT).with_suffix("").parts))
             functools.reduce(getattr, name.split("."), module)
