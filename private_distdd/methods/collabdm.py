@@ -125,7 +125,7 @@ class CollabDM(Method):
         if self.partition is not None:
             return self.partition
         sides = info.shape[1:]
-        return 2 if min(sides) >= 2 * _SMALLEST_PART and not any(side % 2 for side in sides) else 1
+        return 2 if sides and min(sides) >= 2 * _SMALLEST_PART and not any(side % 2 for side in sides) else 1
 
     def embedding(self, info: DatasetInfo) -> EmbeddingSpec:
         """What the query asks for."""

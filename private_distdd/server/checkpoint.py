@@ -22,9 +22,10 @@ from torch import Tensor
 
 from private_distdd.encoding import sha256, to_json
 from private_distdd.errors import CheckpointError, PrivateDistDDError
+from private_distdd.files import sync, write_file
 from private_distdd.server.form import Form
 from private_distdd.server.state import Checkpoint
-from private_distdd.storage import pack, sync, unpack, write_file
+from private_distdd.storage import pack, unpack
 from private_distdd.wire.run import Run
 
 FORMAT = "private_distdd.checkpoint/1"
