@@ -24,7 +24,6 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-import private_distdd.release.release as release_module
 from private_distdd.cli import main
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.info import DatasetInfo
@@ -39,6 +38,7 @@ from private_distdd.privacy.events import Composition, NotPrivate, SampledGaussi
 from private_distdd.privacy.ledger import Budget, Ledger, parse
 from private_distdd.privacy.plan import Privacy, PrivacyPlan
 from private_distdd.release.card import render_card
+from private_distdd.release.folder import MANIFEST, manifest_of, pretty
 from private_distdd.release.release import Release, verify_folder
 from private_distdd.server.checkpoint import STATE, CheckpointFolder
 from private_distdd.site.client import Client
@@ -637,9 +637,9 @@ RELEASES = ("distdd", "collabdm open")
 
 def write_release(folder: Path, files: Mapping[str, bytes]) -> None:
     """The files, with a manifest made anew."""
-    contents = {name: data for name, data in files.items() if name != release_module.MANIFEST}
+    contents = {name: data for name, data in files.items() if name != MANIFEST}
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
-    for name, data in {**contents, release_module.MANIFEST: release_module._manifest(hashes)}.items():
+    for name, data in {**contents, MANIFEST: manifest_of(hashes)}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
 
@@ -690,7 +690,7 @@ def write_changed_release(folder: Path, case: tuple[str, str, Any]) -> None:
             "ledger_head": hashlib.sha256(data[:-1].rpartition(b"\n")[2]).hexdigest(),
             "ledger_lines": data.count(b"\n"),
         }
-        files["card.json"] = release_module._pretty(card)
+        files["card.json"] = pretty(card)
         files["card.html"] = render_card(card).encode()
     elif what in ("header", "tensors"):
         tensors = safetensors.torch.load(files["synthetic.safetensors"])
