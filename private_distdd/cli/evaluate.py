@@ -1,0 +1,79 @@
+"""`private-distdd evaluate`: what networks learn from a release, on real test data."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from private_distdd.cli.claims import claim
+from private_distdd.cli.options import PUBLISHED, Commands, Help, add_data_options, add_threads_option, class_names
+from private_distdd.errors import ConfigurationError
+
+
+def add(commands: Commands) -> None:
+    """Put the command and its options into the parser."""
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="train fresh networks on a release and test them on real data",
+        formatter_class=Help,
+    )
+    evaluate.add_argument("release", metavar="RELEASE", help="a release folder")
+    add_data_options(evaluate, None, "the data to test on (default: those that the release names)")
+    evaluate.add_argument("--model", default="convnet", help="what is trained: convnet, lenet, mlp or resnet")
+    evaluate.add_argument("--model-args", default="{}", metavar="JSON", help="its arguments")
+    evaluate.add_argument("--seeds", type=int, default=3, metavar="N", help="networks trained")
+    evaluate.add_argument("--epochs", type=int, default=300, help="passes over S")
+    evaluate.add_argument("--augment", action="store_true", help="shift images at random while training")
+    evaluate.add_argument("--device", default="cpu", help="cpu or cuda")
+    add_threads_option(evaluate)
+    evaluate.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the accuracy of networks trained on a release, beside its claim if that holds; 0.
+
+    Raises:
+        ConfigurationError: a release of no published data set without `--dataset`, or `--model-args` that are no JSON.
+    """
+    from private_distdd.data.load import load_dataset
+    from private_distdd.evaluation import evaluate
+    from private_distdd.release.release import Release
+
+    release = Release.load(options.release)
+    info = release.dataset.info
+    try:
+        model_args = json.loads(options.model_args)
+    except json.JSONDecodeError as error:
+        raise ConfigurationError(f"--model-args {options.model_args}", "a JSON object", str(error)) from error
+    name = options.dataset or (info.name if info.name in PUBLISHED else None)
+    if name is None:
+        raise ConfigurationError(
+            f"a release of {info.name!r} without --dataset", "the data to test on", "Add --dataset FILE.npz or FOLDER."
+        )
+    _, test = load_dataset(
+        name,
+        root=options.root,
+        download=options.download,
+        mean=info.mean,
+        std=info.std,
+        num_classes=info.num_classes if name.endswith(".npz") else options.num_classes,
+        classes=class_names(options),
+    )
+    if test.info.name != info.name:
+        print(f"note: S stands for {info.name!r}, the test images are of {test.info.name!r}", file=sys.stderr)
+    result = evaluate(
+        release.dataset,
+        test,
+        model=options.model,
+        model_args=model_args,
+        seeds=range(options.seeds),
+        epochs=options.epochs,
+        augment=options.augment,
+        device=options.device,
+    )
+    said = claim(release)
+    if release.failures():
+        said = f"NOT VERIFIED: private-distdd verify {options.release} says what is wrong with its claim"
+    print(f"accuracy on {len(test)} real test images of {test.info.name}: {result}; {said}")
+    return 0

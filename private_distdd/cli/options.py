@@ -1,0 +1,111 @@
+"""Options that several commands share: data, threads, privacy; and what they ask for."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from private_distdd.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from private_distdd.privacy.plan import Privacy
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+"""What a command adds itself to."""
+
+PUBLISHED = ("digits", "mnist", "fashionmnist", "cifar10")
+"""Data sets whose class list is published."""
+
+_PRIVACY = ("delta", "sample_rate", "max_grad_norm")
+
+
+class Help(argparse.HelpFormatter):
+    """Defaults behind those options that have one worth saying."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        said = action.default in (None, False, argparse.SUPPRESS) or action.default == [] or "default" in text
+        return text if said else f"{text} (default: %(default)s)"
+
+
+def add_data_options(parser: argparse.ArgumentParser, default: str | None, use: str) -> None:
+    """Where data come from.
+
+    Args:
+        parser: the command's.
+        default: the data set without `--dataset`, or None.
+        use: what the data are for, in words.
+    """
+    parser.add_argument(
+        "--dataset", default=default, help=f"{use}: digits, mnist, fashionmnist, cifar10, FILE.npz or an image FOLDER"
+    )
+    parser.add_argument("--root", metavar="FOLDER", help="where torchvision's files are")
+    parser.add_argument(
+        "--num-classes", type=int, metavar="N", help="of an .npz, or a folder with classes 0, 1, ...: a public constant"
+    )
+    parser.add_argument(
+        "--classes", metavar="NAME,NAME,...", help="of a folder, in order, also those without images: a public constant"
+    )
+    parser.add_argument("--download", action="store_true", help="let torchvision download what is missing")
+
+
+def class_names(options: argparse.Namespace) -> list[str] | None:
+    """The names in `--classes`; None where it was not given."""
+    return None if options.classes is None else options.classes.split(",")
+
+
+def add_threads_option(parser: argparse.ArgumentParser) -> None:
+    """`--threads`, which `main` sets before the command runs."""
+    # Two threads were up to ten times slower than one where another process wanted the second core.
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads of torch (default 1)")
+
+
+def set_threads(count: int) -> None:
+    """Let torch use so many threads.
+
+    Raises:
+        ConfigurationError: fewer than 1.
+    """
+    import torch
+
+    if count < 1:
+        raise ConfigurationError(f"--threads {count}", "a whole number of at least 1", "1 is right on a busy machine.")
+    torch.set_num_threads(count)
+
+
+def add_privacy_options(parser: argparse.ArgumentParser, note: str) -> argparse._ArgumentGroup:
+    """The group of the mechanism's options, to which a command may add its own.
+
+    Args:
+        parser: the command's.
+        note: what stands below the group's title.
+    """
+    group = parser.add_argument_group("privacy", note)
+    group.add_argument("--target-epsilon", type=float, metavar="E", help="epsilon of the whole run, per client")
+    group.add_argument("--noise-multiplier", type=float, metavar="SIGMA", help="noise over clipping norm, instead")
+    group.add_argument("--delta", type=float, help="well below 1 / examples of a client (default 1e-5)")
+    group.add_argument("--sample-rate", type=float, metavar="Q", help="probability of each example's coin (default 1)")
+    return group
+
+
+def asked_privacy(options: argparse.Namespace) -> Privacy | None:
+    """What the options ask for; None without a target or sigma, which then no other privacy option may pretend.
+
+    Raises:
+        ConfigurationError: some are out of range, contradict each other, or stand alone.
+    """
+    from private_distdd.privacy.plan import Privacy
+
+    asked = {name: getattr(options, name, None) for name in _PRIVACY}
+    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    budget = getattr(options, "budget_epsilon", None)
+    if options.target_epsilon is None and options.noise_multiplier is None:
+        if given or budget is not None:
+            named = [f"--{name.replace('_', '-')}" for name in given] or ["--budget-epsilon"]
+            raise ConfigurationError(
+                f"{', '.join(named)} without --target-epsilon or --noise-multiplier",
+                "privacy options together with one of these two",
+                "Add one of them; without both a run is NOT private.",
+            )
+        return None
+    return Privacy(target_epsilon=options.target_epsilon, noise_multiplier=options.noise_multiplier, **given)
