@@ -59,6 +59,7 @@ def test_a_method_with_other_knobs_is_saved_loaded_and_verified(tmp_path: Path) 
     assert loaded.card["method"] == {"name": "ThirdMethod", "settings": dict(KNOBS)}
     assert loaded.epsilon == dict.fromkeys(("ann", "bob"), PRIVACY.plan(ROUNDS).epsilon)
     assert len(manifest_hash(folder)) == 64
+    assert "noisy releases" not in (folder / "card.html").read_text(encoding="utf-8")  # one a query goes without saying
 
 
 @pytest.mark.parametrize("lost", ["rounds", "privacy"])
@@ -101,7 +102,9 @@ def test_old_cards_name_the_one_relation_and_no_card_another() -> None:
 @pytest.mark.parametrize("events", [2, 5])
 def test_several_events_a_query_are_billed_one_by_one(events: int, tmp_path: Path) -> None:
     release = release_of(KNOBS, events_per_query=events)
-    assert verify_folder(release.save(tmp_path / "third")) == []
+    folder = release.save(tmp_path / "third")
+    assert verify_folder(folder) == []
+    assert f"<dt>noisy releases</dt><dd>{events} a query</dd>" in (folder / "card.html").read_text(encoding="utf-8")
     flat = PRIVACY.plan(ROUNDS * events)
     assert release.epsilon == dict.fromkeys(("ann", "bob"), flat.epsilon)
     for bill in release.card["clients"].values():
