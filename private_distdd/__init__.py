@@ -9,9 +9,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from private_distdd.data.dataset import ImageDataset, from_torch
+    from private_distdd.data.dataset import ImageDataset
     from private_distdd.data.info import DatasetInfo
     from private_distdd.data.load import load_dataset
+    from private_distdd.data.normalised import from_torch
     from private_distdd.errors import NotPrivateWarning, PrivateDistDDError
     from private_distdd.evaluation import Evaluation, evaluate
     from private_distdd.limits import ComputeLimits
@@ -50,7 +51,7 @@ _HOMES = {
     "SyntheticDataset": "synthetic.dataset",
     "dirichlet_split": "simulation.splits",
     "evaluate": "evaluation",
-    "from_torch": "data.dataset",
+    "from_torch": "data.normalised",
     "load_dataset": "data.load",
     "mislabel": "simulation.mislabelling",
     "register_model": "networks.register",

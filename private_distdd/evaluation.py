@@ -13,6 +13,7 @@ and numpy are left as they were.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,14 +21,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from private_distdd.data.dataset import ImageDataset
-from private_distdd.data.info import DatasetInfo
 from private_distdd.errors import ConfigurationError, DataError
 from private_distdd.networks.device import require_device
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.synthetic.dataset import SyntheticDataset
+from private_distdd.validate import require_count, require_number
 
 
 @dataclass(frozen=True)
@@ -76,30 +77,32 @@ def train_network(
 
     Args:
         spec: the architecture.
-        dataset: synthetic images (their parts enlarged, see `SyntheticDataset`) or real ones, at least one.
+        dataset: synthetic examples (mosaics' parts enlarged, see `SyntheticDataset`) or real ones, at least one.
         epochs: at least 1; the learning rate falls to a tenth after epochs // 2 + 1 of them.  (DC's code also
             forgets the momentum there, and runs one epoch more.)
         augment: shift every image, each time it is seen, by whole pixels drawn uniformly from -H/8 ... H/8 and
             -W/8 ... W/8 (at least 1), filling with black.  (DC crops with 4 of 32 pixels, and also scales and rotates.)
+            False for tables.
         seed: of the initial weights, the order and the shifts.
 
     Raises:
-        ConfigurationError: an argument is outside its range.
+        ConfigurationError: an argument is outside its range, or rows of a table are to be augmented.
         DataError: the data set is empty.
-        ModelError: the model cannot be built for these images.
+        ModelError: the model cannot be built for these examples.
     """
-    ranges = {"epochs": (epochs, 1), "batch_size": (batch_size, 1), "momentum": (momentum, 0)}
-    for name, (value, least) in {**ranges, "weight_decay": (weight_decay, 0)}.items():
-        if not least <= value < float("inf"):
-            raise ConfigurationError(f"{name} = {value!r}", f"a finite number of at least {least}", "Correct it.")
-    if not 0 < learning_rate < float("inf"):
-        raise ConfigurationError(f"learning_rate = {learning_rate!r}", "a finite number > 0", "The protocol's is 0.01.")
+    require_count("epochs", epochs, "The protocol's are 300.")
+    require_count("batch_size", batch_size, "The protocol's is 256.")
+    for name, value in (("momentum", momentum), ("weight_decay", weight_decay)):
+        require_number(name, value, math.nextafter(0, -1), math.inf, "a finite number of at least 0", "Correct it.")
+    require_number("learning_rate", learning_rate, 0, math.inf, "a finite number > 0", "The protocol's is 0.01.")
     require_device(device)
     if not len(dataset):
-        raise DataError("an empty training set", "at least one image", "Train on something.")
+        raise DataError("an empty training set", "at least one example", "Train on something.")
     if isinstance(dataset, SyntheticDataset):
         dataset = dataset.expanded()
     info = dataset.info
+    if augment:  # what cannot be is refused before anything is built
+        info.augment(dataset.images[:1], torch.Generator())
     network = spec.build(info.shape, info.num_classes, seed).to(device).train()
     images, labels = dataset.images.to(device), dataset.labels.to(device)
     generator = torch.Generator().manual_seed(seed)
@@ -110,7 +113,7 @@ def train_network(
         order = torch.randperm(len(labels), generator=generator)
         for start in range(0, len(labels), batch_size):
             chosen = order[start : start + batch_size].to(device)
-            batch = _shifted(images[chosen], info, generator) if augment else images[chosen]
+            batch = info.augment(images[chosen], generator) if augment else images[chosen]
             optimizer.zero_grad()
             loss = F.cross_entropy(network(batch), labels[chosen])
             torch.autograd.backward(loss)
@@ -127,7 +130,7 @@ def accuracy(
         DataError: the data set is empty.
     """
     if not len(dataset):
-        raise DataError("an empty test set", "at least one image", "Test on something.")
+        raise DataError("an empty test set", "at least one example", "Test on something.")
     if isinstance(dataset, SyntheticDataset):
         dataset = dataset.expanded()
     right = 0
@@ -158,7 +161,7 @@ def evaluate(
 
     Args:
         dataset: a `SyntheticDataset` or any `ImageDataset`.
-        test: real images, normalised with the same public constants.
+        test: real examples, normalised with the same public constants.
         model: name of a registered model.
         model_args: its arguments.
         seeds: one network each; at least one.
@@ -183,7 +186,7 @@ def evaluate(
                 "Load the test set with load_dataset(..., mean=, std=) of the training set's info.",
             )
     if not len(test):  # before the minutes of training
-        raise DataError("an empty test set", "at least one image", "Test on something.")
+        raise DataError("an empty test set", "at least one example", "Test on something.")
     seeds = tuple(seeds)
     if not seeds:
         raise ConfigurationError("no seeds", "at least one", "Pass seeds=range(3).")
@@ -204,15 +207,3 @@ def evaluate(
         )
         accuracies.append(accuracy(network, test, device=device))
     return Evaluation(spec, seeds, tuple(accuracies))
-
-
-def _shifted(images: Tensor, info: DatasetInfo, generator: torch.Generator) -> Tensor:
-    """[n, C, H, W], each moved by its own whole number of pixels, with black (pixel 0, normalised) coming in."""
-    count, channels, height, width = images.shape
-    down, right = max(1, height // 8), max(1, width // 8)
-    black = info.normalise(torch.zeros(channels, 1, 1)).to(images.device)
-    padded = F.pad(images - black, (right, right, down, down)) + black
-    rows = torch.randint(2 * down + 1, (count, 1), generator=generator) + torch.arange(height)
-    columns = torch.randint(2 * right + 1, (count, 1), generator=generator) + torch.arange(width)
-    moved = padded[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]]  # [n, H, W, C]
-    return moved.permute(0, 3, 1, 2)

@@ -24,6 +24,8 @@ NAME_LENGTH = 256  # characters of a data set's name
 CLASSES = 1 << 16
 CHANNELS = 1 << 12
 PIXELS = 1 << 24  # of one image, all channels together
+FEATURES = 1 << 10  # of one row of a table: a Run holds two constants for each, and still fits CONTROL_BYTES
+TABLE_BYTES = 1 << 30  # of a CSV file
 
 ARGUMENTS = 64  # of one registered model
 ARGUMENT_LENGTH = 256  # characters of a text, or items of a list

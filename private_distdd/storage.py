@@ -1,12 +1,9 @@
-"""Bytes and files: one safetensors envelope for everything with tensors, and writes that are whole or absent."""
+"""One safetensors envelope for everything with tensors: messages, checkpoints and releases."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import safetensors.torch
@@ -43,51 +40,3 @@ def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not isinstance(header, dict):
         raise ValueError("the envelope's header is not a JSON object")
     return header, tensors
-
-
-def read_file(path: Path, most: int) -> bytes:
-    """The bytes of a file that is at most so long, whoever wrote it.
-
-    Raises:
-        OSError: it is longer, or cannot be read.
-    """
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > most:
-            raise OSError(f"{path.name} is longer than {most} bytes")
-        return file.read(size)
-
-
-def write_file(path: Path, data: bytes, mode: int = 0o666) -> None:
-    """Write a file whole or not at all: into a neighbour, flushed to disk, then renamed; nothing half-written stays.
-
-    Args:
-        path: the file.
-        data: all of its bytes.
-        mode: its permissions, less what the process's umask takes away.
-
-    Raises:
-        OSError: the disk is full or the place cannot be written; a file that was there before is untouched.
-    """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.unlink(missing_ok=True)  # one that a crash left may have other permissions
-        with open(partial, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        sync(path.parent)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
-
-
-def sync(path: Path) -> None:
-    """Flush a file, or a folder's entries, to disk, so that a new file or a rename survives a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -15,7 +15,7 @@ from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.info import DatasetInfo
 from private_distdd.data.load import load_dataset
 from private_distdd.errors import ConfigurationError, DataError, ModelError
-from private_distdd.evaluation import Evaluation, _shifted, accuracy, evaluate, train_network
+from private_distdd.evaluation import Evaluation, accuracy, evaluate, train_network
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.synthetic.dataset import SyntheticDataset
 
@@ -92,7 +92,7 @@ def test_shifts_move_each_image_by_itself_and_bring_in_black() -> None:
     black = -0.5
     images = torch.full((200, 1, 16, 16), black)
     images[:, :, 8, 8] = 1.5
-    moved = _shifted(images, info, torch.Generator().manual_seed(0))
+    moved = info.augment(images, torch.Generator().manual_seed(0))
     assert moved.shape == images.shape
     assert moved.unique().tolist() == [black, 1.5]
     places = (moved == 1.5).nonzero()[:, 2:] - 8
@@ -159,3 +159,14 @@ def test_mosaics_are_trained_on_and_counted_part_by_part() -> None:
     on_parts = accuracy(network, mosaic, batch_size=7)
     assert on_parts == accuracy(network, mosaic.expanded()) > 0.5
     assert on_parts == sum(int(network(x[None]).argmax()) == y for x, y in mosaic) / 80
+
+
+def test_tables_are_learnt_and_never_augmented() -> None:
+    train, test = load_dataset("iris")
+    assert evaluate(train, test, model="mlp", seeds=[0], epochs=100).mean > 0.9
+    with pytest.raises(ConfigurationError, match="augment = True for rows of 4 features; allowed: False"):
+        evaluate(train, test, model="mlp", augment=True)
+    with pytest.raises(ModelError, match="Use 'mlp'"):
+        evaluate(train, test)
+    with pytest.raises(DataError, match="shape"):
+        evaluate(train, TEST, model="mlp")

@@ -1,13 +1,11 @@
-"""Envelopes and files: same bytes for same contents, whole or absent, never a pickle."""
+"""Envelopes: same bytes for same contents, never a pickle."""
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
 import pickle
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +13,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from private_distdd import storage
 from private_distdd.encoding import to_json
-from private_distdd.storage import pack, unpack, write_file
+from private_distdd.storage import pack, unpack
 
 TENSORS = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.tensor([1, -(2**62)]), "c": torch.zeros(0, 4)}
 HEADER = {"z": [1, 2.5, None], "a": "ü\n", "nested": {"k": True}}
@@ -86,63 +83,3 @@ def test_canonical_json() -> None:
     for value in (math.nan, math.inf):
         with pytest.raises(ValueError, match="JSON"):
             to_json({"x": value})
-
-
-def test_write_file_replaces_whole(tmp_path: Path) -> None:
-    path = tmp_path / "x.bin"
-    write_file(path, b"one")
-    write_file(path, b"two")
-    assert path.read_bytes() == b"two"
-    assert os.listdir(tmp_path) == ["x.bin"]
-
-
-@pytest.mark.parametrize("broken", ["write", "fsync", "replace"])
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, error: BaseException
-) -> None:
-    path = tmp_path / "x.bin"
-    write_file(path, b"old")
-
-    def fail(*_: Any, **__: Any) -> Any:
-        raise error
-
-    if broken == "replace":
-        monkeypatch.setattr(Path, "replace", fail)
-    elif broken == "fsync":
-        monkeypatch.setattr(os, "fsync", fail)
-    else:
-        real = open
-
-        class Full:
-            def __init__(self, *a: Any, **k: Any) -> None:
-                self.file = real(*a, **k)
-
-            def __enter__(self) -> Full:
-                return self
-
-            def __exit__(self, *_: Any) -> None:
-                self.file.close()
-
-            write = fail
-
-        monkeypatch.setattr(storage, "open", Full, raising=False)
-    with pytest.raises(type(error)):
-        write_file(path, b"new")
-    monkeypatch.undo()
-    assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["x.bin"]
-
-
-def test_a_missing_folder_is_an_os_error(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="No such file"):
-        write_file(tmp_path / "none" / "x", b"")
-
-
-def test_durable_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    order: list[str] = []
-    fsync, replace = os.fsync, Path.replace
-    monkeypatch.setattr(os, "fsync", lambda fd: (order.append("fsync"), fsync(fd))[1])
-    monkeypatch.setattr(Path, "replace", lambda a, b: (order.append("replace"), replace(a, b))[1])
-    write_file(tmp_path / "x", b"data")
-    assert order == ["fsync", "replace", "fsync"]  # the file, its name, the folder

@@ -106,7 +106,7 @@ def attacks_of(question: str) -> frozenset[SpecificAttack]:
     return getattr(declared(question), "attacks", frozenset())
 
 
-def usual_probe(question: str, info: DatasetInfo, width: int = 8) -> Probe:
+def usual_probe(question: str, info: DatasetInfo, width: int = 16) -> Probe:
     """One registered question in its usual form, small.
 
     Args:

@@ -196,7 +196,7 @@ def _ledgers(options: argparse.Namespace) -> Path:
         CheckpointError: the ledgers there are those of other data, or there is no such folder and none can be made.
     """
     from private_distdd.encoding import to_json
-    from private_distdd.storage import sync, write_file
+    from private_distdd.files import sync, write_file
 
     folder = Path(options.checkpoint)
     split = {"dataset": options.dataset, "num_clients": options.num_clients, "seed": options.seed}

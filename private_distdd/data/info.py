@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from private_distdd.data.form import Form, Shape, form_of, forms
 from private_distdd.errors import DataError
-from private_distdd.limits import CHANNELS, CLASSES, NAME_LENGTH, PIXELS
+from private_distdd.limits import CLASSES, NAME_LENGTH
+from private_distdd.validate import is_real, is_whole
 
-ImageShape: TypeAlias = tuple[int, int, int]
-PerChannel: TypeAlias = float | Sequence[float]
+Constant: TypeAlias = float | Sequence[float]  # one for all channels or features, or one for each
 Constants: TypeAlias = Mapping[str, tuple[float, ...]]
+_UNSAID: tuple[float, ...] = (math.nan,)  # stands for the form's usual constant
 
 
 @dataclass(frozen=True)
@@ -25,9 +28,11 @@ class DatasetInfo:
     Args:
         name: how reports call it; at most 256 characters.
         num_classes: 2 ... 65,536; labels are 0 ... num_classes - 1.
-        shape: (channels, height, width), each at least 1; at most 4,096 channels and 2^24 values.
-        mean: subtracted from pixels in [0, 1], one number for each channel (a single one is repeated); finite.
-        std: then divided out of them, likewise; finite and > 0.
+        shape: of one example, each number at least 1.  Of an image (channels, height, width), at most 4,096 channels
+            and 2^24 values; of a row of a table (features,), at most 1,024.
+        mean: subtracted from the source's values (pixels in [0, 1], or a table's numbers), one number for each channel
+            or feature (a single one is repeated); finite.  Left out: 0.5 for images, 0 for tables.
+        std: then divided out of them, likewise; finite and > 0.  Left out: 0.5 for images, 1 for tables.
 
     Raises:
         DataError: an argument is outside its range.
@@ -35,9 +40,9 @@ class DatasetInfo:
 
     name: str
     num_classes: int
-    shape: ImageShape
-    mean: tuple[float, ...] = (0.5,)
-    std: tuple[float, ...] = (0.5,)
+    shape: Shape
+    mean: tuple[float, ...] = _UNSAID
+    std: tuple[float, ...] = _UNSAID
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not 0 < len(self.name) <= NAME_LENGTH:
@@ -50,43 +55,50 @@ class DatasetInfo:
                 f"a whole number of at least 2 and at most {CLASSES}",
                 "Count them.",
             )
-        shape = self.shape
-        if not isinstance(shape, Sequence) or len(shape) != 3 or not all(is_whole(n) and n >= 1 for n in shape):
-            raise DataError(f"shape = {shape!r}", "(channels, height, width), each >= 1", "Give three numbers.")
-        if shape[0] > CHANNELS or math.prod(shape) > PIXELS:  # each channel has constants of its own
-            raise DataError(
-                f"shape = {shape!r}", f"at most {CHANNELS} channels and {PIXELS} values", "Take smaller images."
-            )
-        object.__setattr__(self, "shape", tuple(int(n) for n in shape))
-        object.__setattr__(self, "mean", self._per_channel("mean", self.mean))
-        object.__setattr__(self, "std", self._per_channel("std", self.std))
+        form = form_of(self.shape)
+        object.__setattr__(self, "shape", form.shape)
+        object.__setattr__(self, "mean", _for_each_lane("mean", self.mean, form.usual_mean, form.lanes))
+        object.__setattr__(self, "std", _for_each_lane("std", self.std, form.usual_std, form.lanes))
         if min(self.std) <= 0:
-            raise DataError(f"std = {self.std!r}", "numbers > 0", "Use 0.5 where nothing better is published.")
+            raise DataError(
+                f"std = {self.std!r}", "numbers > 0", f"Use {form.usual_std} where nothing better is published."
+            )
 
-    def _per_channel(self, field: str, values: Sequence[float]) -> tuple[float, ...]:
-        channels = self.shape[0]
-        if (
-            not isinstance(values, Sequence)
-            or len(values) not in (1, channels)
-            or not all(is_real(value) and math.isfinite(value) for value in values)
-        ):
-            raise DataError(f"{field} = {values!r}", f"{channels} finite numbers", "Give one value for each channel.")
-        return tuple(float(value) for value in values) * (channels // len(values))
+    @cached_property
+    def form(self) -> Form:
+        """What follows from the shape."""
+        return form_of(self.shape)
 
-    def normalise(self, images: Tensor) -> Tensor:
-        """Pixels in [0, 1], [..., C, H, W], to the scale networks see: (pixel - mean) / std, float32."""
-        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
-        return images.to(torch.float32, copy=True).sub_(mean).div_(std)  # one copy, then in place: CIFAR-10 is 700 MB
+    def normalise(self, examples: Tensor) -> Tensor:
+        """The source's values, [..., *shape], to the scale networks see: (value - mean) / std, float32."""
+        mean, std = (self.form.spread(values) for values in (self.mean, self.std))
+        # One copy, then in place: CIFAR-10 is 700 MB.
+        return examples.to(torch.float32, copy=True).sub_(mean).div_(std)
 
-    def denormalise(self, images: Tensor) -> Tensor:
+    def denormalise(self, examples: Tensor) -> Tensor:
         """The inverse of `normalise`, unclamped: a synthetic image may leave [0, 1]."""
-        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
-        return images * std + mean
+        mean, std = (self.form.spread(values) for values in (self.mean, self.std))
+        return examples * std + mean
+
+    @property
+    def bounds(self) -> tuple[Tensor, Tensor] | None:
+        """Least and greatest value of an example, normalised: black and white, float32 [C, 1, 1] each.
+
+        None for rows of a table, whose values have no bounds.
+        """
+        if self.form.bounds is None:
+            return None
+        least, most = (self.normalise(self.form.spread([level] * self.form.lanes)) for level in self.form.bounds)
+        return least, most
+
+    def augment(self, examples: Tensor, generator: torch.Generator) -> Tensor:
+        """See `Form.augment`."""
+        return self.form.augment(examples, None if self.bounds is None else self.bounds[0], generator)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; `from_json` is its inverse."""
         record = asdict(self) | {name: list(getattr(self, name)) for name in ("shape", "mean", "std")}
-        record["image_shape"] = record.pop("shape")  # as every release, ledger and checkpoint so far has it
+        record[self.form.key] = record.pop("shape")  # "image_shape", as every release, ledger and checkpoint has it
         return record
 
     @classmethod
@@ -94,27 +106,36 @@ class DatasetInfo:
         """The info that `to_json` wrote.
 
         Raises:
-            DataError: missing or unknown fields, or a value out of range.
+            DataError: missing or unknown fields, a value out of range, or a shape under another form's name.
         """
-        fields = set(cls.__dataclass_fields__) - {"shape"} | {"image_shape"}
-        if not isinstance(record, Mapping) or set(record) != fields:
-            raise DataError(f"data set info {record!r}", f"the fields {sorted(fields)}", "The record is damaged.")
-        return cls(**{"shape" if name == "image_shape" else name: value for name, value in record.items()})
+        others = {"name", "num_classes", "mean", "std"}
+        fields = set(record) if isinstance(record, Mapping) else set()
+        keys = sorted({form.key for form in forms()})
+        key = next((key for key in keys if fields == others | {key}), None)
+        if key is None:
+            raise DataError(
+                f"data set info {record!r}",
+                f"the fields {sorted(others)} and {' or '.join(keys)}",
+                "The record is damaged.",
+            )
+        info = cls(shape=record[key], **{name: record[name] for name in others})
+        if info.form.key != key:
+            raise DataError(f"{key} = {record[key]!r}", f"{info.form.key} for {info.form.many}", "It is damaged.")
+        return info
 
 
-def image_shape_of(images: Tensor) -> ImageShape:
-    """(C, H, W) of images [..., C, H, W]."""
-    channels, height, width = images.shape[-3:]
-    return channels, height, width
-
-
-def per_channel(values: PerChannel) -> tuple[float, ...]:
+def constants(values: Constant) -> tuple[float, ...]:
+    """One number, or several, as a tuple."""
     return tuple(values) if isinstance(values, Sequence) else (values,)
 
 
-def is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def is_real(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _for_each_lane(field: str, values: object, usual: float, lanes: int) -> tuple[float, ...]:
+    if values is _UNSAID:
+        return (usual,) * lanes
+    if (
+        not isinstance(values, Sequence)
+        or len(values) not in (1, lanes)
+        or not all(is_real(value) and math.isfinite(value) for value in values)
+    ):
+        raise DataError(f"{field} = {values!r}", f"{lanes} finite numbers", "Give one value for all, or one for each.")
+    return tuple(float(value) for value in values) * (lanes // len(values))

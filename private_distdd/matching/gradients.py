@@ -76,7 +76,7 @@ def group_gradients(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         model: its trainable parameters are constants here.
-        images: float [groups, m, C, H, W].
+        images: float [groups, m, *shape].
         labels: int64 [groups, m].
 
     Returns:

@@ -40,18 +40,19 @@ def match_means(
     """Change synthetic images, in place, so that their mean embeddings match: sum over classes of squared distances.
 
     Each step is one of Adam at one network, every network once before any is used again; the rate falls along half a
-    cosine to 0, and pixels stay between black and white.
+    cosine to 0, and pixels stay between black and white (values of a table have no bounds).
 
     Args:
-        images: float32 [n, C, H, W].
-        labels: int64 [n], on the same device; a class without images is left out.
+        images: float32 [n, *shape].
+        labels: int64 [n], on the same device; a class without examples is left out.
         networks: K of them.
         means: float [K, classes, 2 m], what is to be matched.
-        info: public image shape and normalisation.
+        info: public shape and normalisation.
         partition: see `expand`.
         steps: of Adam, >= 1.
         rate: its first, > 0.
-        smoothness: weight of the total variation of S, >= 0: without it S takes on what is noise in the means.
+        smoothness: weight of the total variation of S, >= 0: without it S takes on what is noise in the means.  Of no
+            effect on tables, whose values have no neighbours.
         rng: of the networks' order.
         report: called after each step with its number, from 1, and its loss.
 
@@ -59,9 +60,10 @@ def match_means(
     """
     if not len(images):  # a client whose share of S is none; torch has no grid for it
         return
-    shape = (info.shape[0], 1, 1)
-    black, white = (info.normalise(torch.full(shape, level)).to(images.device) for level in (0.0, 1.0))
-    variable = images.clamp_(black, white).clone().requires_grad_(True)
+    bounds = None if info.bounds is None else [bound.to(images.device) for bound in info.bounds]
+    if bounds is not None:
+        images.clamp_(*bounds)
+    variable = images.clone().requires_grad_(True)
     optimizer = torch.optim.Adam([variable], lr=rate, betas=(0.9, 0.99))
     parts = labels.repeat_interleave(partition**2)
     members = (parts == torch.arange(means.shape[1], device=parts.device)[:, None]).to(images.dtype)
@@ -73,13 +75,15 @@ def match_means(
         network = order.pop()
         examples = expand(variable, partition)
         loss = (members @ networks[network](examples) - means[network][present]).square().sum()
-        if smoothness:
+        if smoothness and info.form.spatial:
             loss = loss + smoothness * len(members) * _total_variation(examples)
         (variable.grad,) = torch.autograd.grad(loss, [variable])
         optimizer.param_groups[0]["lr"] = rate * (1 + math.cos(math.pi * step / steps)) / 2
         optimizer.step()
         with torch.no_grad():
-            images.copy_(variable.clamp_(black, white))
+            if bounds is not None:
+                variable.clamp_(*bounds)
+            images.copy_(variable)
         report(step + 1, float(loss.detach()))
 
 

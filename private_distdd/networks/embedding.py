@@ -1,9 +1,9 @@
-"""Embeddings of images by random networks, named by public seeds: what distribution matching compares.
+"""Embeddings of examples by random networks, named by public seeds: what distribution matching compares.
 
-One network embeds an image x as (cos W e, sin W e) / sqrt(m): e is what the network hands to its last layer for the
-moved and pooled image, scaled to norm 1, and W holds m Gaussian frequencies.  The mean over a class is then a sketch of
-the class's density under a Gaussian kernel between such e (Rahimi and Recht 2007), not only of their mean, and no part
-of its norm 1 is spent on what all images have in common.
+One network embeds an example x as (cos W e, sin W e) / sqrt(m): e is what the network hands to its last layer for x (an
+image is moved and pooled before, a row of a table is not), scaled to norm 1, and W holds m Gaussian frequencies.  The
+mean over a class is then a sketch of the class's density under a Gaussian kernel between such e (Rahimi and Recht
+2007), not only of their mean, and no part of its norm 1 is spent on what all examples have in common.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from private_distdd.data.form import Shape
 from private_distdd.data.info import DatasetInfo
 from private_distdd.errors import ConfigurationError, ModelError
 from private_distdd.limits import NETWORKS, Cost
 from private_distdd.networks.micro_batch import MICRO_BATCH
-from private_distdd.networks.register import ImageShape
+from private_distdd.networks.movement import moved, random_movement
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.validate import require_count, require_number
 
 _TINY = 1e-12
 _LONGEST = 1 << 20  # values in a row: 64 rows and their lattice points take 1 GiB
-_ROTATION, _SCALE, _SHIFT = math.radians(15), 1.2, 0.125  # at most: radians, factor, share of the side
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,11 @@ class EmbeddingSpec:
     Args:
         model: the registered network; its last layer must be an `nn.Linear` of an `nn.Sequential`, and is left out.
         seeds: of the networks, one each, 1 ... 4,096 of them; of their frequencies and movements too.
-        pool: images are averaged over pool x pool pixels first, >= 1; divides height and width.
+        pool: images are averaged over pool x pool pixels first, >= 1; divides height and width.  1 for tables.
         bandwidth: of the Gaussian kernel between features of norm 1, in (0.001, 1000).
         frequencies: m, cosines and sines of each network, >= 1; a row has at most 2^20 values.
-        augment: move the images: each network sees all of them under one rotation, scaling and shift of its own.
+        augment: move the images: each network sees all of them under one rotation, scaling and shift of its own.  False
+            for tables.
 
     Raises:
         ConfigurationError: a number is outside its range.
@@ -102,29 +103,41 @@ class EmbeddingSpec:
         return cls(model, tuple(record["seeds"]), **own)
 
     def validate(self, info: DatasetInfo) -> None:
-        """Refuse what cannot embed such images, or would break assumption A2.
+        """Refuse what cannot embed such examples, or would break assumption A2.
 
         Raises:
-            ModelError: pool does not divide height and width, the network is refused by `models.validate_model`, or it
-                does not end in a linear layer.
+            ModelError: pool does not divide height and width, the network is refused by `validate_model`, or it does
+                not end in a linear layer.
+            ConfigurationError: rows of a table are to be pooled or moved.
         """
-        self.model.validate(self._pooled(info), info.num_classes)
+        self.model.validate(self.seen(info), info.num_classes)
         Embedding(self, self.seeds[0], info, "cpu")
 
     def cost(self, info: DatasetInfo) -> Cost:
-        """What the networks take, all of them at once, and a micro-batch of images in one of them; nothing is made.
+        """What the networks take, all of them at once, and a micro-batch of examples in one of them; nothing is made.
 
         Raises:
-            ModelError: as `validate`.
+            ModelError, ConfigurationError: as `validate`.
         """
-        size = self.model.size(self._pooled(info), info.num_classes)
+        size = self.model.size(self.seen(info), info.num_classes)
         projection = size.features * self.frequencies
         networks = 4 * len(self.seeds) * (size.parameters + projection)
         batch = 16 * MICRO_BATCH * (size.activations + math.prod(info.shape))
         return Cost(networks + batch, len(self.seeds) * (size.work + 2 * projection))
 
-    def _pooled(self, info: DatasetInfo) -> ImageShape:
-        """The shape of what the networks see."""
+    def seen(self, info: DatasetInfo) -> Shape:
+        """The shape of what the networks see.
+
+        Raises:
+            ModelError: pool does not divide height and width.
+            ConfigurationError: rows of a table are to be pooled or moved.
+        """
+        if self.pool > 1:
+            info.form.require_spatial(f"pool = {self.pool}", "1")
+        if self.augment:
+            info.form.require_spatial("augment = True", "False")
+        if not info.form.spatial:
+            return info.shape
         channels, height, width = info.shape
         if height % self.pool or width % self.pool:
             raise ModelError(
@@ -139,49 +152,41 @@ class EmbeddingSpec:
 
 
 class Embedding:
-    """One network's embedding, float32 [n, C, H, W] -> float32 [n, 2 m], rows of norm 1; differentiable.
+    """One network's embedding, float32 [n, *shape] -> float32 [n, 2 m], rows of norm 1; differentiable.
 
     Args:
         spec: see `EmbeddingSpec`.
         seed: one of `spec.seeds`.
-        info: public image shape and normalisation.
+        info: public shape and normalisation.
         device: where it is computed.
 
     Raises:
-        ModelError: the network cannot be built for the pooled images, or does not end in a linear layer.
+        ModelError: the network cannot be built for what it is to see, or does not end in a linear layer.
+        ConfigurationError: see `EmbeddingSpec.seen`.
     """
 
     def __init__(self, spec: EmbeddingSpec, seed: int, info: DatasetInfo, device: str) -> None:
-        channels, height, width = info.shape
-        network = spec.model.build((channels, height // spec.pool, width // spec.pool), info.num_classes, seed)
+        network = spec.model.build(spec.seen(info), info.num_classes, seed)
         if type(network) is not nn.Sequential or not isinstance(network[-1], nn.Linear):
+            instead = "'convnet'" if info.form.spatial else "'mlp'"
             raise ModelError(
-                f"the embedding of {spec.model.name!r}", "an nn.Sequential that ends in nn.Linear", "Take 'convnet'."
+                f"the embedding of {spec.model.name!r}", "an nn.Sequential that ends in nn.Linear", f"Take {instead}."
             )
         self._network = network[:-1].to(device).requires_grad_(False)
         rng = np.random.default_rng([seed, 1])
         shape = (network[-1].in_features, spec.frequencies)
         self._frequencies = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)).to(device) / spec.bandwidth
-        self._movement = _movement(rng).to(device) if spec.augment else None
-        self._black = info.normalise(torch.zeros(channels, 1, 1)).to(device)
-        self._pool = spec.pool
+        self._movement = random_movement(rng).to(device) if spec.augment else None
+        self._black = None if info.bounds is None else info.bounds[0].to(device)
+        self._pool = spec.pool if info.form.spatial else None
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """float32 [n, C, H, W] -> float32 [n, 2 m]."""
-        if self._movement is not None:
-            grid = F.affine_grid(self._movement.expand(len(images), 2, 3), list(images.shape), align_corners=False)
-            images = F.grid_sample(images - self._black, grid, align_corners=False) + self._black
-        # Huge pixels overflow: such features count as 0, and the row still has norm 1.
-        features = self._network(F.avg_pool2d(images, self._pool)).flatten(1).nan_to_num(0.0, 0.0, 0.0)
+    def __call__(self, examples: Tensor) -> Tensor:
+        """float32 [n, *shape] -> float32 [n, 2 m]."""
+        if self._movement is not None and self._black is not None:
+            examples = moved(examples, self._movement, self._black)
+        if self._pool is not None:
+            examples = F.avg_pool2d(examples, self._pool)
+        # Huge values overflow: such features count as 0, and the row still has norm 1.
+        features = self._network(examples).flatten(1).nan_to_num(0.0, 0.0, 0.0)
         angles = (features / (torch.linalg.vector_norm(features, dim=1, keepdim=True) + _TINY)) @ self._frequencies
         return torch.cat([angles.cos(), angles.sin()], dim=1) / math.sqrt(angles.shape[1])
-
-
-def _movement(rng: np.random.Generator) -> Tensor:
-    """A random rotation, scaling and shift, float32 [2, 3]."""
-    angle, tall, wide, down, right = rng.uniform(-1, 1, 5)
-    cos, sin = math.cos(_ROTATION * angle), math.sin(_ROTATION * angle)
-    rows, columns = _SCALE**tall, _SCALE**wide
-    # The sampling grid runs from -1 to 1: a share of the side is twice that.
-    matrix = [[columns * cos, -columns * sin, 2 * _SHIFT * right], [rows * sin, rows * cos, 2 * _SHIFT * down]]
-    return torch.tensor(matrix, dtype=torch.float32)

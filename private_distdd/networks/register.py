@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 from torch import nn
 
 from private_distdd.errors import ModelError
 
-ImageShape: TypeAlias = tuple[int, int, int]
 FACTORIES: dict[str, Callable[..., nn.Module]] = {}
 _Factory = TypeVar("_Factory", bound=Callable[..., nn.Module])
 
@@ -17,8 +16,9 @@ _Factory = TypeVar("_Factory", bound=Callable[..., nn.Module])
 def register_model(name: str) -> Callable[[_Factory], _Factory]:
     """Decorator: `ModelSpec(name, arguments)` then means `factory(shape, num_classes, **arguments)`.
 
-    The factory returns an initialised network: images [n, *shape] to logits [n, num_classes].  Register a model
-    of your own in every process that holds a client, before the first query.
+    The factory returns an initialised network: examples [n, *shape] to logits [n, num_classes].  `shape` is a tuple,
+    (channels, height, width) of images or (features,) of a table.  Register a model of your own in every process that
+    holds a client, before the first query.
 
     Raises:
         ModelError: the name is empty, or taken by another factory.

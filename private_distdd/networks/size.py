@@ -1,4 +1,4 @@
-"""What a network is made of, counted on one image that takes no memory."""
+"""What a network is made of, counted on one example that takes no memory."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from private_distdd.data.form import Shape, form_of
 from private_distdd.errors import ModelError
-from private_distdd.networks.register import ImageShape
 
 
 @dataclass(frozen=True)
 class NetworkSize:
-    """Counts that follow from a network's specification and the images' shape.
+    """Counts that follow from a network's specification and the examples' shape.
 
     Args:
         parameters: trainable ones.
-        activations: values that its layers hand on, for one image.
-        work: multiplications and additions of one image's forward pass, and 10^5 for each layer that is called.
+        activations: values that its layers hand on, for one example.
+        work: multiplications and additions of one example's forward pass, and 10^5 for each layer that is called.
         features: inputs of its last layer; 0 where that is not linear.
     """
 
@@ -32,7 +32,7 @@ class NetworkSize:
 _TOLL = 10**5  # operations that a layer's call is worth, however small the layer
 
 
-def measure(model: nn.Module, shape: ImageShape, device: str) -> NetworkSize:
+def measure(model: nn.Module, shape: Shape, device: str) -> NetworkSize:
     activations = 0
 
     def count(_: nn.Module, __: object, output: object) -> None:
@@ -44,11 +44,11 @@ def measure(model: nn.Module, shape: ImageShape, device: str) -> NetworkSize:
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             model(torch.zeros((1, *shape), device=device))
-    except Exception as error:  # foreign code, on a black image: whatever it raises belongs into the sentence
+    except Exception as error:  # foreign code, on zeros: whatever it raises belongs into the sentence
         raise ModelError(
-            f"the network fails on an image {list(shape)}: {type(error).__name__}: {error}",
-            f"images [n, {', '.join(map(str, shape))}] to logits [n, classes]",
-            "Check the image shape.",
+            f"the network fails on one {form_of(shape).one} {list(shape)}: {type(error).__name__}: {error}",
+            f"{form_of(shape).many} [n, {', '.join(map(str, shape))}] to logits [n, classes]",
+            f"Check the {form_of(shape).one} shape.",
         ) from error
     finally:
         for hook in hooks:

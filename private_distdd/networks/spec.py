@@ -12,9 +12,10 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
+from private_distdd.data.form import Shape
 from private_distdd.errors import ModelError
 from private_distdd.limits import ARGUMENT_LENGTH, ARGUMENT_SIZE, ARGUMENTS
-from private_distdd.networks.register import FACTORIES, ImageShape, registered_models
+from private_distdd.networks.register import FACTORIES, registered_models
 from private_distdd.networks.size import NetworkSize, measure
 from private_distdd.networks.validation import validate_model
 
@@ -53,19 +54,19 @@ class ModelSpec:
         object.__setattr__(self, "arguments", frozen)
         object.__setattr__(self, "_canonical", json.dumps(frozen, sort_keys=True, allow_nan=False))
 
-    def build(self, shape: ImageShape, num_classes: int, seed: int | None = None) -> nn.Module:
+    def build(self, shape: Shape, num_classes: int, seed: int | None = None) -> nn.Module:
         """A fresh network on the CPU.
 
         Args:
-            shape: (C, H, W) of one example.
+            shape: of one example, (C, H, W) or (features,).
             num_classes: number of logits.
             seed: of the public initialisation, so that whoever knows it has the same weights; None where weights are
                 loaded afterwards.  Torch's default generator is left as it was found either way.
 
         Raises:
-            ModelError: unknown name or argument, or an argument the model cannot have with these images.
+            ModelError: unknown name or argument, or an argument the model cannot have with these examples.
         """
-        shape = (shape[0], shape[1], shape[2])  # JSON may have made a list of it
+        shape = tuple(shape)  # JSON may have made a list of it
         factory = FACTORIES.get(self.name)
         if factory is None:
             raise ModelError(
@@ -85,24 +86,24 @@ class ModelSpec:
             raise ModelError(f"{self.name} built a {type(model).__name__}", "an nn.Module", "Return the network.")
         return model
 
-    def size(self, shape: ImageShape, num_classes: int) -> NetworkSize:
+    def size(self, shape: Shape, num_classes: int) -> NetworkSize:
         """What the network is made of, without making it: no memory is taken for weights or activations.
 
         A network registered by somebody else that cannot be built without storage is built once, on the CPU.
 
         Raises:
-            ModelError: as `build`, or it cannot take such images.
+            ModelError: as `build`, or it cannot take such examples.
         """
-        shape = (shape[0], shape[1], shape[2])
+        shape = tuple(shape)
         return _size_once(FACTORIES.get(self.name), self, shape, num_classes)
 
-    def validate(self, shape: ImageShape, num_classes: int) -> None:
+    def validate(self, shape: Shape, num_classes: int) -> None:
         """`validate_model` for what `build` returns, done once a process: a client may ask before every query.
 
         Raises:
             ModelError: as `build` and `validate_model`.
         """
-        shape = (shape[0], shape[1], shape[2])
+        shape = tuple(shape)
         _validate_once(FACTORIES.get(self.name), self, shape, num_classes)
 
     def to_json(self) -> dict[str, Any]:
@@ -121,12 +122,12 @@ class ModelSpec:
         return cls(record["name"], record["arguments"])
 
 
-_ZOO = "private_distdd.networks.zoo"
+_ZOO = "private_distdd.networks.zoo."
 _SMALL = 1 << 24  # parameters of a network that may be made to count its size
 
 
 @lru_cache(maxsize=256)
-def _size_once(factory: object, spec: ModelSpec, shape: ImageShape, num_classes: int) -> NetworkSize:
+def _size_once(factory: object, spec: ModelSpec, shape: Shape, num_classes: int) -> NetworkSize:
     parameters = 0
     try:
         with torch.device("meta"):
@@ -136,7 +137,7 @@ def _size_once(factory: object, spec: ModelSpec, shape: ImageShape, num_classes:
     except Exception:
         # Foreign code may look at its weights: registered by the owner, it may be built.  Ours never needs that, and
         # what would be large is not built to find out that it is.
-        if getattr(factory, "__module__", _ZOO) == _ZOO or parameters > _SMALL:
+        if getattr(factory, "__module__", _ZOO).startswith(_ZOO) or parameters > _SMALL:
             raise
         return measure(spec.build(shape, num_classes), shape, "cpu")
 
@@ -171,6 +172,6 @@ def _frozen(key: str, value: object, nested: int = 0) -> Scalar:
 
 
 @lru_cache(maxsize=256)
-def _validate_once(_: object, spec: ModelSpec, shape: ImageShape, num_classes: int) -> None:
+def _validate_once(_: object, spec: ModelSpec, shape: Shape, num_classes: int) -> None:
     """The first argument, the factory, is part of the key: a name may be registered anew in a notebook."""
     validate_model(spec.build(shape, num_classes, seed=0), shape)

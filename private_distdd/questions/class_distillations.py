@@ -1,4 +1,4 @@
-"""The question "class_distillations": images that a client distilled by itself; only without privacy."""
+"""The question "class_distillations": examples that a client distilled by itself; only without privacy."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from private_distdd.validate import require_count, require_number
 
 @register_plain_question("class_distillations")
 class LocalDistillations:
-    """The question "class_distillations": images that a client distilled from its own data by itself.
+    """The question "class_distillations": examples that a client distilled from its own data by itself.
 
-    They start as mosaics of its real images, and match its own mean embeddings: the local step of Holland et al. 2024.
-    Only without privacy: the mechanism never saw what they are made of.
+    They start as its real ones (of images, as mosaics), and match its own mean embeddings: the local step of Holland et
+    al. 2024.  Only without privacy: the mechanism never saw what they are made of.
 
     Args:
-        arguments: {"embedding": an `EmbeddingSpec` as JSON, "counts": how many images of each class, "partition",
+        arguments: {"embedding": an `EmbeddingSpec` as JSON, "counts": how many examples of each class, "partition",
             "steps", "rate", "smoothness": as for `match_means`, "seed": public, of start and order}.
         tensors: none.
-        info: public class list, image shape and normalisation.
+        info: public class list, shape and normalisation.
         device: where it is computed.
 
     Raises:
@@ -70,7 +70,7 @@ class LocalDistillations:
         return Cost(memory + message_memory(info.num_classes, spec.dimension), work)
 
     def plain(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The distilled images, one a group, in the order of their classes."""
+        """The distilled examples, one a group, in the order of their classes."""
         asked, classes = self._arguments, self._info.num_classes
         rng, parts = np.random.default_rng([asked["seed"], len(asked["counts"])]), asked["partition"] ** 2
         chosen = [

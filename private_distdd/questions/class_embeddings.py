@@ -26,11 +26,11 @@ _COUNT_WEIGHT = 0.2  # of an example's norm 1, what counts it: 4 % of the energy
 class ClassEmbeddings:
     """Rows of all networks of a query, one after another, and how their sums by class are read again.
 
-    A row is sqrt(0.96) times the networks' embeddings, each over sqrt(K), followed by 0.2: of norm 1 for every image.
+    A row is sqrt(0.96) times the networks' embeddings, each over sqrt(K), followed by 0.2: of norm 1 for every example.
 
     Args:
         spec: see `EmbeddingSpec`.
-        info: public image shape and normalisation.
+        info: public shape and normalisation.
         device: where rows are computed.
     """
 
@@ -39,7 +39,7 @@ class ClassEmbeddings:
         self.networks = [Embedding(spec, seed, info, device) for seed in spec.seeds]
 
     def rows(self, images: Tensor) -> Tensor:
-        """float32 [n, C, H, W] -> float32 [n, dimension], rows of norm 1 up to rounding."""
+        """float32 [n, *shape] -> float32 [n, dimension], rows of norm 1 up to rounding."""
         scale = math.sqrt((1 - _COUNT_WEIGHT**2) / len(self.networks))
         with torch.inference_mode(), deterministic():
             parts = [network(images) * scale for network in self.networks]
@@ -68,7 +68,7 @@ class EmbeddingSums(MeasuredOnce):
     Args:
         arguments: an `EmbeddingSpec` as JSON.
         tensors: none: seeds define the networks.
-        info: public class list, image shape and normalisation.
+        info: public class list, shape and normalisation.
         device: where the embeddings are computed.
 
     Raises:
@@ -115,7 +115,11 @@ class EmbeddingSums(MeasuredOnce):
     @staticmethod
     def examples(info: DatasetInfo, width: int) -> Mapping[str, Asked]:
         """For audits: embeddings by two small networks."""
-        spec = EmbeddingSpec(ModelSpec("mlp", {"width": width, "depth": 1}), (0, 1), 1, 0.5, 42 * width, True)
+        network, moved = (
+            ModelSpec("mlp", {"width": width, "depth": 1}),
+            len(info.shape) == 3,
+        )  # only images can be moved
+        spec = EmbeddingSpec(network, (0, 1), 1, 0.5, 42 * width, moved)
         return {"class embeddings": (spec.to_json(), {})}
 
     @staticmethod

@@ -17,12 +17,12 @@ from private_distdd.questions.register import register_plain_question
 
 @register_plain_question("class_examples")
 class ClassExamples:
-    """The question "class_examples": the images themselves, for a start of S from real ones.
+    """The question "class_examples": the examples themselves, for a start of S from real ones.
 
     Args:
         arguments: {"counts": how many examples of each class}.
         tensors: none.
-        info: public class list and image shape.
+        info: public class list and shape.
         device: ignored.
 
     Raises:
@@ -43,5 +43,5 @@ class ClassExamples:
         return Cost(message_memory(sum(class_counts_of(arguments, info)), math.prod(info.shape)), 0)
 
     def plain(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The drawn images, one a group, in the order of their classes."""
+        """The drawn examples, one a group, in the order of their classes."""
         return images.flatten(1).cpu(), torch.ones(len(images), dtype=torch.int64)

@@ -21,11 +21,12 @@ _places_alike: set[str] = set()  # what this process has found to give an exampl
 def require_places_alike(
     name: str, arguments: Mapping[str, Any], info: DatasetInfo, device: str, own: Question
 ) -> None:
-    """Refuse a question whose row of one image depends, in its last bits, on the image's place in its micro-batch.
+    """Refuse a question whose row of one example depends, in its last bits, on the example's place in its micro-batch.
 
     Adding an example moves those behind it, so A2 would fail (docs/theorem.md, 4.3).  Some sizes of matrix products do
-    that on some machines.  A micro-batch of one public image, and one of 64, are moved by 1, 3 and 17 places; with
-    public weights, so that the answer is about the machine and not about the query; once a process.
+    that on some machines: a layer of width 8, say, whose inputs' number is no multiple of 4.  A micro-batch of one
+    public example, and one of 64, are moved by 1, 3 and 17 places; with public weights, so that the answer is about the
+    machine and not about the query; once a process.
 
     Raises:
         ModelError: so it is.
@@ -49,9 +50,9 @@ def require_places_alike(
         alike = torch.equal(still[:1].expand_as(still), still) or batch is images
         if not alike or any(not torch.equal(bits(places), still) for places in (1, 3, 17)):
             raise ModelError(
-                f"{name} of this network on this machine: an image's bits depend on its place in the batch",
+                f"{name} of this network on this machine: an example's bits depend on its place in the batch",
                 "a network whose rows do not",
-                "Change its width: powers of two from 8 on were right wherever we looked.",
+                "Change its width: powers of two from 16 on were right wherever we looked.",
             )
     if len(_places_alike) >= _REMEMBERED:  # a server may ask for any number of networks
         _places_alike.clear()

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from private_distdd.data.info import DatasetInfo
 from private_distdd.privacy.plan import PrivacyPlan
 from private_distdd.release.curve import curve_figure
 from private_distdd.release.html import chips, fact_list, paragraph, safe, shown_count, shown_epsilon
@@ -93,7 +94,7 @@ def _claims(card: Mapping[str, Any], plan: PrivacyPlan | None) -> str:
 def _facts(card: Mapping[str, Any], plan: PrivacyPlan | None) -> Iterable[tuple[str, str]]:
     """What the claim is about: names as HTML, values as text."""
     data, progress = card["data"], card["progress"]
-    channels, height, width = data["image_shape"]
+    form = DatasetInfo.from_json(data).form
     yield "unit", card["unit"]
     yield "relation", card["relation"]
     yield "noise model", card["noise_model"]
@@ -110,8 +111,8 @@ def _facts(card: Mapping[str, Any], plan: PrivacyPlan | None) -> Iterable[tuple[
     yield "clients", f"{len(card['clients'])}"
     yield "method", card["method"]["name"]
     yield "data set", data["name"]
-    yield "images", f"{height} by {width} pixels, {channels} channel{'s' if channels > 1 else ''}"
-    yield "synthetic set", f"{data['num_classes']} classes, {card['ipc']} images each"
+    yield form.many, form.words
+    yield "synthetic set", f"{data['num_classes']} classes, {card['ipc']} {form.many} each"
 
 
 def _bills(clients: Mapping[str, Any], plan: PrivacyPlan | None) -> str:

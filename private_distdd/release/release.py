@@ -11,6 +11,7 @@ from pathlib import Path
 
 from private_distdd.encoding import sha256
 from private_distdd.errors import ReleaseError
+from private_distdd.files import sync
 from private_distdd.release.card import render_card
 from private_distdd.release.contents import Contents
 from private_distdd.release.folder import (
@@ -26,7 +27,6 @@ from private_distdd.release.folder import (
     read_release,
 )
 from private_distdd.release.verify import failures_of
-from private_distdd.storage import sync
 from private_distdd.validate import require_identifier
 
 _log = logging.getLogger("private_distdd")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from private_distdd.storage import write_file
+from private_distdd.files import write_file
 
 
 class Outbox:

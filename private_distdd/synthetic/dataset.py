@@ -4,33 +4,35 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from private_distdd.data.dataset import ImageDataset
-from private_distdd.data.info import DatasetInfo, image_shape_of
+from private_distdd.data.form import Form, forms
+from private_distdd.data.image import ImageForm
+from private_distdd.data.info import DatasetInfo
 from private_distdd.errors import ConfigurationError, DataError
 from private_distdd.synthetic.mosaic import expand, require_partition
 
 _log = logging.getLogger("private_distdd")
 FORMAT = "private_distdd.synthetic/1"
 _MOSAICS = "private_distdd.synthetic/2"  # a reader of 1 would take mosaics for whole images
+_OTHERS = "private_distdd.synthetic/3"  # and would look for images in a table
+# What the header of each format says beside the name and the classes.
+_HEADERS: dict[str, set[str]] = {FORMAT: set(), _MOSAICS: {"partition"}, _OTHERS: {"form"}}
 _DTYPES = {"images": torch.float32, "labels": torch.int64, "mean": torch.float64, "std": torch.float64}
-LARGEST_PIXEL = 1e6  # of S, on the normalised scale: beyond it, it is no image
-_GAP = 2  # pixels between the pictures of the preview
-_SHOWN = 48  # a picture of the preview is at least this wide and high, in pixels
-_LARGEST_PICTURE = 1 << 26  # pixels up to which images are enlarged
+LARGEST_PIXEL = 1e6  # of S, on the normalised scale: beyond it, it is no example of anything
 
 
 def presentable(images: Tensor) -> Tensor:
-    """Images as a release can hold them, on the CPU: NaN becomes 0, and no value is beyond a magnitude of 10^6.
+    """Examples as a release can hold them, on the CPU: NaN becomes 0, and no value is beyond a magnitude of 10^6.
 
     What has been paid for is released whatever messages did to S; only a matching that diverged gets this far.
     """
@@ -42,21 +44,22 @@ def presentable(images: Tensor) -> Tensor:
 
 
 class SyntheticDataset(ImageDataset):
-    """`ipc` synthetic images of every class, in class order; a torch Dataset of (float32 [C, H, W], int).
+    """`ipc` synthetic examples of every class, in class order; a torch Dataset of (float32 [*shape], int).
 
-    With a partition l above 1 every stored image is a mosaic of l x l smaller ones.  The data set then yields, and
-    `len` counts, what is trained on: each part enlarged, classes * ipc * l^2 examples.
+    They are images [C, H, W] or rows of a table [features], as `info.shape` says.  With a partition l above 1 every
+    stored image is a mosaic of l x l smaller ones.  The data set then yields, and `len` counts, what is trained on:
+    each part enlarged, classes * ipc * l^2 examples.
 
     Args:
-        images: floating point [classes * ipc, C, H, W], on the normalised scale, finite.
+        images: floating point [classes * ipc, *info.shape], on the normalised scale, finite.
         labels: integers [classes * ipc]: 0 `ipc` times, then 1, and so on.
         info: of the data set that S stands for, with the public normalisation constants.
-        partition: l, parts of an image in each direction; divides height and width.
+        partition: l, parts of an image in each direction; divides height and width; 1 for tables.
 
     Attributes:
-        images: float32 [classes * ipc, C, H, W] as stored, detached, on the CPU.
+        images: float32 [classes * ipc, *info.shape] as stored, detached, on the CPU.
         labels: int64 [classes * ipc].
-        ipc: stored images per class, at least 1.
+        ipc: stored examples per class, at least 1.
 
     Raises:
         DataError: as `ImageDataset`, or classes that are not all there in equal number and in order.
@@ -101,6 +104,8 @@ class SyntheticDataset(ImageDataset):
         header: dict[str, Any] = {"format": FORMAT, "name": info.name, "num_classes": info.num_classes}
         if self.partition > 1:
             header |= {"format": _MOSAICS, "partition": self.partition}
+        if info.form.name != ImageForm.name:
+            header |= {"format": _OTHERS, "form": info.form.name}
         save_file(tensors, path, {"json": json.dumps(header, sort_keys=True)})
 
     @classmethod
@@ -118,24 +123,26 @@ class SyntheticDataset(ImageDataset):
         except (OSError, SafetensorError, json.JSONDecodeError) as error:
             raise DataError(f"{str(path)!r}: {error}", "a readable safetensors file", remedy) from error
         types = {key: tensor.dtype for key, tensor in tensors.items()}
-        form = (header.get("format"), "partition" in header) if isinstance(header, dict) else None
-        if form not in ((FORMAT, False), (_MOSAICS, True)) or types != _DTYPES:
+        form = _form_of(header)
+        if form is None or types != _DTYPES:
+            names = " or ".join(repr(form.name) for form in forms() if form is not ImageForm)
             raise DataError(
                 f"{str(path)!r} with header {header!r} and tensors {types}",
-                f"format {FORMAT!r}, or {_MOSAICS!r} with a partition, and tensors {_DTYPES}",
+                f"format {FORMAT!r}, {_MOSAICS!r} with a partition or {_OTHERS!r} with form {names}, and tensors "
+                f"{_DTYPES}",
                 remedy,
             )
         images, labels, mean, std = (tensors[key] for key in _DTYPES)
-        if images.dim() != 4 or mean.dim() != 1 or std.dim() != 1:
+        if images.dim() != 1 + form.rank or mean.dim() != 1 or std.dim() != 1:
             raise DataError(
                 f"{str(path)!r}: images {list(images.shape)}, mean {list(mean.shape)}, std {list(std.shape)}",
-                "[n, C, H, W], [C] and [C]",
+                "[n, C, H, W], [C] and [C]" if form is ImageForm else "[n, features], [features] and [features]",
                 remedy,
             )
         info = DatasetInfo(
             name=header.get("name", ""),
             num_classes=header.get("num_classes", 0),
-            shape=image_shape_of(images),
+            shape=tuple(images.shape[1:]),
             mean=tuple(mean.tolist()),
             std=tuple(std.tolist()),
         )
@@ -144,28 +151,22 @@ class SyntheticDataset(ImageDataset):
         except ConfigurationError as error:
             raise DataError(f"{str(path)!r}: {error}", "a partition of its images", remedy) from error
 
-    def grid(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """A picture of S, uint8 [height, width, 3]: one row a class, de-normalised, clamped to [0, 1].
-
-        Small images are enlarged by a whole factor with nearest neighbour.  With 3 channels they are red, green, blue;
-        with any other number their mean is shown in grey.
-        """
-        pixels = self.info.denormalise(self.images).clamp(0, 1).mul(255).round().to(torch.uint8)
-        channels, height, width = self.info.shape
-        if channels != 3:
-            pixels = pixels.to(torch.float32).mean(dim=1, keepdim=True).round().to(torch.uint8).expand(-1, 3, -1, -1)
-        # Thin images would become a picture a thousand times the size of their file.
-        room = math.isqrt(_LARGEST_PICTURE // (len(pixels) * height * width))
-        factor = max(1, min(-(-_SHOWN // min(height, width)), room))
-        pixels = pixels.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
-        pixels = torch.nn.functional.pad(pixels, (0, _GAP, 0, _GAP), value=255)
-        rows = pixels.reshape(self.info.num_classes, self.ipc, *pixels.shape[1:])  # [classes, ipc, 3, height, width]
-        picture = rows.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)[:-_GAP, :-_GAP]
-        grid: np.ndarray[Any, np.dtype[np.uint8]] = picture.contiguous().numpy()
-        return grid
+    def grid(self) -> NDArray[np.uint8]:
+        """A picture of S, uint8 [height, width, 3]: its images, one row a class, or a table's scatter plot."""
+        return self.info.form.picture(self.images, self.info.num_classes, self.info.denormalise)
 
     def preview(self, path: str | Path) -> None:
         """Write `grid` as a PNG file at `path`."""
         from PIL import Image
 
         Image.fromarray(self.grid()).save(path, format="PNG")
+
+
+def _form_of(header: object) -> type[Form] | None:
+    """The form of the examples that a file's header speaks of; None where it speaks of none, or against itself."""
+    if not isinstance(header, dict) or not isinstance(header.get("format"), str):
+        return None
+    if set(header) & {"partition", "form"} != _HEADERS.get(header["format"], {"another format"}):
+        return None
+    known = {form.name: form for form in forms() if form is not ImageForm}
+    return known.get(str(header["form"])) if "form" in header else ImageForm

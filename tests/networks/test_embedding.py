@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from private_distdd.data.info import DatasetInfo
 from private_distdd.errors import ConfigurationError, ModelError, PrivateDistDDError
-from private_distdd.matching.means import class_means, match_means
 from private_distdd.networks.embedding import Embedding, EmbeddingSpec
 from private_distdd.networks.register import register_model
 from private_distdd.networks.spec import ModelSpec
@@ -307,45 +306,44 @@ def test_missing_fields_are_refused() -> None:
             EmbeddingSpec.from_json(record)
 
 
-# Means and the server's steps
+# Rows of a table
 
 
-def test_class_means_divide_by_counts_that_mean_something() -> None:
-    """Counts may be noise: a small or negative one is taken as a hundredth of the mean class."""
-    sums = torch.arange(2 * 4 * 3, dtype=torch.float32).reshape(2, 4, 3)
-    counts = torch.tensor([300.0, 10.0, -4.0, 6.0])
-    least = (300 + 10 + 4 + 6) / 4 / 100
-    expected = sums / torch.tensor([300.0, 10.0, least, 6.0])[:, None]
-    assert torch.allclose(class_means(sums, counts), expected)
-    assert class_means(sums, torch.tensor([300.0, 10.0, 0.1, 6.0]))[0, 2, 0] < sums[0, 2, 0] / 0.5
-    assert not bool(class_means(torch.zeros(2, 4, 3), torch.zeros(4)).any())
+TABLE = DatasetInfo("table", 3, (5,), (1.0,), (2.0,))
 
 
-def test_steps_leave_out_classes_without_images_and_stop_at_black_and_white() -> None:
-    embeddings = ClassEmbeddings(SPEC, INFO, "cpu")
-    means = torch.stack([network(images(3, seed=4)) for network in embeddings.networks])
-    finished = []
-    for goal in (means, means.index_fill(1, torch.tensor([1]), 100.0)):  # class 1 is out of reach, and not asked for
-        own, losses = images(3) * 5, list[float]()
-        match_means(
-            own,
-            torch.tensor([0, 2, 2]),
-            embeddings.networks,
-            goal,
-            INFO,
-            partition=2,
-            steps=60,
-            rate=0.1,
-            smoothness=0.0,
-            rng=np.random.default_rng(0),
-            report=lambda step, loss, losses=losses: losses.append(loss),
-        )
-        finished.append(own)
-        assert float(own.abs().max()) == 1
-        assert len(losses) == 60
-        assert sum(losses[-6:]) < 0.7 * sum(losses[:6])
-    assert torch.equal(*finished)
-    nothing = images(0)
-    arguments = (nothing, torch.empty(0, dtype=torch.int64), embeddings.networks, means, INFO)
-    match_means(*arguments, partition=2, steps=3, rate=0.1, smoothness=0.1, rng=np.random.default_rng(0))
-    assert len(nothing) == 0
+def test_rows_of_a_table_are_embedded_as_they_are() -> None:
+    spec = EmbeddingSpec(MLP, (5, 6), 1, 0.7, 4, False)
+    data = images(3, shape=TABLE.shape)
+    for seed in spec.seeds:
+        network = spec.model.build(TABLE.shape, TABLE.num_classes, seed)[:-1].double()
+        frequencies = np.random.default_rng([seed, 1]).standard_normal((16, 4), dtype=np.float32)
+        with torch.no_grad():
+            unit = F.normalize(network(data.double()), dim=1)
+        angles = unit @ torch.from_numpy(frequencies).double() / 0.7
+        expected = torch.cat([angles.cos(), angles.sin()], dim=1) / math.sqrt(4)
+        assert torch.allclose(Embedding(spec, seed, TABLE, "cpu")(data).double(), expected, atol=1e-5)
+    rows = ClassEmbeddings(spec, TABLE, "cpu").rows(data * 1e25)
+    assert torch.allclose(torch.linalg.vector_norm(rows.double(), dim=1), torch.ones(3).double(), atol=1e-5)
+    spec.validate(TABLE)
+    assert spec.cost(TABLE).memory > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"pool": 2}, "pool = 2 for rows of 5 features; allowed: 1"),
+        ({"augment": True}, "augment = True for rows of 5 features; allowed: False"),
+        ({"model": CONVNET}, "'convnet' for rows of 5 features; allowed: images. Use 'mlp'"),
+        ({"model": ModelSpec("test_embeddings_not_sequential")}, "Take 'mlp'"),
+    ],
+)
+def test_what_needs_images_is_refused_for_tables(change: dict[str, Any], says: str) -> None:
+    spec = dataclasses.replace(EmbeddingSpec(MLP, (5, 6), 1, 0.7, 4, False), **change)
+    with pytest.raises((ConfigurationError, ModelError), match=says):
+        spec.validate(TABLE)
+    with pytest.raises((ConfigurationError, ModelError), match=says):
+        Embedding(spec, 5, TABLE, "cpu")
+    if "model" not in change:  # before a client computes anything
+        with pytest.raises(ConfigurationError, match=says):
+            spec.cost(TABLE)

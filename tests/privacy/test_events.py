@@ -73,11 +73,6 @@ class TestValidation:
         assert SampledGaussian(1, 1) == SampledGaussian(1.0, 1.0)
         assert isinstance(SampledGaussian(2, 1).noise_multiplier, float)
 
-    def test_stacked(self):
-        assert SampledGaussian.stacked(2.0, 0.1, 4) == SampledGaussian(1.0, 0.1)
-        with pytest.raises(ConfigurationError, match="count"):
-            SampledGaussian.stacked(2.0, 0.1, 0)
-
 
 class TestMerge:
     def test_adds_up_equal_mechanisms(self):

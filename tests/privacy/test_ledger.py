@@ -462,9 +462,10 @@ def test_a_crash_inside_recovery_leaves_the_same_recovery_to_do(
         cut() if calls["fsync"] == 2 else fsync(file)
 
     with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda *_, **__: None)  # nothing is tidied up after a power cut
         match step:
             case "open":
-                patch.setattr("private_distdd.privacy.ledger._write", cut)
+                patch.setattr("private_distdd.files.write_durably", cut)
             case "write":
                 patch.setattr(os, "write", cut_write)
             case "fsync" | "replace":
@@ -473,9 +474,14 @@ def test_a_crash_inside_recovery_leaves_the_same_recovery_to_do(
                 patch.setattr(os, "fsync", second_fsync)
         with pytest.raises(PowerCutError):
             Ledger(path)
+    partial = path.with_name(path.name + ".partial")
     if step != "folder":
         assert path.read_bytes() == torn
+        assert partial.exists()
+        partial.chmod(0o644)  # as one that an earlier version left
     with Ledger(path) as opened:
+        assert not partial.exists()
+        assert path.stat().st_mode & 0o777 == 0o600
         assert opened.events == (CHEAP,)
         assert [entry.kind for entry in opened] == ["open", "pin", "recovered"]
 

@@ -59,6 +59,12 @@ def test_privacy_refuses_a_target(value: Any) -> None:
         Privacy(target_epsilon=value)
 
 
+def test_there_is_one_relation_and_no_other_can_be_asked_for() -> None:
+    for relation in ("add or remove one", "replace one"):
+        with pytest.raises(TypeError, match="relation"):
+            Privacy(target_epsilon=1.0, relation=relation)  # type: ignore[call-arg]
+
+
 @pytest.mark.parametrize("own", [{}, {"target_epsilon": 1.0, "noise_multiplier": 1.0}])
 def test_exactly_one_of_target_and_noise(own: dict[str, float]) -> None:
     with pytest.raises(ConfigurationError, match="exactly one") as caught:

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import Dataset, Subset, TensorDataset
 
-from private_distdd.data.dataset import ImageDataset, from_torch
+from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.info import DatasetInfo
+from private_distdd.data.normalised import from_torch
 from private_distdd.errors import ConfigurationError, DataError
 from private_distdd.privacy.ledger import Ledger
 from private_distdd.simulation.mislabelling import mislabel

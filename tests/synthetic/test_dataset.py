@@ -14,8 +14,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader, Subset
 
-from private_distdd.data.dataset import from_torch, materialise
+from private_distdd.data.dataset import materialise
 from private_distdd.data.info import DatasetInfo
+from private_distdd.data.normalised import from_torch
 from private_distdd.errors import ConfigurationError, DataError
 from private_distdd.synthetic.dataset import FORMAT, SyntheticDataset
 from private_distdd.synthetic.mosaic import expand

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from private_distdd.auditing.checks.outcome import certain
-from private_distdd.auditing.probe import every_question
+from private_distdd.auditing.probe import declared, every_question
 from private_distdd.auditing.report.records import AuditRecord
 from private_distdd.auditing.setting import Setting, known_rows
 from private_distdd.data.dataset import ImageDataset
@@ -30,7 +30,7 @@ _LITTLE = 1 / LATTICE
 
 
 def micro_batch_check(make: Callable[..., Client] = Client) -> AuditRecord:
-    """Every module of a client's networks sees batches of one size only, however many examples there are.
+    """A question's rows, and every module of a client's networks, see batches of one size, whatever the client holds.
 
     Kernels choose by size how they add, so that an example's last bits may depend on how many ride along: what is
     padded to one size cannot.  `replay_client` compares the bits themselves; on many machines they are equal by luck.
@@ -47,24 +47,32 @@ def micro_batch_check(make: Callable[..., Client] = Client) -> AuditRecord:
     run = Run("sizes", _INFO, PrivacyPlan(1.0, 1.0, 1.0, 1.0, 1, delta=1e-5))
     for kind, question in every_question(_INFO).items():
         sizes: dict[int, set[int]] = {}
+        asked: Any = declared(question.question)
+        made = asked.rows
         for n in _SIZES:
             noted: set[int] = set()
 
             def note(module: nn.Module, arguments: tuple[Any, ...], noted: set[int] = noted) -> None:
                 noted.update(len(part) for part in arguments[:1] if isinstance(part, Tensor) and part.ndim)
 
+            def rows(own: Any, images: Tensor, labels: Tensor, made: Any = made, noted: set[int] = noted) -> Tensor:
+                noted.add(len(images))
+                found: Tensor = made(own, images, labels)
+                return found
+
             client = make("audited", ImageDataset(images[:n], labels[:n], _INFO), randomness=InsecureRandomness(0))
             client.enroll(run)
             question.shape(_INFO)  # what a process does once, it has done now
             hook = register_module_forward_pre_hook(note)
             try:
-                client.answer(question.query(run, 0))
+                with mock.patch.object(asked, "rows", rows):
+                    client.answer(question.query(run, 0))
             finally:
                 hook.remove()
             sizes[n] = noted
         seen += len(sizes)
         if not set().union(*sizes.values()):
-            findings.append(f"{kind}: no module was asked: this audit does not see how rows are made")
+            findings.append(f"{kind}: no rows were asked for: this audit does not see how they are made")
         elif not sizes[0]:
             findings.append(f"{kind}: an empty batch computes nothing, and may be told from others by that")
         if len(set().union(*sizes.values())) > 1:
@@ -75,10 +83,10 @@ def micro_batch_check(make: Callable[..., Client] = Client) -> AuditRecord:
         started,
         findings,
         claim="how many examples ride along in a micro-batch is always the same",
-        statistic="sizes of the batches that modules are called with",
+        statistic="sizes of the batches that questions' rows, and modules, are called with",
         trials=seen,
-        adversary="none: the auditor listens to the client's networks",
-        assumptions="rows are computed by modules of torch",
+        adversary="none: the auditor listens to the client's questions and networks",
+        assumptions="rows are what the question's class computes in `rows`, and by modules of torch",
     )
 
 

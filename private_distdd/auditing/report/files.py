@@ -13,7 +13,7 @@ from private_distdd.auditing.report.page import render_audit
 from private_distdd.auditing.report.records import GATE_ALPHA, AuditRecord, as_json
 from private_distdd.auditing.target import Target
 from private_distdd.errors import ConfigurationError, ReleaseError
-from private_distdd.storage import write_file
+from private_distdd.files import write_file
 
 
 def gate_bounds(record: AuditRecord) -> list[tuple[float, float, float]]:

@@ -9,30 +9,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from private_distdd.data.dataset import ImageDataset, from_pixels
-from private_distdd.data.info import Constants, DatasetInfo, ImageShape, image_shape_of, is_whole
+from private_distdd.data.form import Shape
+from private_distdd.data.info import DatasetInfo
+from private_distdd.data.loaders.register import Loaded, Source, Wanted, register_source
+from private_distdd.data.normalised import from_pixels
 from private_distdd.errors import DataError
-from private_distdd.limits import CLASSES
+
+_PARTS = ("train", "test")
 
 
-def class_names(classes: Sequence[str] | None, num_classes: int | None) -> list[str] | None:
-    """The folders' names in the order of their labels; None where nobody said."""
-    if classes is None:
-        if num_classes is None:
-            return None
-        if not is_whole(num_classes) or not 2 <= num_classes <= CLASSES:
-            raise DataError(f"num_classes = {num_classes!r}", f"a whole number, 2 ... {CLASSES}", "Count the classes.")
-        return [str(label) for label in range(num_classes)]
-    names = list(classes) if not isinstance(classes, str) else []
-    plain = all(isinstance(name, str) and name and not name.startswith(".") and "/" not in name for name in names)
-    if not plain or len(set(names)) != len(names) or not 2 <= len(names) <= CLASSES:
-        raise DataError(f"classes = {classes!r}", "2 or more different folder names", "Name each class once.")
-    return names
+def load_folder(wanted: Wanted) -> Loaded:
+    """The images of both parts.
 
-
-def load_folder(path: Path, classes: list[str] | None, constants: Constants) -> tuple[ImageDataset, ImageDataset]:
+    Raises:
+        DataError: the layout is another, or an image cannot be read or is unlike the others.
+    """
+    path = wanted.path
+    classes = wanted.class_names(plain=lambda name: not name.startswith(".") and "/" not in name)
     layout = f"{path}/train/CLASS/IMAGE and {path}/test/CLASS/IMAGE"
-    for part in ("train", "test"):
+    for part in _PARTS:
         if not (path / part).is_dir():
             raise DataError(f"no folder {str(path / part)!r}", layout, "Put the images into this layout.")
     found = {part: sorted(folder.name for folder in _visible(path / part)) for part in _PARTS}
@@ -50,13 +45,10 @@ def load_folder(path: Path, classes: list[str] | None, constants: Constants) -> 
     first = next(iter(files["train"]), None)
     if first is None:
         raise DataError(f"no image in {str(path / 'train')!r}", layout, "Put the images into this layout.")
-    expected = image_shape_of(_read_image(first[0]))
-    info = DatasetInfo(path.resolve().name, len(classes), expected, **constants)
+    expected = tuple(_read_image(first[0]).shape)
+    info = DatasetInfo(wanted.called or path.resolve().name, len(classes), expected, **wanted.constants)
     train, test = (from_pixels(*_read_images(files[part], expected), info) for part in _PARTS)
     return train, test
-
-
-_PARTS = ("train", "test")
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -68,7 +60,7 @@ def _visible(folder: Path) -> list[Path]:
     return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
 
 
-def _read_images(files: Sequence[tuple[Path, int]], expected: ImageShape) -> tuple[Tensor, Tensor]:
+def _read_images(files: Sequence[tuple[Path, int]], expected: Shape) -> tuple[Tensor, Tensor]:
     pixels = torch.empty((len(files), *expected), dtype=torch.uint8)
     for index, (file, _) in enumerate(files):
         image = _read_image(file)
@@ -95,3 +87,13 @@ def _read_image(file: Path) -> Tensor:
         raise DataError(f"{str(file)!r} has mode {mode}", "mode L (grey) or RGB, 8 bits", "Convert all images alike.")
     pixels = torch.from_numpy(array)
     return pixels.unsqueeze(0) if mode == "L" else pixels.permute(2, 0, 1)
+
+
+register_source(
+    Source(
+        "an existing folder",
+        load_folder,
+        recognises=lambda path: path.is_dir(),
+        options=frozenset({"num_classes", "classes", "name"}),
+    )
+)

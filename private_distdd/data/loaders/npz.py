@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import zipfile
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from private_distdd.data.dataset import ImageDataset, from_pixels
-from private_distdd.data.info import Constants, DatasetInfo, image_shape_of
+from private_distdd.data.info import DatasetInfo
+from private_distdd.data.loaders.register import Loaded, Source, Wanted, register_source
+from private_distdd.data.normalised import from_pixels
 from private_distdd.errors import DataError
 
 
-def load_npz(path: Path, num_classes: int | None, constants: Constants) -> tuple[ImageDataset, ImageDataset]:
+def load_npz(wanted: Wanted) -> Loaded:
+    """The four arrays of the file.
+
+    Raises:
+        DataError: it cannot be read, or holds something else.
+    """
+    path, num_classes = wanted.path, wanted.num_classes
     keys = ("x_train", "y_train", "x_test", "y_test")
     remedy = "Write it with numpy.savez(path, x_train=..., y_train=..., x_test=..., y_test=...)."
     try:
@@ -30,7 +36,7 @@ def load_npz(path: Path, num_classes: int | None, constants: Constants) -> tuple
     test = (_npz_images(x_test, "x_test"), _npz_labels(y_test, "y_test"))
     if num_classes is None:
         num_classes = 1 + max((int(labels.max()) for _, labels in (train, test) if len(labels)), default=0)
-    info = DatasetInfo(path.stem, num_classes, image_shape_of(train[0]), **constants)
+    info = DatasetInfo(wanted.called or path.stem, num_classes, tuple(train[0].shape[1:]), **wanted.constants)
     return from_pixels(*train, info), from_pixels(*test, info)
 
 
@@ -66,3 +72,13 @@ def _npz_labels(array: np.ndarray[Any, Any], key: str) -> Tensor:
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
         raise DataError(f"{key} is {array.dtype} {array.shape}", "integers [n] or [n, 1]", "Number the classes from 0.")
     return torch.from_numpy(array.astype(np.int64))
+
+
+register_source(
+    Source(
+        "a file ending in .npz",
+        load_npz,
+        recognises=lambda path: path.suffix == ".npz",
+        options=frozenset({"num_classes", "name"}),
+    )
+)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
-from private_distdd.data.dataset import ImageDataset, from_pixels
-from private_distdd.data.info import Constants, DatasetInfo, image_shape_of
+from private_distdd.data.info import DatasetInfo
+from private_distdd.data.loaders.register import Loaded, Source, Wanted, register_source
+from private_distdd.data.normalised import from_pixels
 from private_distdd.errors import DataError
 
 # Published per-channel constants, as DC uses them (Zhao, Mopuri and Bilen 2021, utils.get_dataset).
@@ -18,18 +17,22 @@ TORCHVISION: dict[str, tuple[str, tuple[float, ...], tuple[float, ...]]] = {
 }
 
 
-def load_torchvision(
-    name: str, root: str | Path | None, download: bool, constants: Constants
-) -> tuple[ImageDataset, ImageDataset]:
+def load_torchvision(wanted: Wanted) -> Loaded:
+    """The files below `wanted.root`.
+
+    Raises:
+        DataError: they are not there, or cannot be read.
+    """
     from torchvision import datasets as torchvision_datasets
 
+    name, root = wanted.name, wanted.root
     class_name, mean, std = TORCHVISION[name]
     if root is None:
         raise DataError("root = None", f"the folder that holds {class_name}'s files", "Pass root=, and download=True.")
     parts = []
     for train in (True, False):
         try:
-            source = getattr(torchvision_datasets, class_name)(str(root), train=train, download=download)
+            source = getattr(torchvision_datasets, class_name)(str(root), train=train, download=wanted.download)
         except (RuntimeError, OSError, ValueError, AssertionError) as error:
             raise DataError(
                 f"{class_name} below root = {str(root)!r}: {error}",
@@ -40,5 +43,9 @@ def load_torchvision(
         pixels, labels = torch.as_tensor(source.data), torch.as_tensor(source.targets)
         pixels = pixels.unsqueeze(1) if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2)
         parts.append((pixels, labels))
-    info = DatasetInfo(name, 10, image_shape_of(parts[0][0]), **{"mean": mean, "std": std, **constants})
+    given = {"mean": mean, "std": std, **wanted.constants}
+    info = DatasetInfo(name, 10, tuple(parts[0][0].shape[1:]), **given)
     return from_pixels(*parts[0], info), from_pixels(*parts[1], info)
+
+
+register_source(Source(", ".join(map(repr, TORCHVISION)), load_torchvision, published=tuple(TORCHVISION)))

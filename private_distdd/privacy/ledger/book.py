@@ -20,9 +20,10 @@ from filelock import FileLock
 
 from private_distdd.encoding import sha256
 from private_distdd.errors import BudgetExceededError, LedgerError, QueryRefusedError
+from private_distdd.files import descriptor, sync, write_durably, write_file
 from private_distdd.privacy.events import Composition, Event, NotPrivate, merge
 from private_distdd.privacy.ledger.entries import Budget, Charge, Entry, Open, Pin, Recovered, Sealed, encode
-from private_distdd.privacy.ledger.file import begin, descriptor, failed, identity, lock, unusable, write, write_whole
+from private_distdd.privacy.ledger.file import begin, failed, identity, lock, unusable
 from private_distdd.privacy.ledger.history import History, parse, repeated
 
 if TYPE_CHECKING:
@@ -79,8 +80,7 @@ class Ledger(History):
             self._open(self._path, opening)
             os.chmod(self._path, 0o600)  # earlier versions made it for everybody's eyes
             self._file = identity(os.stat(self._path))
-            with descriptor(self._path.parent, os.O_RDONLY) as folder:  # who made it may have died before this
-                os.fsync(folder)
+            sync(self._path.parent)  # who made it may have died before this
         except OSError as error:
             self.close()
             raise failed(self._path, error) from error
@@ -107,7 +107,7 @@ class Ledger(History):
             entry = Recovered(self.torn_event(), sha256(torn))
             self._check(entry)
             line = encode(entry, len(self), self.head)
-            write_whole(path, data[:whole] + line + b"\n")
+            write_file(path, data[:whole] + line + b"\n", 0o600)
             self._extend(entry, line)
 
     @property
@@ -304,7 +304,7 @@ class Ledger(History):
                         raise OSError("its length changed under this process")
                     if os.pread(file, len(last), found.st_size - len(last)) != last:
                         raise OSError("its last line changed under this process")
-                    write(file, line + b"\n")
+                    write_durably(file, line + b"\n")
             except OSError as error:
                 raise failed(self._path, error) from error
             self._unusable = None

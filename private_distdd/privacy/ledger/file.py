@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from private_distdd.errors import LedgerError
+from private_distdd.files import descriptor, write_durably
 
 LOCK, OUTBOX = ".lock", ".outbox"  # what lies beside a ledger, named after it
 
@@ -62,14 +62,14 @@ def begin(path: Path, line: bytes) -> None:
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
         with descriptor(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
-            write(file, line + b"\n")
+            write_durably(file, line + b"\n")
         try:
             os.link(partial, path)  # unlike a rename it replaces nothing: another process may have been faster
         except FileExistsError:
             pass
         except OSError:  # a file system without links
             with contextlib.suppress(FileExistsError), descriptor(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
-                write(file, line + b"\n")
+                write_durably(file, line + b"\n")
         partial.unlink(missing_ok=True)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -80,29 +80,3 @@ def begin(path: Path, line: bytes) -> None:
 def identity(found: os.stat_result) -> tuple[int, int]:
     """What stays the same for as long as it is the same file."""
     return found.st_dev, found.st_ino
-
-
-@contextlib.contextmanager
-def descriptor(path: Path, flags: int) -> Iterator[int]:
-    file = os.open(path, flags, 0o600)
-    try:
-        yield file
-    finally:
-        os.close(file)
-
-
-def write(file: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(file, data) :]
-    os.fsync(file)
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Make or replace the file, whole or not at all, durably."""
-    partial = path.with_name(path.name + ".partial")
-    partial.unlink(missing_ok=True)  # one that a crash left may have other permissions
-    with descriptor(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
-        write(file, data)
-    os.replace(partial, path)
-    with descriptor(path.parent, os.O_RDONLY) as folder:
-        os.fsync(folder)

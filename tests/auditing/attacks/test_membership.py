@@ -146,7 +146,7 @@ def test_uncentred_scores_see_no_more_than_how_many_members_there_are(
             data = ImageDataset(pool.images[held], pool.labels[held], pool.info)
             client = Client("audited", data, allow_without_privacy=True)
             client.enroll(run)
-            scores.append(network.scores(client.answer(network.query(run, 0))))
+            scores.append(network.scores(client.answer(network.question.query(run, 0))))
         areas.append(rates.area_under_curve(np.stack(scores)[members], np.stack(scores)[~members]))
     assert areas[0] > 0.68
     assert 0.49 < areas[1] < 0.56

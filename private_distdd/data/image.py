@@ -1,0 +1,95 @@
+"""Images: the form of examples of shape (channels, height, width)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from private_distdd.data.form import Form, register_form
+from private_distdd.errors import DataError
+from private_distdd.limits import CHANNELS, PIXELS
+
+_GAP = 2  # pixels between two images of a picture
+_SHOWN = 48  # an image is shown at least this wide and high, in pixels
+_LARGEST_PICTURE = 1 << 26  # pixels up to which images are enlarged
+
+
+@register_form
+@dataclass(frozen=True)
+class ImageForm(Form):
+    """(channels, height, width), each at least 1; at most 4,096 channels and 2^24 values, which are in [0, 1]."""
+
+    name: ClassVar[str] = "image"
+    rank: ClassVar[int] = 3
+    layout: ClassVar[str] = "(channels, height, width)"
+    key: ClassVar[str] = "image_shape"
+    one: ClassVar[str] = "image"
+    many: ClassVar[str] = "images"
+    value: ClassVar[str] = "pixel"
+    spatial: ClassVar[bool] = True
+    bounds: ClassVar[tuple[float, float] | None] = (0.0, 1.0)  # black and white
+    usual_mean: ClassVar[float] = 0.5
+    usual_std: ClassVar[float] = 0.5
+
+    def _check_size(self) -> None:
+        if self.lanes > CHANNELS or math.prod(self.shape) > PIXELS:  # each channel has constants of its own
+            raise DataError(
+                f"shape = {self.shape!r}", f"at most {CHANNELS} channels and {PIXELS} values", "Take smaller images."
+            )
+
+    @property
+    def lanes(self) -> int:
+        """One a channel."""
+        return self.shape[0]
+
+    @property
+    def words(self) -> str:
+        """Height, width and channels."""
+        channels, height, width = self.shape
+        return f"{height} by {width} pixels, {channels} channel{'s' if channels > 1 else ''}"
+
+    def spread(self, constants: Sequence[float]) -> Tensor:
+        """float32 [C, 1, 1]."""
+        return torch.tensor(constants).view(-1, 1, 1)
+
+    def augment(self, examples: Tensor, lowest: Tensor | None, generator: torch.Generator) -> Tensor:
+        """[n, C, H, W], each moved by its own whole number of pixels, with black coming in.
+
+        Down or up by at most H / 8 pixels, right or left by at most W / 8, at least 1; uniformly drawn.
+        """
+        count, _, height, width = examples.shape
+        down, right = max(1, height // 8), max(1, width // 8)
+        black = torch.zeros(()) if lowest is None else lowest.to(examples.device)
+        padded = F.pad(examples - black, (right, right, down, down)) + black
+        rows = torch.randint(2 * down + 1, (count, 1), generator=generator) + torch.arange(height)
+        columns = torch.randint(2 * right + 1, (count, 1), generator=generator) + torch.arange(width)
+        moved = padded[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]]  # [n, H, W, C]
+        return moved.permute(0, 3, 1, 2)
+
+    def picture(self, examples: Tensor, num_classes: int, denormalise: Callable[[Tensor], Tensor]) -> NDArray[np.uint8]:
+        """The images themselves, one row a class, de-normalised, clamped to [0, 1].
+
+        Small images are enlarged by a whole factor with nearest neighbour.  With 3 channels they are red, green, blue;
+        with any other number their mean is shown in grey.
+        """
+        pixels = denormalise(examples).clamp(0, 1).mul(255).round().to(torch.uint8)
+        channels, height, width = self.shape
+        if channels != 3:
+            pixels = pixels.to(torch.float32).mean(dim=1, keepdim=True).round().to(torch.uint8).expand(-1, 3, -1, -1)
+        # Thin images would become a picture a thousand times the size of their file.
+        room = math.isqrt(_LARGEST_PICTURE // (len(pixels) * height * width))
+        factor = max(1, min(-(-_SHOWN // min(height, width)), room))
+        pixels = pixels.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
+        pixels = F.pad(pixels, (0, _GAP, 0, _GAP), value=255)
+        rows = pixels.reshape(num_classes, -1, *pixels.shape[1:])  # [classes, ipc, 3, height, width]
+        shown = rows.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)[:-_GAP, :-_GAP]
+        picture: NDArray[np.uint8] = shown.contiguous().numpy()
+        return picture

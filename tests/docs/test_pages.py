@@ -1,0 +1,90 @@
+"""What the documentation's pages show comes from the commands beside it, and what they tell one to type exists."""
+
+from __future__ import annotations
+
+import pkgutil
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from shown import Runner, blocks
+
+from private_distdd.cli import main
+
+ROOT = Path(__file__).parents[2]
+OUTPUTS = {"verifying": 7, "bill": 8, "quickstart": 1, "methods": 2, "limits": 0}
+"""Pages, and how many outputs each shows at least: so that none gets out of the test's sight."""
+
+
+@pytest.fixture(scope="session")
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Runner:
+    """One folder for all pages: they share the release that `distill` makes."""
+    return Runner(tmp_path_factory.mktemp("pages"))
+
+
+def page(name: str) -> str:
+    return (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_every_output_on_a_page_is_what_its_command_prints(name: str, runner: Runner) -> None:
+    assert runner.check(page(name)) >= OUTPUTS[name]
+
+
+def commands(text: str) -> list[list[str]]:
+    """The library's own commands on a page: in indented blocks and in those that are fenced."""
+    indented = re.findall(r"(?:^    .*\n)+", text, re.MULTILINE)
+    fenced = [block.body for block in blocks(text) if block.language in ("sh", "bash")]
+    lines = "\n".join([re.sub(r"^ {4}", "", part, flags=re.MULTILINE) for part in indented] + fenced)
+    found = re.findall(r"^private-distdd [^;|&\n]*", lines.replace("\\\n", " "), re.MULTILINE)
+    return [shlex.split(line, comments=True)[1:] for line in found]
+
+
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_commands_on_a_page_exist_with_these_options(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command, *arguments in commands(path.read_text(encoding="utf-8")):
+        with pytest.raises(SystemExit, match="0"):
+            main([command, "--help"])
+        known = set(re.findall(r"--[\w-]+", capsys.readouterr().out))
+        asked = {argument.partition("=")[0] for argument in arguments if argument.startswith("--")}
+        assert asked <= known, f"{path.name}: private-distdd {command} has no {asked - known}"
+
+
+def test_commands_are_found_where_they_stand() -> None:
+    text = "    private-distdd plan --rounds 5 \\\n        --delta 1\n\n```sh\nprivate-distdd verify run; echo\n```\n"
+    assert commands(text) == [["plan", "--rounds", "5", "--delta", "1"], ["verify", "run"]]
+    assert len(commands(page("quickstart"))) >= 5
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_links_between_pages_hold(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([\w-]+))?\)", text):
+        file = path.parent / target if target else path
+        assert file.exists(), f"{path.name}: {target}"
+        if anchor:
+            heads = re.findall(r"^#+ (.*?)\s*$", file.read_text(encoding="utf-8"), re.MULTILINE)
+            slugs = {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", head).strip().lower()) for head in heads}
+            assert anchor in slugs, f"{path.name}: {target}#{anchor}"
+
+
+def test_the_api_page_names_what_exists() -> None:
+    names = re.findall(r"^::: (\S+)$", page("api"), re.MULTILINE)
+    assert len(names) > 20
+    assert len(set(names)) == len(names)
+    for name in names:
+        assert pkgutil.resolve_name(name)
+
+
+def test_modules_named_on_pages_exist() -> None:
+    for path in PAGES:
+        text = path.read_text(encoding="utf-8")
+        for name in re.findall(r"\bprivate_distdd(?:\.\w+)+", text):
+            if name != "private_distdd.release":  # followed by /1: the card's format
+                assert pkgutil.resolve_name(name), f"{path.name}: {name}"
+        for name in re.findall(r"\b(?:private_distdd|tests|examples|benchmarks|audits)/[\w/]+\.py\b", text):
+            assert (ROOT / name).is_file(), f"{path.name}: {name}"
