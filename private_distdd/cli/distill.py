@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import math
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from private_distdd.cli.options import (
     add_privacy_options,
     add_threads_option,
     asked_privacy,
-    class_names,
+    data_arguments,
 )
 from private_distdd.errors import CheckpointError, ConfigurationError
 
@@ -126,7 +127,7 @@ def run(options: argparse.Namespace) -> int:
             f"--dataset {options.dataset} with privacy and without its classes",
             "the class list as a public constant",
             "Reading it off private data would tell something about them: add --num-classes N, or --classes A,B,... "
-            "for an image folder.",
+            "for an image folder or a .csv.",
         )
     make_method = method_named(options.method)
     method = make_method(privacy=privacy, device=options.device, seed=options.seed, **given_knobs(options, make_method))
@@ -135,13 +136,7 @@ def run(options: argparse.Namespace) -> int:
             "NOT PRIVATE: neither --target-epsilon nor --noise-multiplier was given; messages are exact statistics.",
             file=sys.stderr,
         )
-    train, _ = load_dataset(
-        options.dataset,
-        root=options.root,
-        download=options.download,
-        num_classes=options.num_classes,
-        classes=class_names(options),
-    )
+    train, _ = load_dataset(options.dataset, **data_arguments(options))
     ledgers = None if options.checkpoint is None else _ledgers(options)
     with contextlib.ExitStack() as opened:
 
@@ -161,7 +156,7 @@ def run(options: argparse.Namespace) -> int:
 def _report(release: Release, folder: Path, options: argparse.Namespace) -> None:
     from private_distdd.release.release import manifest_hash
 
-    print(f"{folder}: {len(release.dataset.labels)} images, {claim(release)}")
+    print(f"{folder}: {len(release.dataset.labels)} {release.dataset.info.form.many}, {claim(release)}")
     if release.private:
         print_bills(release.card["clients"])
     progress = release.card["progress"]
@@ -171,8 +166,18 @@ def _report(release: Release, folder: Path, options: argparse.Namespace) -> None
         if options.checkpoint is not None:
             print(f"{options.checkpoint} can go on, with --resume and another --output")
     print(f"{manifest_hash(folder)}  manifest.json: give this hash to whoever receives the release")
-    root = f" --root {options.root}" if options.root else ""
-    print(f"next: private-distdd evaluate {folder} --dataset {options.dataset}{root}")
+    print(f"next: private-distdd evaluate {folder} {_test_options(options, release)}")
+
+
+def _test_options(options: argparse.Namespace, release: Release) -> str:
+    """What `evaluate` needs to know of the data, so that it reads the same classes in the same order."""
+    given = {"--dataset": options.dataset, "--root": options.root, "--label": options.label}
+    given["--classes"] = options.classes
+    if not options.dataset.endswith(".npz"):  # evaluate takes its number of classes from the release
+        given["--num-classes"] = options.num_classes
+    if len(release.dataset.info.shape) == 1:
+        given["--model"] = options.model  # its default is for images
+    return " ".join(f"{name} {shlex.quote(str(value))}" for name, value in given.items() if value is not None)
 
 
 def _check_output(folder: Path) -> None:
@@ -200,6 +205,8 @@ def _ledgers(options: argparse.Namespace) -> Path:
     folder = Path(options.checkpoint)
     split = {"dataset": options.dataset, "num_clients": options.num_clients, "seed": options.seed}
     split |= {"dirichlet": str(options.dirichlet)}  # JSON has no infinity
+    if options.label is not None:
+        split["label"] = options.label  # another column, another split
     try:
         if not options.resume and not (folder / "split.json").exists():
             (folder / "ledgers").mkdir(parents=True, exist_ok=True)

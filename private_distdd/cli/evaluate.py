@@ -7,7 +7,7 @@ import json
 import sys
 
 from private_distdd.cli.claims import claim
-from private_distdd.cli.options import Commands, Help, add_data_options, add_threads_option, class_names
+from private_distdd.cli.options import Commands, Help, add_data_options, add_threads_option, data_arguments
 from private_distdd.errors import ConfigurationError
 
 
@@ -49,19 +49,19 @@ def run(options: argparse.Namespace) -> int:
     name = options.dataset or (info.name if info.name in published_names() else None)
     if name is None:
         raise ConfigurationError(
-            f"a release of {info.name!r} without --dataset", "the data to test on", "Add --dataset FILE.npz or FOLDER."
+            f"a release of {info.name!r} without --dataset",
+            "the data to test on",
+            "Add --dataset FILE.npz, FILE.csv or FOLDER.",
         )
-    _, test = load_dataset(
-        name,
-        root=options.root,
-        download=options.download,
-        mean=info.mean,
-        std=info.std,
-        num_classes=info.num_classes if name.endswith(".npz") else options.num_classes,
-        classes=class_names(options),
-    )
+    arguments = data_arguments(options)
+    if name.endswith(".npz"):
+        arguments["num_classes"] = info.num_classes
+    _, test = load_dataset(name, mean=info.mean, std=info.std, **arguments)
     if test.info.name != info.name:
-        print(f"note: S stands for {info.name!r}, the test images are of {test.info.name!r}", file=sys.stderr)
+        print(
+            f"note: S stands for {info.name!r}, the test {test.info.form.many} are of {test.info.name!r}",
+            file=sys.stderr,
+        )
     result = evaluate(
         release.dataset,
         test,
@@ -75,5 +75,5 @@ def run(options: argparse.Namespace) -> int:
     said = claim(release)
     if release.failures():
         said = f"NOT VERIFIED: private-distdd verify {options.release} says what is wrong with its claim"
-    print(f"accuracy on {len(test)} real test images of {test.info.name}: {result}; {said}")
+    print(f"accuracy on {len(test)} real test {test.info.form.many} of {test.info.name}: {result}; {said}")
     return 0

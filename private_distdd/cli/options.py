@@ -36,22 +36,36 @@ def add_data_options(parser: argparse.ArgumentParser, default: str | None, use: 
     parser.add_argument(
         "--dataset",
         default=default,
-        help=f"{use}: digits, mnist, fashionmnist, cifar10, wine, iris, breast_cancer, FILE.npz, FILE.csv or an image "
+        help=f"{use}: digits, mnist, fashionmnist, cifar10, wine, breast_cancer, iris, FILE.npz, FILE.csv or an image "
         "FOLDER",
     )
     parser.add_argument("--root", metavar="FOLDER", help="where torchvision's files are")
     parser.add_argument(
-        "--num-classes", type=int, metavar="N", help="of an .npz, or a folder with classes 0, 1, ...: a public constant"
+        "--num-classes",
+        type=int,
+        metavar="N",
+        help="of an .npz, or a folder or .csv with classes 0, 1, ...: a public constant",
     )
     parser.add_argument(
-        "--classes", metavar="NAME,NAME,...", help="of a folder, in order, also those without images: a public constant"
+        "--classes",
+        metavar="NAME,NAME,...",
+        help="of a folder or .csv, in order, also those without examples: a public constant",
+    )
+    parser.add_argument(
+        "--label", metavar="COLUMN", help="of a .csv: the name of its column of classes (default: the last column)"
     )
     parser.add_argument("--download", action="store_true", help="let torchvision download what is missing")
 
 
-def class_names(options: argparse.Namespace) -> list[str] | None:
-    """The names in `--classes`; None where it was not given."""
-    return None if options.classes is None else options.classes.split(",")
+def data_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """What the data options say, beside the name, as arguments of `load_dataset`."""
+    classes = None if options.classes is None else options.classes.split(",")
+    given = {"num_classes": options.num_classes, "classes": classes, "label": options.label}
+    return {
+        "root": options.root,
+        "download": options.download,
+        **{name: value for name, value in given.items() if value is not None},
+    }
 
 
 def add_threads_option(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,71 @@
+"""`private-distdd distill --method collabdm`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from private_distdd import Release
+from private_distdd.cli import main
+
+ONE_SHOT = ["distill", "--method", "collabdm", "--num-clients", "3", "--ipc", "1", "--model", "mlp"]
+for _knob in (
+    'model_args={"width":16,"depth":1}',
+    "networks=2",
+    "frequencies=8",
+    "bandwidth=0.5",
+    "partition=2",
+    "pool=2",
+    "matching_steps=3",
+    "smoothness=0.1",
+):
+    ONE_SHOT += ["--set", _knob]
+
+
+def test_one_shot_distillation(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*ONE_SHOT, "--target-epsilon", "5", "--output", "run"]) == 0
+    captured = capsys.readouterr()
+    assert "epsilon 5.000 at delta 1e-05 a client" in captured.out
+    assert "NOT PRIVATE" not in captured.out + captured.err
+    release = Release.load("run")
+    assert release.card["method"]["name"] == "CollabDM"
+    assert release.card["plan"]["max_queries"] == 1
+    assert release.dataset.partition == 2
+    assert len(release.dataset) == 40
+    assert main(["verify", "run"]) == 0
+    assert "checks out" in capsys.readouterr().out
+    evaluation = ["evaluate", "run", "--model-args", '{"width":8}', "--seeds", "1", "--epochs", "1"]
+    assert main(evaluation) == 0
+    assert "445 real test images of digits" in capsys.readouterr().out
+    assert main([*ONE_SHOT, "--output", "open"]) == 0
+    assert "NOT PRIVATE" in capsys.readouterr().err
+    assert not Release.load("open").private
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--rounds", "5"], "--rounds 5 with --method collabdm"),
+        (["--rounds", "1"], "--rounds 1 with --method collabdm"),
+        (["--participation", "0.5"], "--participation 0.5 with --method collabdm"),
+        (["--set", "rounds=5"], "--set rounds=5"),
+        (["--set", "memory=5"], "--set memory=5"),
+        (["--set", "partition=3"], "partition = 3"),
+        (["--set", "pool=5"], "pool = 5"),
+        (["--set", "networks=0"], "networks = 0"),
+        (["--set", "bandwidth=NaN"], "bandwidth = nan"),
+        (["--target-epsilon", "1", "--max-grad-norm", "0.5"], "max_grad_norm = 0.5 with CollabDM"),
+        (["--target-epsilon", "1", "--set", "local_steps=5"], "local_steps = 5 with privacy"),
+    ],
+)
+def test_bad_arguments_of_one_shot_distillation_are_one_clear_error(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert main([*ONE_SHOT, "--output", "run", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert "allowed:" in error
+    assert "Traceback" not in error
+    assert len([line for line in error.splitlines() if "allowed:" in line]) == 1
+    assert not any(here.glob("run*"))
