@@ -10,7 +10,6 @@ no event here.
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -71,16 +70,6 @@ class SampledGaussian:
         _check_count(self.count)
         object.__setattr__(self, "noise_multiplier", float(sigma))
         object.__setattr__(self, "sample_rate", float(rate))
-
-    @classmethod
-    def stacked(cls, noise_multiplier: float, sample_rate: float, networks: int) -> SampledGaussian:
-        """The one event of a query that stacks `networks` statistics, each clipped to C, on ONE draw of coins.
-
-        The joint sensitivity is sqrt(networks) * C, so noise of noise_multiplier * C on each coordinate is one release
-        with noise multiplier noise_multiplier / sqrt(networks).
-        """
-        _check_count(networks)
-        return cls(noise_multiplier / math.sqrt(networks), sample_rate)
 
 
 @dataclass(frozen=True, order=True)

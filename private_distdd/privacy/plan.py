@@ -10,7 +10,7 @@ from typing import Any
 from private_distdd.errors import ConfigurationError
 from private_distdd.privacy.accountants import best_epsilon
 from private_distdd.privacy.calibration import calibrate_noise_multiplier
-from private_distdd.privacy.events import RELATION, SampledGaussian
+from private_distdd.privacy.events import SampledGaussian
 from private_distdd.validate import require_count, require_number
 
 _MOST_EVENTS = 10**6  # of one query
@@ -119,8 +119,8 @@ class Privacy:
         sample_rate: q in (0, 1]: each example enters each batch by its own secret coin of this probability.
         max_grad_norm: C in [1e-30, 1e30]: L2 bound on one example's gradient over all parameters together.
         divisor: b in [1e-30, 1e30]: public number that every message is divided by; equal for all clients.
-        relation: which data sets are neighbours; the only one accounted for.  Replace-one costs more (a change moves a
-            sum by up to 2 C) and would need other accountants, so asking for it is refused.
+
+    Replace-one costs more (a change moves a sum by up to 2 C); it would need other accountants, and nothing here has them.
 
     Raises:
         ConfigurationError: a value is outside its range, or both or neither of the first two are given.
@@ -135,15 +135,8 @@ class Privacy:
     sample_rate: float = 1.0
     max_grad_norm: float = 1.0
     divisor: float = 1.0
-    relation: str = RELATION
 
     def __post_init__(self) -> None:
-        if self.relation != RELATION:
-            raise ConfigurationError(
-                f"relation = {self.relation!r}",
-                repr(RELATION),
-                "Replace-one has other numbers (a change moves a sum by up to 2 C), which no accountant here computes.",
-            )
         if (self.target_epsilon is None) == (self.noise_multiplier is None):
             raise ConfigurationError(
                 f"target_epsilon = {self.target_epsilon!r} and noise_multiplier = {self.noise_multiplier!r}",

@@ -20,6 +20,14 @@ def bill_of(history: History, run: Run) -> dict[str, Any]:
     """One client's lines of the card: the claim and the spending of this run, and the ledger's total so far.
 
     The claim is the plan's schedule only where the ledger pinned exactly that; recoveries count as charges.
+
+    Args:
+        history: the client's ledger.
+        run: what the clients were asked to agree to.
+
+    Returns:
+        the fields of a client on the card but `messages_used`: charges, claim, spent, so_far (see `epsilons`), budget,
+        ledger_lines and ledger_head.
     """
     run_id, plan = run.run_id, run.plan
     delta = _DELTA_WITHOUT_PRIVACY if plan is None else plan.delta
@@ -45,24 +53,38 @@ def bill_of(history: History, run: Run) -> dict[str, Any]:
 
 
 def run_of(card: Mapping[str, Any]) -> Run:
-    """What the clients were asked to agree to, as the card tells it."""
+    """What the clients were asked to agree to, as the card tells it.
+
+    Raises:
+        KeyError, ConfigurationError, QueryRefusedError: the card's run_id, data or plan is malformed.
+    """
     plan = None if card["plan"] is None else PrivacyPlan.from_json(card["plan"])
     return Run(card["run_id"], DatasetInfo.from_json(card["data"]), plan)
 
 
 def pin_of(history: History, run_id: str) -> Pin | None:
+    """The ledger's line that agrees to this run; None where it never did."""
     return next((entry for entry in history if isinstance(entry, Pin) and entry.run_id == run_id), None)
 
 
 def rounds_of(history: History, run_id: str, kind: type[Charge] | type[Sealed]) -> set[int]:
-    """The rounds of the run in which the ledger has such a line."""
+    """The rounds of the run, counted from 0, in which the ledger has such a line."""
     entries = (entry for entry in history if isinstance(entry, kind))
     parts = (entry.message_id.split(":") for entry in entries)
     return {int(server_round) for run, server_round in parts if run == run_id}
 
 
 def epsilons(events: Iterable[Event], delta: float) -> dict[str, Any]:
-    """Upper bounds by both accountants, the smaller of them, and what the numerics had to say."""
+    """What the events cost together, as the card says it.
+
+    Args:
+        events: any number; none cost nothing.
+        delta: in (0, 1).
+
+    Returns:
+        the upper bounds on epsilon by both accountants ("rdp", "prv"), the smaller of them ("epsilon"), PRV's lower
+        bound ("prv_lower"), numbers or "infinity" each; and what the numerics had to say ("note").
+    """
     merged = merge(events)
     rdp, prv = bracket(merged, delta, "rdp"), bracket(merged, delta, "prv")
     return {
@@ -75,8 +97,14 @@ def epsilons(events: Iterable[Event], delta: float) -> dict[str, Any]:
 
 
 def as_text(value: float) -> float | str:
-    return value if math.isfinite(value) else "infinity"  # JSON has no infinity
+    """The number as JSON can hold it: "infinity" for what is not finite; `as_number` is the inverse."""
+    return value if math.isfinite(value) else "infinity"
 
 
 def as_number(value: float | str) -> float:
+    """The number that `as_text` wrote.
+
+    Raises:
+        ValueError: another text.
+    """
     return math.inf if value == "infinity" else float(value)

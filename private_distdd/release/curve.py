@@ -19,7 +19,12 @@ _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def curve_figure(plan: PrivacyPlan, clients: Mapping[str, Any]) -> str:
-    """The epsilon-delta curve of the agreed schedule as inline SVG, with the claimed point."""
+    """The epsilon-delta curve of the agreed schedule as inline SVG, with the claimed point.
+
+    Args:
+        plan: whose schedule it is.
+        clients: the bills of the card, at least one; the largest claim is marked, and all are finite.
+    """
     claim = max(float(bill["claim"]["epsilon"]) for bill in clients.values())
     spacing = _nice(claim * 1.5 / 5 if claim > 0 else 0.2)
     most = spacing * math.ceil(max(claim * 1.4, spacing) / spacing)

@@ -28,7 +28,17 @@ _LONGEST_LINE = 400  # of a failure, in characters
 
 
 def folder_failures(release: Contents) -> Iterator[str]:
-    """Page and picture must show this card and this S: many a reader looks at nothing else."""
+    """Page and picture must show this card and this S, for many a reader looks at nothing else.
+
+    Args:
+        release: one with a card of the right form; where it was not loaded from a folder, there is nothing to check.
+
+    Returns:
+        a line for each failure.
+
+    Raises:
+        OSError: page or picture cannot be read.
+    """
     if release.folder is None:
         return
     own = release.card["versions"]["private-distdd"] == version("private-distdd")  # another's page looks otherwise
@@ -48,21 +58,35 @@ def line_of(failure: str) -> str:
 
 
 def sha256(data: bytes) -> str:
+    """The hash that manifests give for a file, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
 def pretty(record: Mapping[str, Any]) -> bytes:
+    """JSON for readers, a field a line and sorted: one record, one way to write it.
+
+    Raises:
+        ValueError, TypeError: it holds NaN or infinity, or what JSON has no form for.
+    """
     return (json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
 def manifest_of(hashes: Mapping[str, str]) -> bytes:
-    """Names and SHA-256 of all other files, and the SHA-256 of this very statement."""
+    """The manifest's bytes: names and SHA-256 of all other files, and the SHA-256 of this very statement.
+
+    Args:
+        hashes: SHA-256 in hexadecimal, by the file's name within the folder.
+    """
     record = {"format": FORMAT, "files": dict(hashes)}
     return pretty(record | {"self": sha256(to_json(record).encode())})
 
 
 def contents_of(folder: Path, listed: Collection[str] | None = None) -> dict[str, bytes]:
-    """Every file of a release but the manifest, by name; of those that are not `listed` nothing is read.
+    """Every file of a release but the manifest, by name.
+
+    Args:
+        folder: anybody's.
+        listed: the only names that are read, the others get no bytes; None reads all.
 
     Raises:
         ValueError: something else lies there: a link, a device, another folder.
@@ -105,7 +129,7 @@ def _longest(name: str) -> int:
 
 
 def read_release(folder: Path) -> Contents | list[str]:
-    """The release in the folder, or what is wrong with its files, a line each."""
+    """The release in the folder, or what is wrong with its files, a line each; never raises an `Exception`."""
     try:
         data = read_file(_plain(folder / MANIFEST), PAGE_BYTES)
         contents = contents_of(folder, json.loads(data)["files"])

@@ -17,23 +17,27 @@ def safe(value: object) -> str:
 
 
 def shown_epsilon(value: float | str) -> str:
+    """A bound of the card, a number or "infinity", with four digits and never below it."""
     return rounded_up(math.inf if value == "infinity" else float(value))
 
 
 def shown_count(value: float) -> str:
+    """A factor or count >= 0, in so few digits that nobody takes it for exact."""
     return f"{value:.3g}" if value < 100 else f"{math.ceil(value):,}" if value < 1e6 else f"{value:.1e}"
 
 
 def fact_list(facts: Iterable[tuple[str, str]]) -> str:
+    """A list of definitions; names are HTML already, values are escaped."""
     return "<dl>" + "".join(f"<div><dt>{name}</dt><dd>{safe(value)}</dd></div>" for name, value in facts) + "</dl>"
 
 
 def paragraph(text: str) -> str:
+    """The text, escaped, as a paragraph."""
     return f"<p>{safe(text)}</p>"
 
 
 def chips(record: Mapping[str, Any]) -> str:
-    """Names and values in running text."""
+    """Names and values in running text, sorted and escaped; what is no text is shown as JSON."""
     texts = {
         name: value if isinstance(value, str) else json.dumps(value, sort_keys=True) for name, value in record.items()
     }

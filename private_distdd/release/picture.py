@@ -10,7 +10,12 @@ import numpy as np
 
 
 def same_picture(path: Path, expected: np.ndarray[Any, Any]) -> bool:
-    """Are the PNG's pixels these, [height, width, 3]?  Within one grey level: roundings differ between processors."""
+    """Are the PNG's pixels these?  Within one grey level, for roundings differ between processors.
+
+    Args:
+        path: of any file; one that is no picture has other pixels.
+        expected: uint8 [height, width, 3].
+    """
     from PIL import Image
 
     try:
@@ -26,6 +31,10 @@ def plain_png(data: bytes, height: int, width: int) -> bool:
     """Is it a PNG of this size, of nothing but head, pixels and end, with nothing behind, between or inside them?
 
     One of another size, or none at all, passes: `same_picture` knows it.
+
+    Args:
+        data: the file.
+        height, width: in pixels; no more than so many are unpacked.
     """
     signature, place, kinds, pixels = b"\x89PNG\r\n\x1a\n", 8, [], list[bytes]()
     if not data.startswith(signature) or data[16:24] != width.to_bytes(4, "big") + height.to_bytes(4, "big"):

@@ -128,8 +128,12 @@ class TestGolden:
 
     def test_stacked_networks_cost_one_event(self):
         # 10 networks on one draw of coins against 10 draws (the design's example: 2.85 against 13.8 over some rounds)
-        together = epsilon([SampledGaussian.stacked(1.0, 0.1, 10)], DELTA)
-        assert together == epsilon([SampledGaussian(1 / math.sqrt(10), 0.1)], DELTA)
+        together = epsilon([SampledGaussian(1 / math.sqrt(10), 0.1)], DELTA)
+        apart = epsilon([SampledGaussian(1.0, 0.1, 10)], DELTA)
+        assert epsilon([SampledGaussian(1.0, 0.1)], DELTA) < apart < together
+        # Without coins to amplify, 10 networks on one draw and 10 draws are one and the same.
+        gaussian = epsilon([SampledGaussian(1 / math.sqrt(10), 1.0)], DELTA, "gdp")
+        assert gaussian == pytest.approx(epsilon([SampledGaussian(1.0, 1.0, 10)], DELTA, "gdp"), rel=1e-9)
 
 
 class TestOracle:

@@ -6,11 +6,13 @@ import json
 import math
 from dataclasses import FrozenInstanceError
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from private_distdd.errors import ConfigurationError
+from private_distdd.privacy.accountants import epsilon
 from private_distdd.privacy.events import (
     MAX_COUNT,
     RELATION,
@@ -73,10 +75,22 @@ class TestValidation:
         assert SampledGaussian(1, 1) == SampledGaussian(1.0, 1.0)
         assert isinstance(SampledGaussian(2, 1).noise_multiplier, float)
 
-    def test_stacked(self):
-        assert SampledGaussian.stacked(2.0, 0.1, 4) == SampledGaussian(1.0, 0.1)
-        with pytest.raises(ConfigurationError, match="count"):
-            SampledGaussian.stacked(2.0, 0.1, 0)
+    @pytest.mark.parametrize("parts", [1, 4, 10])
+    def test_parts_on_one_draw_of_coins_are_one_release_with_less_noise(self, parts):
+        """K parts, each clipped to C, move the stacked sum by sqrt(K) C: noise of sigma C is then sigma / sqrt(K)."""
+        sigma, rate, clip = 2.0, 0.1, 0.5
+        row = np.full((parts, 3), clip / math.sqrt(3))  # the worst example: every part at its bound
+        assert np.linalg.norm(row, axis=1) == pytest.approx([clip] * parts)
+        sensitivity = np.linalg.norm(row)
+        together = SampledGaussian(sigma * clip / sensitivity, rate)
+        assert together.noise_multiplier == pytest.approx(sigma / math.sqrt(parts), rel=1e-12)
+        assert together.count == 1
+        # With every example in the batch that is as dear as a release for each part, and with secret coins, which are
+        # then drawn once for all of them, it is dearer: one draw amplifies once.
+        for q, dearer in ((1.0, False), (rate, parts > 1)):
+            one = epsilon([SampledGaussian(sigma / math.sqrt(parts), q)], 1e-5, "rdp")
+            each = epsilon([SampledGaussian(sigma, q, parts)], 1e-5, "rdp")
+            assert one > each if dearer else one == pytest.approx(each, rel=1e-9)
 
 
 class TestMerge:
