@@ -120,7 +120,7 @@ class Privacy:
         max_grad_norm: C in [1e-30, 1e30]: L2 bound on one example's gradient over all parameters together.
         divisor: b in [1e-30, 1e30]: public number that every message is divided by; equal for all clients.
 
-    Replace-one costs more (a change moves a sum by up to 2 C); it would need other accountants, and nothing here has them.
+    Replace-one costs more (a change moves a sum by up to 2 C), and would need accountants that are not here.
 
     Raises:
         ConfigurationError: a value is outside its range, or both or neither of the first two are given.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ from private_distdd.privacy.accountants import bracket
 from private_distdd.privacy.events import Event, NotPrivate, merge
 from private_distdd.privacy.ledger import Charge, History, Pin, Sealed
 from private_distdd.privacy.plan import PrivacyPlan
+from private_distdd.release.numbers import as_text
 from private_distdd.wire.run import Run
 
 _DELTA_WITHOUT_PRIVACY = 1e-5  # epsilon is infinite there at every delta
@@ -94,17 +94,3 @@ def epsilons(events: Iterable[Event], delta: float) -> dict[str, Any]:
         "epsilon": as_text(min(rdp.upper, prv.upper)),
         "note": prv.note,
     }
-
-
-def as_text(value: float) -> float | str:
-    """The number as JSON can hold it: "infinity" for what is not finite; `as_number` is the inverse."""
-    return value if math.isfinite(value) else "infinity"
-
-
-def as_number(value: float | str) -> float:
-    """The number that `as_text` wrote.
-
-    Raises:
-        ValueError: another text.
-    """
-    return math.inf if value == "infinity" else float(value)

@@ -12,11 +12,12 @@ from typing import Any
 from private_distdd.errors import PrivateDistDDError
 from private_distdd.privacy.events import RELATION, UNIT
 from private_distdd.privacy.ledger import parse
-from private_distdd.release.bill import as_number, bill_of
+from private_distdd.release.bill import bill_of
+from private_distdd.release.client_bill import client_failures
 from private_distdd.release.folder import FORMAT
 from private_distdd.release.form import PACKAGES
+from private_distdd.release.numbers import as_number
 from private_distdd.release.release import Release
-from private_distdd.release.verify import client_failures
 from private_distdd.synthetic.dataset import SyntheticDataset
 from private_distdd.wire.run import Run
 

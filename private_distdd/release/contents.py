@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from private_distdd.release.bill import as_number
+from private_distdd.release.numbers import as_number
 from private_distdd.synthetic.dataset import SyntheticDataset
 
 

@@ -61,7 +61,7 @@ def _form_failures(value: object, form: CardForm, where: str) -> Iterator[str]:
 
 
 def form_failures(card: object) -> list[str]:
-    """Fields of a card that are missing, unknown, or not of their type, a line each; empty for a card of the right form.
+    """Fields of a card that are missing, unknown, or not of their type, a line each; empty for one of the right form.
 
     Values are not looked at: that is `verify`'s work.  Settings are the method's own, but for those that all have.
     """
