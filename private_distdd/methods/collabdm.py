@@ -16,7 +16,7 @@ from private_distdd.methods.register import register_method
 from private_distdd.networks.embedding import EmbeddingSpec
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.questions.register import plain_question, private_question
-from private_distdd.server.form import Field, Form, is_between, is_part, prototypes
+from private_distdd.server.layout import Field, Layout, is_between, is_part, prototypes
 from private_distdd.server.start import Started
 from private_distdd.synthetic.mosaic import require_partition
 from private_distdd.validate import require_count, require_number
@@ -169,7 +169,7 @@ class CollabDM(Method):
         question = plain_question if self.privacy is None else private_question
         question(self.question, self.embedding(info).to_json(), {}, info, "cpu")
 
-    def form(self, run: Run, client_ids: Sequence[str]) -> Form:
+    def layout(self, run: Run, client_ids: Sequence[str]) -> Layout:
         """See `Method`."""
         info = run.info
         queries = 3 if self.local_steps else 1  # embeddings; and for a share of S, counts and distillations
@@ -181,7 +181,7 @@ class CollabDM(Method):
                 and all(is_between(count, 0, queries) for count in value.values())
             )
 
-        return Form(
+        return Layout(
             run,
             {
                 "active": Field("some of the clients, in order", lambda value, _: is_part(value, client_ids)),

@@ -11,13 +11,13 @@ from private_distdd.data.info import DatasetInfo
 from private_distdd.errors import ConfigurationError
 from private_distdd.matching.gradients import DISTANCES
 from private_distdd.methods.distdd_course import DistDDCourse
-from private_distdd.methods.distdd_form import distdd_form
+from private_distdd.methods.distdd_layout import distdd_layout
 from private_distdd.methods.method import Method
 from private_distdd.methods.register import register_method
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.questions.class_gradients import GRANULARITIES
 from private_distdd.questions.register import private_question
-from private_distdd.server.form import Form
+from private_distdd.server.layout import Layout
 from private_distdd.server.start import Started
 from private_distdd.validate import require_count, require_number
 from private_distdd.wire.run import Run
@@ -184,9 +184,9 @@ class DistDD(Method):
         arguments = {"model": self.spec.to_json(), "granularity": self.granularity}
         private_question(self.question, arguments, state, info, "cpu")
 
-    def form(self, run: Run, client_ids: Sequence[str]) -> Form:
+    def layout(self, run: Run, client_ids: Sequence[str]) -> Layout:
         """See `Method`."""
-        return distdd_form(self, run, client_ids)
+        return distdd_layout(self, run, client_ids)
 
     def course(self, started: Started) -> DistDDCourse:
         """See `Method`."""

@@ -18,7 +18,7 @@ from private_distdd.networks.device import require_device
 from private_distdd.privacy.plan import Privacy, PrivacyPlan
 from private_distdd.questions.register import PRIVATE_QUESTIONS
 from private_distdd.release.release import Release
-from private_distdd.server.form import Form
+from private_distdd.server.layout import Layout
 from private_distdd.server.loop import Course, run
 from private_distdd.server.record import RoundRecord
 from private_distdd.server.start import Started, start_run
@@ -112,7 +112,7 @@ class Method(ABC):
         """
 
     @abstractmethod
-    def form(self, run: Run, client_ids: Sequence[str]) -> Form:
+    def layout(self, run: Run, client_ids: Sequence[str]) -> Layout:
         """What the checkpoints of this run look like."""
 
     @abstractmethod
@@ -187,7 +187,7 @@ class Method(ABC):
             settings=self.identity(),
             plan=plan,
             check=self._check,
-            form=self.form,
+            layout=self.layout,
             quorum=self.quorum,
             deadline=self.deadline,
             checkpoint=checkpoint,

@@ -51,6 +51,7 @@ def run_of(card: Mapping[str, Any]) -> Run:
 
 
 def pin_of(history: History, run_id: str) -> Pin | None:
+    """What the ledger agreed to in this run; None where it never enrolled."""
     return next((entry for entry in history if isinstance(entry, Pin) and entry.run_id == run_id), None)
 
 
@@ -75,8 +76,14 @@ def epsilons(events: Iterable[Event], delta: float) -> dict[str, Any]:
 
 
 def as_text(value: float) -> float | str:
-    return value if math.isfinite(value) else "infinity"  # JSON has no infinity
+    """An epsilon as the card states it: JSON has no infinity."""
+    return value if math.isfinite(value) else "infinity"
 
 
 def as_number(value: float | str) -> float:
+    """The inverse of `as_text`.
+
+    Raises:
+        ValueError: it is another text.
+    """
     return math.inf if value == "infinity" else float(value)

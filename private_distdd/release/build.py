@@ -13,10 +13,10 @@ from private_distdd.errors import PrivateDistDDError
 from private_distdd.privacy.events import RELATION, UNIT
 from private_distdd.privacy.ledger import parse
 from private_distdd.release.bill import as_number, bill_of
+from private_distdd.release.clients import client_failures
 from private_distdd.release.folder import FORMAT
 from private_distdd.release.form import PACKAGES
 from private_distdd.release.release import Release
-from private_distdd.release.verify import client_failures
 from private_distdd.synthetic.dataset import SyntheticDataset
 from private_distdd.wire.run import Run
 

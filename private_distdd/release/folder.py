@@ -48,6 +48,7 @@ def line_of(failure: str) -> str:
 
 
 def pretty(record: Mapping[str, Any]) -> bytes:
+    """JSON for people, the same bytes for equal records: how card and manifest are written."""
     return (json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 

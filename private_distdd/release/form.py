@@ -61,6 +61,7 @@ def _form_failures(value: object, form: CardForm, where: str) -> Iterator[str]:
 
 
 def form_failures(card: object) -> list[str]:
+    """Fields that are missing, unknown or of another type, a line each; empty for a card that can be read."""
     lost = card.get("unaccounted") if isinstance(card, Mapping) else None
     form = _CARD if lost is None else {**_CARD, "unaccounted": dict.fromkeys(lost, (int,))}
     failures = list(_form_failures(card, form, "card"))

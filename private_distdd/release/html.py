@@ -17,18 +17,22 @@ def safe(value: object) -> str:
 
 
 def shown_epsilon(value: float | str) -> str:
+    """An upper bound as the card shows it, rounded up; the card's "infinity" is the sign for it."""
     return rounded_up(math.inf if value == "infinity" else float(value))
 
 
 def shown_count(value: float) -> str:
+    """A factor >= 0 in few characters."""
     return f"{value:.3g}" if value < 100 else f"{math.ceil(value):,}" if value < 1e6 else f"{value:.1e}"
 
 
 def fact_list(facts: Iterable[tuple[str, str]]) -> str:
+    """Names, which are HTML already, and values, which are text, as a definition list."""
     return "<dl>" + "".join(f"<div><dt>{name}</dt><dd>{safe(value)}</dd></div>" for name, value in facts) + "</dl>"
 
 
 def paragraph(text: str) -> str:
+    """Text as one paragraph."""
     return f"<p>{safe(text)}</p>"
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from private_distdd.encoding import sha256, to_json
 from private_distdd.errors import CheckpointError, PrivateDistDDError
 from private_distdd.files import sync, write_file
-from private_distdd.server.form import Form
+from private_distdd.server.layout import Layout
 from private_distdd.server.state import Checkpoint
 from private_distdd.storage import pack, unpack
 from private_distdd.wire.run import Run
@@ -100,15 +100,15 @@ class CheckpointFolder:
         except OSError as error:
             raise self._failed(error) from error
 
-    def read(self, form: Callable[[], Form] | None = None) -> Checkpoint:
+    def read(self, layout: Callable[[], Layout] | None = None) -> Checkpoint:
         """The newest checkpoint.
 
         Args:
-            form: makes what it must look like, once its identity is known to be this one's; to go on needs it.
+            layout: makes what it must look like, once its identity is known to be this one's; to go on needs it.
 
         Raises:
             CheckpointError: there is none, it is damaged, it belongs to another run or version, or it is not of the
-                form: hashes keep out accidents, the form what was made to look whole.
+                layout: hashes keep out accidents, the layout what was made to look whole.
         """
         data = self._read(STATE)
         try:
@@ -129,7 +129,7 @@ class CheckpointFolder:
             found = Checkpoint(Run.from_bytes(run), header["progress"], state, memory)
         except PrivateDistDDError as error:
             raise self._damaged(STATE, str(error)) from error
-        if form is not None and (fault := form().fault(found)) is not None:
+        if layout is not None and (fault := layout().fault(found)) is not None:
             raise self._damaged(STATE, fault)
         return found
 

@@ -13,7 +13,7 @@ from private_distdd.data.info import DatasetInfo
 from private_distdd.errors import ConfigurationError, NotPrivateWarning
 from private_distdd.privacy.plan import PrivacyPlan
 from private_distdd.server.checkpoint import CheckpointFolder
-from private_distdd.server.form import Form
+from private_distdd.server.layout import Layout
 from private_distdd.server.session import Session
 from private_distdd.server.state import Checkpoint
 from private_distdd.wire.engine import Engine
@@ -45,7 +45,7 @@ def start_run(
     settings: Mapping[str, Any],
     plan: PrivacyPlan | None,
     check: Callable[[DatasetInfo], None],
-    form: Callable[[Run, Sequence[str]], Form],
+    layout: Callable[[Run, Sequence[str]], Layout],
     quorum: float = 1.0,
     deadline: float | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -60,7 +60,7 @@ def start_run(
         settings: its JSON-able knobs, which must be the same for a run to go on.
         plan: the mechanism's constants, None without privacy.
         check: refuses what the method or this machine cannot work with.
-        form: from a new run and the invited clients to what its checkpoints look like.
+        layout: from a new run and the invited clients to what its checkpoints look like.
         quorum, deadline: see `Session`.
         checkpoint, resume: see `Method.fit`.
 
@@ -73,7 +73,7 @@ def start_run(
     identity = {"method": method, "clients": list(clients), "data": info.to_json(), **settings}
     folder = None if checkpoint is None else CheckpointFolder(checkpoint, identity)
     new = Checkpoint(Run(secrets.token_hex(8), info, plan))
-    saved = folder.read(lambda: form(new.run, clients)) if folder is not None and resume else new
+    saved = folder.read(lambda: layout(new.run, clients)) if folder is not None and resume else new
     if saved.run.plan is None:
         warnings.warn(
             "privacy=None: this run is NOT private; messages are exact statistics of the clients' data.",

@@ -31,8 +31,10 @@ class Reply:
         """The reply that `to_bytes` wrote.
 
         Raises:
-            QueryRefusedError: the bytes are cut, or hold a longer ledger than anybody may hand over.
+            QueryRefusedError: the bytes are cut, hold a longer ledger than anybody may hand over, or are no bytes.
         """
+        if not isinstance(data, bytes):  # an engine is anybody's, and a list of numbers can be sliced, too
+            raise QueryRefusedError(f"a reply of type {type(data).__name__}", "bytes", "Ask again.")
         length = int.from_bytes(data[:_LENGTH], "big")
         rest = len(data) - _LENGTH - length
         if len(data) < _LENGTH or not 0 <= rest <= LEDGER_BYTES:

@@ -5,6 +5,7 @@
     python -m tests.fuzz --cases 5000 --only resume     # of targets whose name contains "resume"
 
 Every case starts from something valid that the library made, and changes it; where a format has hashes they are made
-anew, so that what lies behind them is reached.  `harness` holds the properties, one helper each, `mutate` the changes,
-`targets` what is attacked, `test_regressions` the inputs that once did harm.
+anew, so that what lies behind them is reached.  `harness` holds the properties, one helper each,
+`mutate` the changes, `valid` what cases start from, and `test_regressions` the inputs that once did harm; each of the
+modules that `targets` names holds what is attacked.
 """

@@ -15,9 +15,12 @@ from private_distdd.privacy.events import NotPrivate
 from private_distdd.privacy.ledger import Ledger
 
 from . import harness
+from .checkpoints import check_resume, checkpoints
 from .harness import Finding, answered, outcome, succeeds
 from .mutate import HOSTILE, dump, edited
-from .targets import NAMES, RUNS, TARGETS, Target, check_resume, checkpoints, command, releases
+from .releases import command, releases
+from .targets import TARGETS, Target
+from .valid import NAMES, RUNS
 
 
 @pytest.fixture(autouse=True)

@@ -17,29 +17,16 @@ from private_distdd.release.release import verify_folder
 from private_distdd.wire.message import Message
 from private_distdd.wire.query import Query
 from private_distdd.wire.refusal import Refusal
+from private_distdd.wire.reply import Reply
 
 from .harness import answered, outcome, succeeds
+from .ledgers import chained, ledger_records
 from .mutate import dump, edited, envelope
-from .targets import (
-    MESSAGE,
-    NAMES,
-    OPEN_RUN,
-    QUERIES,
-    RUN,
-    RUNS,
-    chained,
-    check_answer,
-    client,
-    enrolments,
-    fresh,
-    ledger_records,
-    messages,
-    released,
-    replies,
-    split,
-    write_changed_release,
-    write_release,
-)
+from .releases import released, write_changed_release, write_release
+from .server import exchanges, replies
+from .site import check_answer, enrolments
+from .valid import MESSAGE, NAMES, OPEN_RUN, QUERIES, RUN, RUNS, client, fresh
+from .wire import messages, split
 
 Edit = tuple[tuple[str | int, ...], str, Any]
 
@@ -231,6 +218,15 @@ LIES: list[tuple[str, str, Any, list[tuple[str, str]]]] = [
 @pytest.mark.parametrize("lie", LIES, ids=str)
 def test_one_client_does_not_end_the_others_run(lie: Any) -> None:
     replies(lie)
+
+
+@pytest.mark.parametrize(
+    "data", [[0] * 100, "x" * 100, 5, {}, [10**400] * 9, bytearray(8)], ids=lambda data: f"{data!r:.20}"
+)
+def test_what_is_no_bytes_is_no_reply(data: Any) -> None:
+    with pytest.raises(QueryRefusedError):
+        Reply.from_bytes(data)
+    exchanges(("distdd", [("as it is", None), ("as it is", None), ("anything", data)]))
 
 
 # Ledgers

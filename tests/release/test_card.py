@@ -17,7 +17,9 @@ from private_distdd.privacy.accountants import delta as delta_at
 from private_distdd.privacy.events import RELATION, UNIT, SampledGaussian
 from private_distdd.privacy.plan import PrivacyPlan
 from private_distdd.release import card as card_module
+from private_distdd.release import curve as curve_module
 from private_distdd.release.card import render_card
+from private_distdd.release.html import shown_epsilon
 
 PLAN = PrivacyPlan(1.5, 0.2, 0.5, 8.0, 30, 1e-5)
 HEAD = "0123456789abcdef" * 4
@@ -218,12 +220,12 @@ def test_any_name_is_text(name: str) -> None:
     ],
 )
 def test_bounds_are_rounded_up(value: float | str, shown: str) -> None:
-    assert card_module._epsilon(value) == shown
+    assert shown_epsilon(value) == shown
 
 
 @given(value=st.floats(min_value=1e-12, max_value=1e12))
 def test_a_shown_bound_is_never_below_the_true_one(value: float) -> None:
-    shown = float(card_module._epsilon(value))
+    shown = float(shown_epsilon(value))
     assert value <= shown <= value * 1.0011
 
 
@@ -274,14 +276,14 @@ def test_the_curve_is_the_accountants_and_passes_the_claim(plan: PrivacyPlan) ->
     assert [x for x, _ in points] == sorted(x for x, _ in points)
     assert [y for _, y in points] == sorted(y for _, y in points)
     ((cx, cy),) = [(float(x), float(y)) for x, y in re.findall(r'<circle cx="([^"]*)" cy="([^"]*)"', page)]
-    assert card_module._LEFT <= cx <= card_module._RIGHT
-    assert card_module._TOP < cy < card_module._BOTTOM
+    assert curve_module._LEFT <= cx <= curve_module._RIGHT
+    assert curve_module._TOP < cy < curve_module._BOTTOM
     before = max((p for p in points if p[0] <= cx), key=lambda p: p[0])
     after = min((p for p in points if p[0] >= cx), key=lambda p: p[0])
     assert cy <= after[1] + 3  # the claim lies on the curve, to 3 of 230 units
     assert before[1] - 3 <= cy or claim < 0.05  # or above, where it is all numerical error
     decades = math.ceil(-math.log10(plan.delta)) + 3
-    log_delta = (card_module._TOP - points[0][1]) / (card_module._BOTTOM - card_module._TOP) * decades
+    log_delta = (curve_module._TOP - points[0][1]) / (curve_module._BOTTOM - curve_module._TOP) * decades
     best = min(delta_at([plan.schedule], 0.0, name) for name in ("rdp", PRV(0.01)))
     assert math.isclose(log_delta, math.log10(best), abs_tol=0.1 * decades / 100 + 0.05)
     assert f"δ = {plan.delta:g}" in page
@@ -289,7 +291,7 @@ def test_the_curve_is_the_accountants_and_passes_the_claim(plan: PrivacyPlan) ->
 
 def test_axis_steps_are_round() -> None:
     for value in (1e-9, 0.013, 0.2, 2.4, 3.0, 9.9, 70_000.0):
-        step = card_module._nice(value)
+        step = curve_module._nice(value)
         assert value <= step <= 2.5 * value
         assert f"{step:e}"[0] in "125"
 

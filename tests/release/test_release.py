@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import private_distdd.release.folder as folder_module
 import private_distdd.release.release as release_module
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.info import DatasetInfo
@@ -33,8 +34,10 @@ from private_distdd.privacy.ledger import Budget, Ledger, Open, parse
 from private_distdd.privacy.ledger.entries import encode
 from private_distdd.privacy.plan import Privacy, PrivacyPlan
 from private_distdd.privacy.randomness import InsecureRandomness
+from private_distdd.release.bill import bill_of, epsilons
 from private_distdd.release.build import build_release
 from private_distdd.release.card import render_card
+from private_distdd.release.folder import manifest_of, pretty
 from private_distdd.release.release import Release, verify_folder
 from private_distdd.site.client import Client
 from private_distdd.synthetic.dataset import SyntheticDataset
@@ -89,14 +92,14 @@ def files_of(folder: Path) -> dict[str, bytes]:
 def seal(folder: Path) -> None:
     """Recompute the manifest, as a forger would."""
     hashes = {n: hashlib.sha256(d).hexdigest() for n, d in files_of(folder).items() if n != "manifest.json"}
-    (folder / "manifest.json").write_bytes(release_module._manifest(hashes))
+    (folder / "manifest.json").write_bytes(manifest_of(hashes))
 
 
 def forge(folder: Path, edit: Edit) -> list[str]:
     """Change the card, render its page, redo the manifest, verify."""
     card = json.loads((folder / "card.json").read_bytes())
     edit(card)
-    (folder / "card.json").write_bytes(release_module._pretty(card))
+    (folder / "card.json").write_bytes(pretty(card))
     with contextlib.suppress(KeyError):  # of a card without a field there is no page
         (folder / "card.html").write_text(render_card(card), encoding="utf-8")
     seal(folder)
@@ -226,7 +229,7 @@ def test_a_recovered_charge_counts_for_its_run(tmp_path: Path) -> None:
     path.write_bytes(built.ledger() + b'{"crc":"')
     with Ledger(path) as ledger:
         recovered = ledger.to_bytes()
-    bill = release_module._bill(parse(recovered), built.run)
+    bill = bill_of(parse(recovered), built.run)
     assert bill["charges"] == 3
     built.ledger = lambda: recovered  # type: ignore[method-assign]
     assert built.failures() == []
@@ -271,7 +274,7 @@ def test_nothing_is_overwritten(private: Release, folder: Path, tmp_path: Path) 
     assert files_of(folder) == before
 
 
-@pytest.mark.parametrize("step", ["sync", "_manifest", "render_card"])
+@pytest.mark.parametrize("step", ["sync", "manifest_of", "render_card"])
 @pytest.mark.parametrize("trouble", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_full_disk_or_ctrl_c_leaves_nothing(
     private: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, trouble: BaseException
@@ -384,7 +387,7 @@ def test_every_number_and_name_on_the_card_is_checked(private: Release, folder: 
             place = place[name]
         used = path[-1] == "messages_used"  # fewer may be true: a reply can be lost on its way
         place[path[-1]] = ROUNDS + 1 if used else other(place[path[-1]])
-        (folder / "card.json").write_bytes(release_module._pretty(card))
+        (folder / "card.json").write_bytes(pretty(card))
         seal(folder)  # the page is left: it must be the card that is found wrong, too
         failures = verify_folder(folder)
         assert [line for line in failures if not line.startswith("card.html does not")], (path, failures)
@@ -437,7 +440,7 @@ def test_a_consistent_forgery_of_the_plan_meets_the_ledgers_pins(private: Releas
     card["plan"]["max_queries"] = 2
     plan = PrivacyPlan.from_json(card["plan"])
     for bill in card["clients"].values():
-        bill["claim"] = release_module._epsilons([plan.schedule], plan.delta)
+        bill["claim"] = epsilons([plan.schedule], plan.delta)
     failures = Release(private.dataset, card, private.ledgers).failures()
     assert "client ann: its ledger agreed to 3 queries, the plan says 2" in failures
 
@@ -558,7 +561,7 @@ def test_a_few_bytes_of_a_card_cannot_cost_much(folder: Path, where: tuple[str, 
     try:
         card = json.loads((folder / "card.json").read_bytes())
         edit(card)
-        (folder / "card.json").write_bytes(release_module._pretty(card))
+        (folder / "card.json").write_bytes(pretty(card))
         seal(folder)
         assert verify_folder(folder)
         assert tracemalloc.get_traced_memory()[1] < 3 * 10**7
@@ -576,7 +579,7 @@ def test_thin_images_have_no_monstrous_picture() -> None:
 def test_files_of_any_length_are_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     longest = max(len(data) for data in files_of(folder).values())
     for limit in ("PAGE_BYTES", "LEDGER_BYTES"):
-        monkeypatch.setattr(release_module, limit, longest)
+        monkeypatch.setattr(folder_module, limit, longest)
     assert verify_folder(folder) == []
     with open(folder / name, "ab") as file:
         file.truncate(longest + 1)
@@ -584,7 +587,7 @@ def test_files_of_any_length_are_not_read(folder: Path, monkeypatch: pytest.Monk
     assert f"is longer than {longest} bytes" in found
 
 
-OLD = Path(__file__).parent / "fixtures"
+OLD = Path(__file__).parents[1] / "fixtures"
 
 
 @pytest.mark.parametrize("name", ["release-distdd-1", "release-collabdm-1"])

@@ -20,7 +20,7 @@ from private_distdd.methods.register import register_method
 from private_distdd.questions.arguments import message_memory, refuse_tensors, require_fields
 from private_distdd.questions.question import Measure, MeasuredOnce
 from private_distdd.questions.register import register_question
-from private_distdd.server.form import Field, Form, is_between, is_part, prototypes
+from private_distdd.server.layout import Field, Layout, is_between, is_part, prototypes
 from private_distdd.server.loop import Course, Kept
 from private_distdd.server.reading import Wanted
 from private_distdd.server.start import Started
@@ -109,9 +109,9 @@ class MeanPixels(Method):
     def check(self, info: DatasetInfo) -> None:
         pass
 
-    def form(self, run: Run, client_ids: Sequence[str]) -> Form:
+    def layout(self, run: Run, client_ids: Sequence[str]) -> Layout:
         shape = (run.info.num_classes, *run.info.shape)
-        return Form(
+        return Layout(
             run,
             {
                 "active": Field("some of the clients, in order", lambda value, _: is_part(value, client_ids)),

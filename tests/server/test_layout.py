@@ -257,13 +257,13 @@ def test_a_calibrated_sigma_that_differs_in_its_last_digits_is_the_same_run(
     killed: Any, make_images: MakeImages, tmp_path: Path
 ) -> None:
     source, _ = killed("private")
-    form = METHODS["private"].form
+    layout = METHODS["private"].layout
     folder = CheckpointFolder(source, _identity(source))
     found = folder.read()
     assert found.run.plan is not None
     for factor, sound in ((1.0, True), (1 + 1e-9, True), (1.01, False)):
         plan = dataclasses.replace(found.run.plan, noise_multiplier=found.run.plan.noise_multiplier * factor)
-        expected = form(dataclasses.replace(found.run, plan=plan), NAMES)
+        expected = layout(dataclasses.replace(found.run, plan=plan), NAMES)
         assert (expected.fault(found) is None) == sound
 
 

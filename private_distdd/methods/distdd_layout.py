@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from private_distdd.limits import EXAMPLES
-from private_distdd.server.form import Field, Form, is_between, is_part, prototypes
+from private_distdd.server.layout import Field, Layout, is_between, is_part, prototypes
 from private_distdd.server.loop import named
 from private_distdd.wire.run import Run
 
-if TYPE_CHECKING:  # it is its form
+if TYPE_CHECKING:  # it is its layout
     from private_distdd.methods.distdd import DistDD
 
 
-def distdd_form(method: DistDD, run: Run, client_ids: Sequence[str]) -> Form:
+def distdd_layout(method: DistDD, run: Run, client_ids: Sequence[str]) -> Layout:
     """What `DistDDCourse.keep` writes in this run."""
     info, asked = run.info, method.schedule(client_ids)
     shape = (info.num_classes * method.ipc, *info.shape)
@@ -55,7 +55,7 @@ def distdd_form(method: DistDD, run: Run, client_ids: Sequence[str]) -> Form:
 
     groups = info.num_classes if method.granularity == "class" else 1
     length = sum(p.numel() for p in fresh.parameters() if p.requires_grad)
-    return Form(
+    return Layout(
         run,
         {
             "rounds": Field(f"0 ... {method.rounds}", lambda value, _: is_between(value, 0, method.rounds)),

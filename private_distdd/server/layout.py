@@ -30,7 +30,7 @@ class Field(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Form:
+class Layout:
     """What a run's checkpoints look like, once it has begun: whatever else lies in a folder, nobody is asked for it.
 
     Tensors are declared by tensors: one on torch's "meta" device stands for all of its shape and type that are finite,
@@ -51,7 +51,7 @@ class Form:
     memory: Mapping[str, Tensor] = field(default_factory=dict)
 
     def fault(self, found: Checkpoint) -> str | None:
-        """The first thing in which the checkpoint is not of this form, or None."""
+        """The first thing in which the checkpoint is not of this layout, or None."""
         return next(self._faults(found), None)
 
     def _faults(self, found: Checkpoint) -> Iterator[str]:

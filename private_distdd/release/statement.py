@@ -1,0 +1,66 @@
+"""What a card says in words and settings, against S, the accountants, and itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from private_distdd.encoding import to_json
+from private_distdd.privacy.events import RELATION, UNIT
+from private_distdd.privacy.plan import PrivacyPlan
+from private_distdd.release.bill import as_number
+from private_distdd.release.compare import close_to
+from private_distdd.release.contents import Contents
+from private_distdd.release.folder import FORMAT
+from private_distdd.synthetic.dataset import LARGEST_PIXEL
+
+# Settings under which clients' data would leave them beside the mechanism, with what they are under a plan.
+_CLOSED = {"initialization": "noise", "batch_per_class": None, "local_steps": 0}
+_LONGEST_SETTINGS = 1 << 14  # characters of JSON
+
+
+def statement_failures(release: Contents, plan: PrivacyPlan | None) -> Iterator[str]:
+    """What the card says, against S, the accountants, and itself."""
+    card, dataset = release.card, release.dataset
+    settings, clients = card["method"]["settings"], card["clients"]
+    expected = {
+        "format": FORMAT,
+        "unit": UNIT,
+        "relation": RELATION,
+        "noise_model": "none" if plan is None else "local",
+        "data": dataset.info.to_json(),
+        "ipc": dataset.ipc,
+    }
+    for name, value in expected.items():
+        if not close_to(card[name], value):
+            yield f"card: {name} is {card[name]!r}, but it must be {value!r}"
+    largest = float(dataset.images.abs().max())
+    if not largest <= LARGEST_PIXEL:
+        yield f"synthetic.safetensors: a pixel of magnitude {largest:.3g} is beyond {LARGEST_PIXEL:g}"
+    if not clients:
+        yield "card: it names no client"
+    private = bool(clients) and all(math.isfinite(as_number(bill["claim"]["epsilon"])) for bill in clients.values())
+    if card["private"] is not (private and plan is not None and not card.get("unaccounted")):
+        yield f"card: private is {card['private']!r}, which does not follow from its plan and claims"
+    if settings.get("partition", 1) != dataset.partition:
+        yield f"card: partition is {settings.get('partition', 1)!r} in the settings, S has {dataset.partition}"
+    if settings.get("ipc", card["ipc"]) != card["ipc"]:
+        yield f"card: ipc is {settings['ipc']!r} in the settings, {card['ipc']!r} beside them"
+    if len(to_json(settings)) > _LONGEST_SETTINGS:
+        yield f"card: settings of more than {_LONGEST_SETTINGS} characters"
+    asked = settings["privacy"]
+    if plan is None or asked is None:
+        if plan is not None or asked is not None:
+            yield "card: plan and settings disagree on whether the run had privacy"
+        return
+    for name, closed in _CLOSED.items():
+        if settings.get(name, closed) != closed:
+            yield f"card: {name} is {settings[name]!r} in the settings, but with privacy it must be {closed!r}"
+    for name in ("noise_multiplier", "sample_rate", "max_grad_norm", "divisor", "delta"):
+        if asked[name] != getattr(plan, name) and not (name == "noise_multiplier" and asked[name] is None):
+            yield f"card: {name} is {asked[name]!r} in the settings, {getattr(plan, name)!r} in the plan"
+    if asked.get("relation", RELATION) != RELATION:
+        yield f"card: relation is {asked['relation']!r} in the settings, but it must be {RELATION!r}"
+    target = asked["target_epsilon"]
+    if target is not None and not plan.epsilon <= target * (1 + 1e-6):
+        yield f"card: the plan costs epsilon {plan.epsilon!r}, more than the target {target!r}"
