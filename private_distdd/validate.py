@@ -33,6 +33,17 @@ def require_count(name: str, value: object, remedy: str, at_least: int = 1, at_m
     return value
 
 
+def require_flag(name: str, value: object, remedy: str = "Choose one.") -> bool:
+    """`value` if it is True or False.
+
+    Raises:
+        ConfigurationError: it is something else, even if Python would take it for one of them.
+    """
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{name} = {value!r}", "True or False", remedy)
+    return value
+
+
 IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 

@@ -37,6 +37,7 @@ from private_distdd import (
 )
 from private_distdd.errors import ConfigurationError, DataError, ModelError, QueryRefusedError, ReleaseError
 from private_distdd.limits import CONTROL_BYTES, FEATURES
+from private_distdd.networks.micro_batch import micro_batches, padded
 from private_distdd.release.folder import manifest_of
 from private_distdd.server.record import RoundRecord
 from private_distdd.wire.run import Run
@@ -257,9 +258,10 @@ def test_sampled_rows_of_a_table_keep_their_bits_beside_others() -> None:
         question = private_question("class_gradients", arguments, state, info, "cpu")
         rows = torch.randn((70, features), generator=torch.Generator().manual_seed(features))
         labels = torch.arange(70) % 3
-        whole = torch.cat([part[: len(own)] for part, own in question.rows(rows, labels)])
+        whole = torch.cat([question.rows(*part)[:count] for *part, count in micro_batches(rows, labels)])
+        assert len(whole) == 70
         for index in (0, 7, 63, 64, 69):
-            (alone, _), *_ = question.rows(rows[index : index + 1], labels[index : index + 1])
+            alone = question.rows(*padded(rows[index : index + 1], labels[index : index + 1]))
             assert torch.equal(alone[0], whole[index])
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.info import DatasetInfo
 from private_distdd.data.load import load_dataset
@@ -28,8 +26,7 @@ def digits_like(info: DatasetInfo) -> ImageDataset:
 def _as_table(digits: ImageDataset, num_classes: int) -> ImageDataset:
     kept = digits.labels < num_classes
     rows = digits.images[kept].flatten(1)
-    shape: Any = (rows.shape[1],)
-    own = DatasetInfo("digits", num_classes, shape, digits.info.mean, digits.info.std)
+    own = DatasetInfo("digits", num_classes, (rows.shape[1],), digits.info.mean, digits.info.std)
     return ImageDataset(rows, digits.labels[kept], own)
 
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from private_distdd.cli.claims import claim, print_bills
 from private_distdd.cli.knobs import given_knobs, method_name
 from private_distdd.cli.options import (
-    PUBLISHED,
     Commands,
     Help,
     add_data_options,
@@ -108,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
         ConfigurationError: options contradict each other, or a value is outside its range.
         CheckpointError: `--checkpoint` is not this run's folder.
     """
-    from private_distdd.data.load import load_dataset
+    from private_distdd.data.load import load_dataset, published_names
     from private_distdd.methods import method_named
     from private_distdd.privacy.ledger import Budget, Ledger
     from private_distdd.simulation.splits import dirichlet_split
@@ -122,7 +121,7 @@ def run(options: argparse.Namespace) -> int:
     if privacy is not None and options.budget_epsilon is not None:
         budget = Budget(options.budget_epsilon, privacy.delta)
     named = options.num_classes is not None or options.classes is not None
-    if privacy is not None and options.dataset not in PUBLISHED and not named:
+    if privacy is not None and options.dataset not in published_names() and not named:
         raise ConfigurationError(
             f"--dataset {options.dataset} with privacy and without its classes",
             "the class list as a public constant",

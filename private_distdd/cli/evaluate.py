@@ -7,7 +7,7 @@ import json
 import sys
 
 from private_distdd.cli.claims import claim
-from private_distdd.cli.options import PUBLISHED, Commands, Help, add_data_options, add_threads_option, class_names
+from private_distdd.cli.options import Commands, Help, add_data_options, add_threads_option, class_names
 from private_distdd.errors import ConfigurationError
 
 
@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         ConfigurationError: a release of no published data set without `--dataset`, or `--model-args` that are no JSON.
     """
-    from private_distdd.data.load import load_dataset
+    from private_distdd.data.load import load_dataset, published_names
     from private_distdd.evaluation import evaluate
     from private_distdd.release.release import Release
 
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
         model_args = json.loads(options.model_args)
     except json.JSONDecodeError as error:
         raise ConfigurationError(f"--model-args {options.model_args}", "a JSON object", str(error)) from error
-    name = options.dataset or (info.name if info.name in PUBLISHED else None)
+    name = options.dataset or (info.name if info.name in published_names() else None)
     if name is None:
         raise ConfigurationError(
             f"a release of {info.name!r} without --dataset", "the data to test on", "Add --dataset FILE.npz or FOLDER."

@@ -13,9 +13,6 @@ if TYPE_CHECKING:
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """What a command adds itself to."""
 
-PUBLISHED = ("digits", "mnist", "fashionmnist", "cifar10")
-"""Data sets whose class list is published."""
-
 _PRIVACY = ("delta", "sample_rate", "max_grad_norm")
 
 
@@ -37,7 +34,10 @@ def add_data_options(parser: argparse.ArgumentParser, default: str | None, use: 
         use: what the data are for, in words.
     """
     parser.add_argument(
-        "--dataset", default=default, help=f"{use}: digits, mnist, fashionmnist, cifar10, FILE.npz or an image FOLDER"
+        "--dataset",
+        default=default,
+        help=f"{use}: digits, mnist, fashionmnist, cifar10, wine, iris, breast_cancer, FILE.npz, FILE.csv or an image "
+        "FOLDER",
     )
     parser.add_argument("--root", metavar="FOLDER", help="where torchvision's files are")
     parser.add_argument(

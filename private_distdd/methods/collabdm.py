@@ -19,7 +19,7 @@ from private_distdd.questions.register import plain_question, private_question
 from private_distdd.server.layout import Field, Layout, is_between, is_part, prototypes
 from private_distdd.server.start import Started
 from private_distdd.synthetic.mosaic import require_partition
-from private_distdd.validate import require_count, require_number
+from private_distdd.validate import require_count, require_flag, require_number
 from private_distdd.wire.run import Run
 
 _SMALLEST_PART = 12  # pixels: of digits with 8, parts of 4 showed nothing
@@ -104,8 +104,7 @@ class CollabDM(Method):
         require_number("matching_rate", self.matching_rate, 0, math.inf, "a finite number > 0", "0.1 is usual.")
         least = math.nextafter(0, -1)
         require_number("smoothness", self.smoothness, least, math.inf, "a finite number >= 0", "0 leaves it out.")
-        if not isinstance(self.augment, bool):
-            raise ConfigurationError(f"augment = {self.augment!r}", "True or False", "Choose one.")
+        require_flag("augment", self.augment)
         if self.privacy is not None and self.privacy.max_grad_norm != 1:
             raise ConfigurationError(
                 f"max_grad_norm = {self.privacy.max_grad_norm} with CollabDM",

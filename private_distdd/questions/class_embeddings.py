@@ -115,10 +115,7 @@ class EmbeddingSums(MeasuredOnce):
     @staticmethod
     def examples(info: DatasetInfo, width: int) -> Mapping[str, Asked]:
         """For audits: embeddings by two small networks."""
-        network, moved = (
-            ModelSpec("mlp", {"width": width, "depth": 1}),
-            len(info.shape) == 3,
-        )  # only images can be moved
+        network, moved = ModelSpec("mlp", {"width": width, "depth": 1}), len(info.shape) == 3  # a table has no places
         spec = EmbeddingSpec(network, (0, 1), 1, 0.5, 42 * width, moved)
         return {"class embeddings": (spec.to_json(), {})}
 

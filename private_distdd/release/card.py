@@ -104,6 +104,8 @@ def _facts(card: Mapping[str, Any], plan: PrivacyPlan | None) -> Iterable[tuple[
         yield "clipping norm <i>C</i>", f"{plan.max_grad_norm:g}"
         yield "public divisor <i>b</i>", f"{plan.divisor:g}"
         yield "queries <i>T</i><sub>max</sub>", f"at most {plan.max_queries} a client"
+        if plan.events_per_query > 1:
+            yield "noisy releases", f"{plan.events_per_query} a query"
         yield "<i>δ</i>", f"{plan.delta:g}"
     early = ", stopped early" if progress["stopped_early"] else ""
     yield "rounds done", f"{progress['rounds_done']} of {progress['rounds_planned']}{early}"

@@ -21,6 +21,7 @@ from private_distdd.auditing.checks.rows import micro_batch_check
 from private_distdd.auditing.mutants.mutants import MUTANTS
 from private_distdd.auditing.probe import Probe, attacks_of, every_question, usual_probe
 from private_distdd.auditing.setting import Setting
+from private_distdd.auditing.stand_ins import digits_like
 from private_distdd.auditing.target import Target
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.info import DatasetInfo
@@ -205,3 +206,19 @@ def test_questions_that_do_not_say_how_they_are_audited_are_named(registers: Reg
     registers("pixels_again", Twin)
     with pytest.raises(ConfigurationError, match="'weighted pixels' of two questions"):
         every_question(INFO)
+
+
+def test_a_table_is_audited_and_pictures_of_it_are_left_out_with_a_reason() -> None:
+    info = DatasetInfo("wine", 3, (13,))
+    stand_in = digits_like(info)
+    assert stand_in.images.shape[1:] == stand_in.info.shape == (64,)
+    assert set(stand_in.labels.tolist()) == {0, 1, 2}
+    for asks in ("class_gradients", "class_embeddings"):
+        probe = usual_probe(asks, info)
+        assert probe.shape(info)[1] == list(probe.blocks(info).values())[-1].stop
+    target = Target("wine", None, PrivacyPlan(1.5, 1.0, 2.0, 3.0, 3, 1e-5), info)
+    assert suite.invert(target) == []
+    assert "rows of a table" in suite._unfit(target, "inversion")
+    bare, claimed = suite._memberships(target, Setting(1.5, 1.0, 2.0, 3.0), 60, 0)
+    assert bare.figures["AUC"] > 0.7  # 0.5 is guessing: without privacy the attack works on tables too
+    assert not claimed.rejected

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from private_distdd.data.info import DatasetInfo
 from private_distdd.errors import ConfigurationError, ModelError, PrivateDistDDError
 from private_distdd.networks.embedding import Embedding, EmbeddingSpec
+from private_distdd.networks.micro_batch import micro_batches, padded
 from private_distdd.networks.register import register_model
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.questions.class_embeddings import ClassEmbeddings
@@ -202,13 +203,14 @@ def test_a_row_s_bits_do_not_depend_on_place_or_company(seed: int, n: int, scale
     rng = np.random.default_rng(seed)
     embeddings = ClassEmbeddings(SPEC, INFO, "cpu")
     own, others = images(1, seed), images(n, seed + 1) * scale
-    (alone, _), *_ = embeddings.padded_rows(own, torch.zeros(1, dtype=torch.int64))
+    alone = embeddings.rows(padded(own, torch.zeros(1, dtype=torch.int64))[0])
     place = int(rng.integers(n))
     others[place] = own[0]
-    (rows, labels), *_ = embeddings.padded_rows(others, torch.zeros(n, dtype=torch.int64))
+    ((batch, _, count),) = micro_batches(others, torch.zeros(n, dtype=torch.int64))
+    rows = embeddings.rows(batch)
     assert torch.equal(rows[place], alone[0])
-    assert len(rows) == 64
-    assert len(labels) == n
+    assert len(rows) == len(alone) == 64
+    assert count == n
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32)])
@@ -231,8 +233,8 @@ def test_sums_are_read_as_they_were_written() -> None:
     for k, network in enumerate(embeddings.networks):
         for c in range(3):
             assert torch.allclose(embedded[k, c], network(data)[labels == c].sum(dim=0), atol=1e-5)
-    found = {len(batch) for batch, _ in embeddings.padded_rows(images(130), torch.zeros(130, dtype=torch.int64))}
-    assert found == {64}
+    found = [(len(batch), count) for batch, _, count in micro_batches(images(130), torch.zeros(130, dtype=torch.int64))]
+    assert found == [(64, 64), (64, 64), (64, 2)]
 
 
 # Specifications
