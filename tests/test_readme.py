@@ -40,11 +40,11 @@ def test_the_docs_take_in_the_examples_as_they_stand() -> None:
     # A formatter once made "--8 < --" of the mark, and the page showed that.
     text = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
     taken = re.findall(r'^--8<-- "(examples/\w+\.py)"$', text, re.MULTILINE)
-    assert taken == ["examples/quickstart.py", "examples/own_dataset.py"]
+    assert taken == ["examples/quickstart.py", "examples/own_dataset.py", "examples/tables.py"]
     assert all((ROOT / name).exists() for name in taken)
 
 
-@pytest.mark.parametrize("name", ["quickstart", "own_dataset"])
+@pytest.mark.parametrize("name", ["quickstart", "own_dataset", "tables"])
 def test_examples_run_in_their_quick_mode(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

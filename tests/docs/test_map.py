@@ -159,6 +159,8 @@ def test_what_can_be_added_is_registered_in_one_way() -> None:
         "aggregation rule",
         "network",
         "data set",
+        "command",
+        "form of data",
     ]
     for name, copied, registered in rows[1:]:
         assert re.search(r"`[\w/]+\.py`", copied), name
