@@ -154,11 +154,11 @@ class CollabDM(Method):
 
     def identity(self) -> dict[str, Any]:
         """The settings but for those that the same messages may be matched with again."""
-        return {name: value for name, value in self.settings().items() if name not in _FREE}
+        return {name: value for name, value in super().identity().items() if name not in _FREE}
 
     def schedule(self, client_ids: Sequence[str]) -> list[list[str]]:
         """Everybody, once."""
-        self.rule.require(len(client_ids))
+        self.require_rule(len(client_ids))
         return [list(client_ids)]
 
     def check(self, info: DatasetInfo) -> None:

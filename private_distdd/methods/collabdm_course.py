@@ -121,7 +121,8 @@ class CollabDMCourse(Course):
                     (sum(share), math.prod(self.info.shape)),
                 )
                 for name, share in shares.items()
-            }
+            },
+            quorum=1.0,
         )
         if answers.interrupted:
             raise KeyboardInterrupt

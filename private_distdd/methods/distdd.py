@@ -170,7 +170,7 @@ class DistDD(Method):
                 f"at least {1 / len(client_ids):.3g}, so that a round asks somebody",
                 "Ask a larger share.",
             )
-        self.rule.require(size)
+        self.require_rule(size)
         rng = self.public_rng("participation")
         return [[client_ids[i] for i in sorted(rng.permutation(len(client_ids))[:size])] for _ in range(self.rounds)]
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from private_distdd.errors import ConfigurationError
+from private_distdd.errors import ConfigurationError, QueryRefusedError
 from private_distdd.matching.gradients import DISTANCES, group_gradients, parameter_shapes
 from private_distdd.methods.without_privacy import allocate, class_counts
 from private_distdd.networks.loss import loss_sum
@@ -219,10 +219,17 @@ class DistDDCourse(Course):
                     (sum(batch), math.prod(self.info.shape)),
                 )
                 for name, batch in batches.items()
-            }
+            },
+            quorum=1.0,
         )
         if answers.interrupted:
             raise KeyboardInterrupt
+        if len(answers.messages) < len(batches):
+            raise QueryRefusedError(
+                f"{len(batches) - len(answers.messages)} of {len(batches)} clients that sent no images to start from",
+                "all of them: S would lack some",
+                "Try again, or start from noise.",
+            )
         owners = [batches[message.client_id] for message in answers.messages]
         classes = np.arange(self.info.num_classes)
         labels = np.concatenate([*(np.repeat(classes, batch) for batch in owners), np.empty(0, np.int64)])

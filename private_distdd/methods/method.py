@@ -21,6 +21,7 @@ from private_distdd.release.release import Release
 from private_distdd.server.layout import Layout
 from private_distdd.server.loop import Course, run
 from private_distdd.server.record import RoundRecord
+from private_distdd.server.session import quorum_of
 from private_distdd.server.start import Started, start_run
 from private_distdd.site.client import Client
 from private_distdd.validate import require_count, require_number
@@ -81,8 +82,16 @@ class Method(ABC):
         return own | {"aggregator": str(self.rule), "privacy": privacy}
 
     def identity(self) -> dict[str, Any]:
-        """The settings that must be the same for a checkpoint to go on."""
-        return self.settings()
+        """The settings that must be the same for a checkpoint to go on; how long to wait for whom is free."""
+        return {name: value for name, value in self.settings().items() if name not in ("quorum", "deadline")}
+
+    def require_rule(self, asked: int) -> None:
+        """Refuse so few clients a round, or so small a quorum of them, that the rule would be another one.
+
+        Raises:
+            ConfigurationError: there are too few.
+        """
+        self.rule.require(quorum_of(self.quorum, asked))
 
     @abstractmethod
     def schedule(self, client_ids: Sequence[str]) -> list[list[str]]:

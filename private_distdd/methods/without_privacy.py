@@ -15,7 +15,7 @@ def class_counts(session: Session, server_round: int) -> dict[str, list[int]]:
     """One query: how many examples of each class the clients hold; who does not tell leaves the run."""
     query = Query(session.run.run_id, server_round, "class_counts", {}, {}, None)
     want = Wanted(query, (session.run.info.num_classes, 0))
-    answers = session.ask(dict.fromkeys(session.active, want))
+    answers = session.ask(dict.fromkeys(session.active, want), quorum=1.0)
     if answers.interrupted:
         raise KeyboardInterrupt
     counts = {m.client_id: m.counts.tolist() for m in answers.messages if m.counts is not None}

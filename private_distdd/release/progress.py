@@ -42,7 +42,9 @@ def progress_failures(
         answers += sum(count for name, count in lost.items() if name not in histories)
         possible |= set(range(begun(card)))
     if "matching_steps" not in settings:  # another method: how many it takes is its own affair
-        if steps < 0 or (steps and not min(len(possible), answers)):
+        if steps < 0:
+            yield f"card: {steps} matching steps"
+        elif steps and not min(len(possible), answers):
             yield f"card: {steps} matching steps; by the ledgers, nobody answered"
         return
     least, most = (n * settings["matching_steps"] for n in (len(certain), min(len(possible), answers)))

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from private_distdd.errors import PrivateDistDDError
 from private_distdd.privacy.ledger import Pin, Sealed, parse
 from private_distdd.wire.run import Run
 
@@ -18,55 +17,84 @@ class Accounts:
     """The clients' ledgers at the end of a run.
 
     Args:
-        ledgers: by client, as they stand; of an unaccounted client the one it agreed with, if that was sound.
-        unaccounted: messages used, by client, of those whose last ledger was not to be had, damaged, another's, or
-            lacks what it held before, the agreement to the run, or a sealed message for each that was used.
+        ledgers: by client, the newest that is sound: whole, the client's own, with the agreement to the run, and with
+            all lines of those before it.
+        unaccounted: messages used, by client, of those of whom no sound ledger has a sealed message for each.
     """
 
     ledgers: Mapping[str, bytes]
     unaccounted: Mapping[str, int]
 
 
-def accounts_of(
-    run: Run, answered: Mapping[str, int], agreed: Mapping[str, bytes], newest: Mapping[str, bytes]
-) -> Accounts:
-    """Judge the newest ledgers.
+class KnownLedgers:
+    """The clients' ledgers as they came: with the agreement, beside answers, and when the run was over.
 
-    Args:
-        run: what was agreed to.
-        answered: messages used, by client.
-        agreed: the ledgers as they came with the agreement; each newest one must go on from there.
-        newest: the last that came, by client.
+    Nothing is read before the end.  Whatever bytes a client or an engine makes of one of them, an earlier one serves.
     """
-    ledgers: dict[str, bytes] = {}
-    lost: dict[str, int] = {}
-    for name, used in answered.items():
-        first = agreed.get(name, b"")
-        if _accounts_for(run, name, used, newest.get(name, b""), first):
-            ledgers[name] = newest[name]
-            continue
-        if used:
-            lost[name] = used
-        if _accounts_for(run, name, 0, first, b""):
-            ledgers[name] = first
-    return Accounts(ledgers, lost)
+
+    def __init__(self) -> None:
+        self._agreed: dict[str, bytes] = {}
+        self._beside: dict[str, bytes] = {}
+        self._last: dict[str, bytes] = {}
+
+    def agreed(self, name: str, data: bytes) -> None:
+        """The ledger that came beside the client's first consent."""
+        self._agreed.setdefault(name, data)
+
+    def answered(self, name: str, data: bytes) -> None:
+        """One that came beside an answer that is used; empty where it could not be read at the site."""
+        if data:
+            self._beside[name] = data
+
+    def refused(self, name: str, data: bytes) -> None:
+        """One that came beside a refusal, which may be anybody's: it counts where it goes on from the one before."""
+        if data.startswith(self._beside.get(name) or self._agreed.get(name) or b"{"):
+            self._beside[name] = data
+
+    def last(self, name: str, data: bytes) -> None:
+        """The ledger as it stood when the run was over."""
+        self._last[name] = data
+
+    def accounts(self, run: Run, used: Mapping[str, int]) -> Accounts:
+        """The newest sound ledger of each client that goes on from the sound ones before it.
+
+        Args:
+            run: what was agreed to.
+            used: messages used, by client.
+        """
+        ledgers: dict[str, bytes] = {}
+        lost: dict[str, int] = {}
+        for name, count in used.items():
+            chosen, sealed = b"", -1
+            for data in (self._agreed.get(name), self._beside.get(name), self._last.get(name)):
+                found = -1 if not data or not data.startswith(chosen) else _sealed(run, name, data)
+                if data and found >= 0:
+                    chosen, sealed = data, found
+            if chosen:
+                ledgers[name] = chosen
+            if count and sealed < count:
+                _log.warning("the ledger of client %s does not account for its %d messages", name, count)
+                lost[name] = count
+            elif chosen and self._last.get(name) != chosen:
+                _log.warning(
+                    "the ledger of client %s at the end is not to be had: of charges after its last answer nothing is "
+                    "known",
+                    name,
+                )
+        return Accounts(ledgers, lost)
 
 
-def _accounts_for(run: Run, name: str, used: int, data: bytes, before: bytes) -> bool:
+def _sealed(run: Run, name: str, data: bytes) -> int:
+    """How many messages of the run this ledger seals; -1 if it is damaged, another's, or without the agreement."""
     try:
         history = parse(data)
-    except PrivateDistDDError as error:
-        _log.warning("the ledger of client %s cannot be had: %s", name, error)
-        return False
-    prefix = f"{run.run_id}:"
-    sealed = {e.message_id for e in history if isinstance(e, Sealed) and e.message_id.startswith(prefix)}
+    except Exception as error:  # anybody's bytes
+        _log.warning("a ledger of client %s cannot be read: %s", name, error)
+        return -1
     terms = {e.run_id: e.terms for e in history if isinstance(e, Pin)}
-    sound = (
-        (run.plan is None or terms.get(run.run_id) == run.terms)
-        and history.opening.client_id in (None, name)
-        and data.startswith(before)
-        and len(sealed) >= used
-    )
-    if not sound:
-        _log.warning("the ledger of client %s does not account for its %d messages", name, used)
-    return sound
+    agrees = run.plan is None or terms.get(run.run_id) == run.terms
+    if not agrees or history.opening.client_id not in (None, name):
+        _log.warning("a ledger of client %s is another's, or does not agree to the run", name)
+        return -1
+    prefix = f"{run.run_id}:"
+    return len({e.message_id for e in history if isinstance(e, Sealed) and e.message_id.startswith(prefix)})

@@ -19,18 +19,17 @@ class Line:
 
     Attributes:
         client_ids: the clients that are invited, in order.
-        ledgers: the newest that came beside an answer, unread, by client.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine, self.client_ids = engine, tuple(engine.client_ids)
-        self.ledgers: dict[str, bytes] = {}
 
     def exchange(
         self, operation: str, requests: Mapping[str, bytes], enough: int | None = None, deadline: float | None = None
-    ) -> tuple[dict[str, Reply], bool]:
+    ) -> tuple[dict[str, Reply | None], bool]:
         """Replies that can be read as such, by client; and whether Ctrl-C came meanwhile."""
         interrupted = False
+        found: object
         try:
             found = self._engine.exchange(operation, requests, enough=enough, deadline=deadline)
         except ExchangeInterrupted as error:
@@ -40,15 +39,19 @@ class Line:
         except Exception as error:  # whatever an engine raises: nobody's bytes came
             _log.error("the engine failed to %s: %s: %s", operation, type(error).__name__, error)
             found = {}
-        replies = {}
-        for name, data in found.items():
-            if name not in requests or data is None:
+        if not isinstance(found, Mapping):
+            _log.error("the engine answered %r with a %s", operation, type(found).__name__)
+            found = {}
+        replies: dict[str, Reply | None] = {}
+        for name in requests:
+            data = found.get(name)
+            if data is None:
                 continue
             try:
+                if not isinstance(data, bytes):
+                    raise TypeError(f"a {type(data).__name__}")
                 replies[name] = Reply.from_bytes(data)
             except Exception as error:  # anybody's bytes
                 _log.error("client %s answered with bytes that are no reply: %s", name, error)
-                continue
-            if replies[name].ledger:
-                self.ledgers[name] = replies[name].ledger
+                replies[name] = None
         return replies, interrupted

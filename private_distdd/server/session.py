@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 from private_distdd.errors import CheckpointError, QueryRefusedError
 from private_distdd.privacy.accountants import epsilon
 from private_distdd.privacy.ledger import parse
-from private_distdd.server.accounts import Accounts, accounts_of
+from private_distdd.server.accounts import Accounts, KnownLedgers
 from private_distdd.server.line import Line
 from private_distdd.server.reading import Wanted, is_consent, read_answer
 from private_distdd.wire.engine import ASK, ENROL, LEDGER, Engine
@@ -49,6 +49,7 @@ class Session:
         run: what they are asked to agree to.
         answered: of a resumed run, messages used so far by client.
         active: of a resumed run, the clients that had not left it.
+        begun: of a resumed run, the round that it goes on with; None where it asks no more.
         quorum: share of those asked, in (0, 1], whose answers end a round's wait for the others.
         deadline: seconds that a round waits at most; None waits for ever.
 
@@ -58,7 +59,8 @@ class Session:
 
     Raises:
         QueryRefusedError: no client agrees to the run.
-        CheckpointError: no client's ledger has the messages of the resumed run.  Nothing was sent.
+        CheckpointError: no client's ledger has the messages of the resumed run, or, with privacy, one has messages of
+            later rounds.  Nothing was sent.
     """
 
     def __init__(
@@ -68,67 +70,76 @@ class Session:
         answered: Mapping[str, int] | None = None,
         active: Sequence[str] | None = None,
         *,
+        begun: int | None = None,
         quorum: float = 1.0,
         deadline: float | None = None,
     ) -> None:
         self._line, self.run, self._quorum, self._deadline = Line(engine), run, quorum, deadline
-        self._absences: dict[str, int] = {}
+        self._known, self._absences = KnownLedgers(), dict[str, int]()
         if answered:
-            self._check_ledgers(answered)
+            self._check_ledgers(answered, begun)
         invited = list(engine.client_ids if active is None else active)
-        consents = self._enrol(invited)
-        agreed = [name for name in invited if consents.get(name)]
+        consents, interrupted = self._enrol(invited, deadline)
+        if interrupted:
+            raise KeyboardInterrupt
         # Who was active decides the bytes of the queries in which a resumed run was interrupted: a client that does not
-        # agree again leaves when it is asked.
-        self.active = agreed if active is None else invited
-        if not agreed and active != []:
+        # agree again leaves when it is asked.  Who is absent is asked for its consent again when it is asked.
+        self.active = invited if active is not None else [name for name in invited if consents.get(name, True)]
+        if not any(consents.values()) and active != []:
             raise QueryRefusedError(
                 "a run that no client agrees to",
                 "at least one client whose budget, plan and data allow it",
                 "Each client's own log (private_distdd_client.<id>) says why it refused.",
             )
-        self._agreed = {name: self._line.ledgers[name] for name in agreed if name in self._line.ledgers}
         self.answered = dict.fromkeys(self.active, 0) | dict(answered or {})
 
-    def ask(self, wanted: Mapping[str, Wanted]) -> Answers:
+    def ask(self, wanted: Mapping[str, Wanted], quorum: float | None = None) -> Answers:
         """One round: the messages of those clients that answer; who left the run is passed over.
 
         Args:
             wanted: what each client is asked.
+            quorum: another share than the run's; 1 for what every client must be asked for.
         """
         asked = {name: want for name, want in wanted.items() if name in self.active}
         pending, messages, interrupted = list(asked), dict[str, Message](), False
-        enough = math.ceil(self._quorum * len(asked))
+        enough = quorum_of(self._quorum if quorum is None else quorum, len(asked))
+        useless: set[str] = set()  # replied, and is no help: the wait goes on without counting it
         end = None if self._deadline is None else time.monotonic() + self._deadline
         for again in range(TRIES):
             left = None if end is None else max(0.0, end - time.monotonic())
-            if not pending or (again and (len(messages) >= enough or left == 0)):
+            if interrupted or not pending or (again and (len(messages) >= enough or left == 0)):
                 break
             requests = {name: asked[name].query.data for name in pending}
-            replies, interrupted = self._line.exchange(ASK, requests, enough - len(messages), left)
+            needed = min(len(pending), enough - len(messages) + len(useless.intersection(pending)))
+            replies, interrupted = self._line.exchange(ASK, requests, needed, left)
             strangers = []
-            for name in list(pending):
-                answer = read_answer(self.run, len(self._line.client_ids), name, asked[name], replies.get(name))
-                match answer:
-                    case Message():
-                        messages[name] = answer
-                    case Refusal(code="not_enrolled"):
-                        strangers.append(name)
-                        continue
-                    case Refusal(code="failed"):  # its charge is used up; it may try again in the next round
-                        _log.warning("client %s could not answer", name)
-                    case Refusal(code=code):
-                        self.leave(name, code)
-                    case None:
-                        continue
+            for name, reply in replies.items():
+                answer = read_answer(self.run, len(self._line.client_ids), name, asked[name], reply)
+                if reply is None or answer is None:
+                    useless.add(name)
+                    continue
+                if isinstance(answer, Message):
+                    messages[name] = answer
+                    self._known.answered(name, reply.ledger)
+                    pending.remove(name)
+                    continue
+                useless.add(name)
+                self._known.refused(name, reply.ledger)
+                if answer.code == "not_enrolled":
+                    strangers.append(name)
+                    continue
                 pending.remove(name)
-            if interrupted:
-                break
-            if strangers:  # sites that were started anew: the same query again, which costs them nothing twice
-                for name, agrees in self._enrol(strangers).items():
-                    if not agrees:
-                        self.leave(name, "it does not agree again")
-                        pending.remove(name)
+                if answer.code == "failed":  # its charge is used up; it may try again in the next round
+                    _log.warning("client %s could not answer", name)
+                else:
+                    self.leave(name, answer.code)
+            if strangers and not interrupted:  # started anew: the same query again, which costs them nothing twice
+                left = None if end is None else max(0.0, end - time.monotonic())
+                consents, interrupted = self._enrol(strangers, left)
+                useless.difference_update(strangers)
+                for name in [name for name, agrees in consents.items() if not agrees]:
+                    self.leave(name, "it does not agree again")
+                    pending.remove(name)
         for name in asked:
             self._note(name, name in messages, interrupted)
         return Answers([messages[name] for name in asked if name in messages], interrupted)
@@ -147,40 +158,63 @@ class Session:
         _log.warning("client %s leaves the run: %s", name, why)
         self.active.remove(name)
 
-    def _enrol(self, names: Iterable[str]) -> dict[str, bool]:
-        """Offer the run: True for who agrees, False for who refuses; who is absent is left out."""
-        pending, found = list(names), dict[str, bool]()
+    def _enrol(self, names: Iterable[str], deadline: float | None) -> tuple[dict[str, bool], bool]:
+        """Offer the run: True for who agrees, False for who refuses, nothing for who is absent; and was it Ctrl-C?"""
+        pending, found, interrupted = list(names), dict[str, bool](), False
         for _ in range(TRIES):
-            if not pending:
+            if not pending or interrupted:
                 break
-            replies, interrupted = self._line.exchange(ENROL, dict.fromkeys(pending, self.run.to_bytes()))
-            if interrupted:
-                raise KeyboardInterrupt
+            offers = dict.fromkeys(pending, self.run.to_bytes())
+            replies, interrupted = self._line.exchange(ENROL, offers, deadline=deadline)
             for name, reply in replies.items():
-                refusal = Refusal.from_bytes(reply.answer)
+                refusal = None if reply is None else Refusal.from_bytes(reply.answer)
                 if refusal is not None:
                     _log.warning("client %s does not take part: %s", name, refusal.code)
                     found[name] = False
-                elif is_consent(name, reply.answer):
+                elif reply is not None and is_consent(name, reply.answer):
                     found[name] = True
+                    self._known.agreed(name, reply.ledger)
             pending = [name for name in pending if name not in found]
         for name in pending:
-            _log.warning("client %s does not take part: absent", name)
+            _log.warning("client %s is absent: it has not agreed to the run", name)
+        return found, interrupted
+
+    def _ledgers(self, names: Iterable[str]) -> dict[str, bytes]:
+        """The ledgers as they stand, of those clients that hand them over.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C meanwhile.
+        """
+        pending, found = list(names), dict[str, bytes]()
+        for _ in range(TRIES):
+            if not pending:
+                break
+            replies, interrupted = self._line.exchange(LEDGER, dict.fromkeys(pending, b""), deadline=self._deadline)
+            found |= {name: reply.ledger for name, reply in replies.items() if reply and reply.ledger}
+            if interrupted:
+                raise KeyboardInterrupt
+            pending = [name for name in pending if name not in found]
         return found
 
-    def _check_ledgers(self, answered: Mapping[str, int]) -> None:
-        """Of a resumed run: are these the ledgers that paid for its messages?
+    def _check_ledgers(self, answered: Mapping[str, int], begun: int | None) -> None:
+        """Of a resumed run: are these the ledgers that paid for its messages, and is it the newest checkpoint?
 
         One client that lost its ledger is said, and is unaccounted at the end; where all did, they are the wrong ones.
         """
-        self._line.exchange(LEDGER, dict.fromkeys(answered, b""))
-        problems = []
+        problems, found = [], self._ledgers(answered)
         for client_id, count in answered.items():
             try:
-                charges = parse(self._line.ledgers[client_id]).count(f"{self.run.run_id}:")
+                history = parse(found.get(client_id, b""))
             except Exception as error:  # none came, or whatever bytes a client sends
                 problems.append(f"the ledger of client {client_id!r} cannot be had: {error}")
                 continue
+            charges, newest = history.count(f"{self.run.run_id}:"), history.newest_round(self.run.run_id)
+            if self.run.plan is not None and begun is not None and newest > begun:
+                raise CheckpointError(
+                    f"a checkpoint before round {begun + 1}, and client {client_id!r} charged for round {newest + 1}",
+                    "the run's newest checkpoint: rounds with privacy are asked in their order, and once",
+                    "Take the newest copy, or start a new run; nothing was sent.",
+                )
             if charges < count:
                 problems.append(
                     f"the ledger of client {client_id!r} has {charges} charges of run {self.run.run_id!r}, not {count}"
@@ -210,5 +244,14 @@ class Session:
         Everybody is asked once more for the ledger; of those who are absent by now, the last known one serves.  What
         has been paid for is released in any case: no client can take it back by losing or spoiling its ledger.
         """
-        self._line.exchange(LEDGER, dict.fromkeys(self.answered, b""), deadline=self._deadline)
-        return accounts_of(self.run, self.answered, self._agreed, self._line.ledgers)
+        try:
+            for name, data in self._ledgers(self.answered).items():
+                self._known.last(name, data)
+        except KeyboardInterrupt:  # the run is over, and its release is due
+            _log.warning("interrupted: the last known ledgers serve")
+        return self._known.accounts(self.run, self.answered)
+
+
+def quorum_of(share: float, count: int) -> int:
+    """How many of so many clients a share is: rounded up, but for a hair that floating point adds."""
+    return math.ceil(share * count - 1e-9)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -115,6 +116,7 @@ class Client:
             None if self.ledger.path is None else self.ledger.path.with_name(f"{self.ledger.path.name}{OUTBOX}")
         )
         self._log = logging.getLogger(f"private_distdd_client.{client_id}")
+        self._busy = threading.Lock()  # one query after another: a repeated one finds the first one's answer
 
     def __repr__(self) -> str:
         return f"Client({self.client_id!r})"  # no sizes: they are private
@@ -191,6 +193,10 @@ class Client:
             ComputationError: the computation failed, or its result could not be stored.  The charge is used up.
             LedgerError: the ledger cannot be written.
         """
+        with self._busy:
+            return self._answered(query)
+
+    def _answered(self, query: Query) -> Message:
         run = self._runs.get(query.run_id)
         if run is None:
             raise NotEnrolledError(f"run {query.run_id!r}", "a run this client is enrolled in", "Enroll first.")

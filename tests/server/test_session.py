@@ -116,15 +116,21 @@ def test_a_client_that_answers_nonsense_leaves_and_the_run_goes_on(clients: list
 
 
 class Losing(PerClient):
-    """A transport whose client c0 has no ledger, or another one, from some moment on."""
+    """An engine whose client c0 has no ledger, or another one, from some moment on."""
 
-    def __init__(self, clients: list[Client], spoil: Callable[[bytes], bytes]) -> None:
+    def __init__(self, clients: list[Client], spoil: Callable[[bytes], bytes], moment: str) -> None:
         super().__init__(clients)
-        self._spoil, self.lost = spoil, False
+        self._spoil, self._moment, self.over = spoil, moment, False
+
+    def ask(self, client_id: str, query: bytes) -> bytes:
+        if self._moment == "beside the answer":
+            self.over = True
+        return super().ask(client_id, query)
 
     def ledger(self, client_id: str) -> bytes:
         data = super().ledger(client_id)
-        return self._spoil(data) if client_id == "c0" and self.lost else data
+        lost = self.over or self._moment == "from the start"
+        return self._spoil(data) if client_id == "c0" and lost else data
 
 
 def gone(data: bytes) -> bytes:
@@ -142,28 +148,26 @@ SPOILT: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-UNREAD = ("missing", "empty")
-
-
 @pytest.mark.parametrize("how", sorted(SPOILT))
-@pytest.mark.parametrize("from_start", [False, True])
+@pytest.mark.parametrize("moment", ["from the start", "beside the answer", "at the end"])
 def test_a_client_that_spoils_its_ledger_does_not_spoil_the_release(
-    clients: list[Client], run: Run, tmp_path: Any, how: str, from_start: bool
+    clients: list[Client], run: Run, tmp_path: Any, how: str, moment: str
 ) -> None:
-    wire = Losing(clients, SPOILT[how])
-    wire.lost = from_start and how != "another's"
+    wire = Losing(clients, SPOILT[how], moment)
     session = Session(wire, run)
     pinned = clients[0].ledger.to_bytes()
     messages = session.ask(wanted(["c0", "c1", "c2"], query(run), SHAPE)).messages
     assert len(messages) == 3
-    wire.lost = True
+    wire.over = True
     accounts = session.accounts()
-    if how in UNREAD and not from_start:  # the last known ledger serves: it came beside the message
+    if moment == "at the end":  # the last known ledger serves: it came beside the message
         assert accounts.unaccounted == {}
         assert accounts.ledgers == {client.client_id: client.ledger.to_bytes() for client in clients}
         return
     assert accounts.unaccounted == {"c0": 1}
-    known = {} if from_start and how != "another's" else {"c0": pinned}
+    known = {} if moment == "from the start" else {"c0": pinned}
+    if how == "cut":  # whole lines, as far as they go: sound, and not enough
+        known = {"c0": wire.ledger("c0")}
     assert accounts.ledgers == known | {name: wire.ledger(name) for name in ("c1", "c2")}
     images = torch.zeros(3, 1, 8, 8)
     release = build_release(
@@ -190,9 +194,29 @@ def test_a_client_that_spoils_its_ledger_does_not_spoil_the_release(
 
 
 @pytest.mark.parametrize("lie", ["nothing", "noise", "half", "broken refusal", "nested", "array"])
-def test_nonsense_at_enrolment_is_no_consent(clients: list[Client], run: Run, lie: str) -> None:
+def test_nonsense_at_enrolment_is_no_refusal(clients: list[Client], run: Run, lie: str) -> None:
+    """Its consent was garbled on the way: it is asked all the same, and answers, for it did agree."""
     session = Session(Tampering(clients, LIES[lie], enrolment=True), run)
+    assert session.active == ["c0", "c1", "c2"]
+    assert len(session.ask(wanted(session.active, query(run), SHAPE)).messages) == 3
+    accounts = session.accounts()
+    assert accounts.unaccounted == {}
+    assert accounts.ledgers["c0"] == clients[0].ledger.to_bytes()
+
+
+def test_a_client_that_never_hears_of_the_run_is_asked_until_it_counts_as_gone(clients: list[Client], run: Run) -> None:
+    class Deaf(PerClient):
+        def enroll(self, client_id: str, data: bytes) -> bytes:
+            return b"" if client_id == "c0" else super().enroll(client_id, data)
+
+    session = Session(Deaf(clients), run)
+    for server_round in range(ABSENCES):
+        assert session.active == ["c0", "c1", "c2"]
+        answers = session.ask(wanted(["c0", "c1", "c2"], query(run, server_round), SHAPE))
+        assert [m.client_id for m in answers.messages] == ["c1", "c2"]
     assert session.active == ["c1", "c2"]
+    assert session.accounts().unaccounted == {}
+    assert clients[0].ledger.events == ()
 
 
 def test_a_session_without_clients_is_an_error(make_images: MakeImages, tiny_info: DatasetInfo) -> None:
