@@ -29,7 +29,7 @@ def bill_of(history: History, run: Run) -> dict[str, Any]:
     else:
         spent = [pin.event] * (pin.max_queries - history.remaining(run_id))
     claim: list[Event] = [NotPrivate()] if spent or plan is not None else []
-    if plan is not None and pin == Pin(run_id, plan.event, plan.max_queries, run.terms):
+    if plan is not None and pin == Pin(run_id, plan.event, plan.max_queries, run.terms_digest):
         claim = [plan.schedule]
     return {
         "charges": len(spent),

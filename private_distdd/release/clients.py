@@ -29,7 +29,7 @@ def client_failures(card: Mapping[str, Any], plan: PrivacyPlan | None, name: str
             yield f"its ledger agreed to {pin.event} a query, the plan says {plan.event}"
         if pin.max_queries != plan.max_queries:
             yield f"its ledger agreed to {pin.max_queries} queries, the plan says {plan.max_queries}"
-        if pin.terms != run_of(card).terms:
+        if pin.terms != run_of(card).terms_digest:
             yield "its ledger agreed to other terms than the card's data, clipping norm, divisor or delta"
     bill = bill_of(history, run_of(card))
     stated = flat(card["clients"][name])

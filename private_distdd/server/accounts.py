@@ -92,7 +92,7 @@ def _sealed(run: Run, name: str, data: bytes) -> int:
         _log.warning("a ledger of client %s cannot be read: %s", name, error)
         return -1
     terms = {e.run_id: e.terms for e in history if isinstance(e, Pin)}
-    agrees = run.plan is None or terms.get(run.run_id) == run.terms
+    agrees = run.plan is None or terms.get(run.run_id) == run.terms_digest
     if not agrees or history.opening.client_id not in (None, name):
         _log.warning("a ledger of client %s is another's, or does not agree to the run", name)
         return -1

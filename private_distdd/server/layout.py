@@ -82,7 +82,7 @@ class Layout:
         if here is not None and there is not None and math.isclose(*_sigmas(here, there), rel_tol=1e-6):
             there = dataclasses.replace(there, noise_multiplier=here.noise_multiplier)
         # By what clients pin: 1 and 1.0 are equal, and written otherwise.
-        if dataclasses.replace(self.run, plan=there).terms != self.run.terms:
+        if dataclasses.replace(self.run, plan=there).terms_digest != self.run.terms_digest:
             yield f"its run has the plan {there}, the settings lead to {here}"
 
 

@@ -170,7 +170,7 @@ class Client:
         if run.plan is not None:
             # The owner's plan says what one run costs, and `max_runs` how often: else a hundred runs cost a hundred.
             most = None if self._plan is None else self._max_runs
-            self.ledger.pin(run.run_id, self._event(run.plan), run.plan.max_queries, run.terms, max_runs=most)
+            self.ledger.pin(run.run_id, self._event(run.plan), run.plan.max_queries, run.terms_digest, max_runs=most)
             if run.plan.delta * len(self._labels) > 1:
                 self._log.warning("delta = %g is above 1 / examples held: choose a smaller one", run.plan.delta)
         self._runs[run.run_id] = run

@@ -34,7 +34,7 @@ class Run:
         return to_json({"kind": "run", "run_id": self.run_id, "info": self.info.to_json(), "plan": plan}).encode()
 
     @property
-    def terms(self) -> str:
+    def terms_digest(self) -> str:
         """SHA-256 of all that is agreed to, in hexadecimal: what a client's ledger pins."""
         return sha256(self.to_bytes())
 

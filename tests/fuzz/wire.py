@@ -39,7 +39,7 @@ def parsed(kind: str, data: bytes) -> Any:
     if (second.data if isinstance(second, Query | Message) else second.to_bytes()) != again:
         raise Finding(f"a {kind} that is read otherwise when it is written again")
     if isinstance(found, Run):
-        return found.terms
+        return found.terms_digest
     return found.digest if isinstance(found, Query) else found
 
 

@@ -33,7 +33,7 @@ def release_of(
     ledgers = {}
     for name in ("ann", "bob"):
         ledger = Ledger(client_id=name)
-        ledger.pin("third", charged.event, ROUNDS, run.terms)
+        ledger.pin("third", charged.event, ROUNDS, run.terms_digest)
         for t in range(ROUNDS):
             ledger.charge(charged.event, f"third:{t}")
             ledger.seal(f"third:{t}", "0" * 64)

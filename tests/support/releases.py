@@ -94,7 +94,7 @@ class Built:
         ledger = Ledger(None, client_id=self.client_id)
         ledger.charge(SampledGaussian(9.0, 1.0), "earlier:0")
         if self.pinned is not None:
-            ledger.pin("r", *self.pinned, self.run.terms)
+            ledger.pin("r", *self.pinned, self.run.terms_digest)
         for server_round in self.rounds:
             ledger.charge(self.charged, message_id("r", server_round))
             ledger.seal(message_id("r", server_round), "0" * 64)

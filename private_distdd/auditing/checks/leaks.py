@@ -73,7 +73,7 @@ def client_check(dataset: ImageDataset, question: Probe, make: Callable[..., Cli
     if any(same(a.values, b.values) for a, b in itertools.combinations(replies, 2)):
         findings.append("two messages carry the same noise")
     if "0 examples" not in failures:  # the first client is empty: its messages are noise alone
-        names = digests("audited", run.run_id, run.terms, query.message_id)
+        names = digests("audited", run.run_id, run.terms_digest, query.message_id)
         findings += [f"class {row}: noise of {name}" for row, name in reproduced(replies[0].values, names)]
     return certain(
         "client_check",
