@@ -13,7 +13,7 @@ from torch import Tensor
 
 from private_distdd.errors import QueryRefusedError
 from private_distdd.matching.means import class_means, match_means
-from private_distdd.methods.without_privacy import allocate, class_counts
+from private_distdd.methods.without_privacy import allocate, class_counts, in_class_order
 from private_distdd.questions.class_embeddings import ClassEmbeddings
 from private_distdd.server.loop import Course, Kept
 from private_distdd.server.reading import Wanted
@@ -126,13 +126,7 @@ class CollabDMCourse(Course):
         )
         if answers.interrupted:
             raise KeyboardInterrupt
-        start, filled = self._noise(), [0] * self.info.num_classes
-        for message in answers.messages:
-            labels = np.repeat(np.arange(self.info.num_classes), shares[message.client_id]).tolist()
-            for label, image in zip(labels, message.values.reshape(-1, *self.info.shape), strict=True):
-                start[label * method.ipc + filled[label]] = image
-                filled[label] += 1
-        return start  # noise still where the clients hold too few images
+        return in_class_order(self._noise(), answers.messages, shares, self.info)
 
     def _match(self, targets: Tensor, show: Callable[[], None]) -> None:
         method = self.method

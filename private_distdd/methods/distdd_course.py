@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from private_distdd.errors import ConfigurationError, QueryRefusedError
+from private_distdd.errors import ConfigurationError
 from private_distdd.matching.gradients import DISTANCES, group_gradients, parameter_shapes
-from private_distdd.methods.without_privacy import allocate, class_counts
+from private_distdd.methods.without_privacy import allocate, class_counts, in_class_order
 from private_distdd.networks.loss import loss_sum
 from private_distdd.server.loop import Course, Kept, named, unnamed
 from private_distdd.server.reading import Wanted
@@ -198,11 +198,16 @@ class DistDDCourse(Course):
 
     def _start(self) -> Tensor:
         method = self.method
-        shape = (len(self.labels), *self.info.shape)
         if method.initialization == "noise":
-            return torch.from_numpy(method.public_rng("images").standard_normal(shape, dtype=np.float32))
+            return self._noise()
         # Real images come by a query of their own, numbered after the last; runs without privacy only.
         batches = self._batches(method.rounds, self.session.active, method.ipc) or {}
+        if not batches or min(map(sum, zip(*batches.values(), strict=True))) < method.ipc:
+            raise ConfigurationError(
+                f"initialization = 'real' with ipc = {method.ipc}",
+                "no more images per class than the federation holds of its rarest class",
+                "Start from noise, or lower ipc.",
+            )
         seed = method.public_seed("start")
         answers = self.session.ask(
             {
@@ -224,23 +229,11 @@ class DistDDCourse(Course):
         )
         if answers.interrupted:
             raise KeyboardInterrupt
-        if len(answers.messages) < len(batches):
-            raise QueryRefusedError(
-                f"{len(batches) - len(answers.messages)} of {len(batches)} clients that sent no images to start from",
-                "all of them: S would lack some",
-                "Try again, or start from noise.",
-            )
-        owners = [batches[message.client_id] for message in answers.messages]
-        classes = np.arange(self.info.num_classes)
-        labels = np.concatenate([*(np.repeat(classes, batch) for batch in owners), np.empty(0, np.int64)])
-        order = np.argsort(labels, kind="stable")
-        if not np.array_equal(labels[order], self.labels.numpy()):
-            raise ConfigurationError(
-                f"initialization = 'real' with ipc = {method.ipc}",
-                "no more images per class than the federation holds of its rarest class",
-                "Start from noise, or lower ipc.",
-            )
-        return torch.cat([message.values for message in answers.messages])[torch.from_numpy(order)].reshape(shape)
+        return in_class_order(self._noise(), answers.messages, batches, self.info)
+
+    def _noise(self) -> Tensor:
+        shape = (len(self.labels), *self.info.shape)
+        return torch.from_numpy(self.method.public_rng("images").standard_normal(shape, dtype=np.float32))
 
     def _optimizer(self) -> torch.optim.Optimizer:
         if self.method.matching_optimizer == "adam":
