@@ -48,7 +48,8 @@ def audit(target: Target, quick: bool = False, seed: int = 0) -> list[AuditRecor
 
     Args:
         target: what is audited.
-        quick: ten times fewer trials, and of clients' own messages half as many, single ones only; under a minute.
+        quick: make ten times fewer trials; ask whole clients half as often, and for no run of several messages.  It
+            takes about a minute.
         seed: of noise and coins of the statistical audits.
     """
     plan, info, question = target.plan, target.info, target.question
