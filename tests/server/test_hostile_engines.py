@@ -198,3 +198,42 @@ def test_ctrl_c_while_a_restarted_site_agrees_again_keeps_the_messages(
     assert answers.interrupted
     assert [message.client_id for message in answers.messages] == NAMES[1:]
     assert session.answered == {"c0": 0, "c1": 1, "c2": 1}
+
+
+@pytest.mark.filterwarnings("ignore::private_distdd.errors.NotPrivateWarning")
+def test_a_quorum_does_not_cut_preparations_short(clients: list[Client], tiny_info: DatasetInfo) -> None:
+    """Counts and a start from real examples are wanted of everybody; an engine that hurries takes nobody out."""
+    told: list[int] = []
+
+    class Hasty(InProcess):
+        def exchange(self, operation: str, requests: Mapping[str, bytes], **others: Any) -> Mapping[str, bytes | None]:
+            if operation != ASK:
+                return super().exchange(operation, requests, **others)
+            told.append(others["enough"])
+            chosen = dict(list(requests.items())[: others["enough"]])
+            return dict.fromkeys(requests) | dict(super().exchange(operation, chosen, **others))
+
+    method = DistDD(
+        ipc=1, rounds=2, model="mlp", model_args={"width": 8, "depth": 1}, matching_steps=1, quorum=0.3,
+        initialization="real",
+    )  # fmt: skip
+    release = method.fit(Hasty(clients, simulated=True), info=tiny_info)
+    assert told == [3, 3, 1, 1]  # counts, examples, and two rounds with the first that answers
+    assert not release.failures()
+    assert {name: bill["messages_used"] for name, bill in release.card["clients"].items()} == {
+        "c0": 4,
+        "c1": 2,
+        "c2": 2,
+    }
+
+
+def test_ctrl_c_while_a_resumed_run_looks_at_its_ledgers_is_ctrl_c(clients: list[Client], run: Run) -> None:
+    play(Session(InProcess(clients), run), run, 1)
+
+    class Stopped(InProcess):
+        def exchange(self, operation: str, requests: Mapping[str, bytes], **others: Any) -> Mapping[str, bytes | None]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Session(Stopped(clients), run, dict.fromkeys(NAMES, 1), NAMES, begun=1)
+    assert len(Session(InProcess(clients), run, dict.fromkeys(NAMES, 1), NAMES, begun=1).active) == 3
