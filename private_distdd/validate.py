@@ -66,3 +66,8 @@ def is_whole(value: object) -> TypeGuard[int]:
 def is_real(value: object) -> TypeGuard[float]:
     """Is it a number, whole or not?  True and False are none; NaN and the infinities are."""
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_same_definition(one: object, other: object) -> bool:
+    """Are these classes or functions written at one place?  A notebook's cell that runs twice makes two of one."""
+    return all(getattr(one, name, None) == getattr(other, name, None) for name in ("__module__", "__qualname__"))

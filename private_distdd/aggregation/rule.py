@@ -16,6 +16,7 @@ from typing import Any, ClassVar, TypeAlias, TypeVar
 from torch import Tensor
 
 from private_distdd.errors import ConfigurationError
+from private_distdd.validate import is_same_definition
 
 Aggregate: TypeAlias = Callable[[Tensor, "Tensor | None"], Tensor]
 """From messages, float [clients, groups, ...], and counts, int64 [clients, groups] or None, to float [groups, ...].
@@ -88,8 +89,7 @@ def register_rule(made: _Class) -> _Class:
         ConfigurationError: the name is taken by another class.
     """
     known = _RULES.get(made.name, made)
-    # The same class again (a notebook cell run twice) is no conflict.
-    if (known.__module__, known.__qualname__) != (made.__module__, made.__qualname__):
+    if not is_same_definition(known, made):
         raise ConfigurationError(f"rule {made.name!r}", "a name that is not taken", f"Taken: {sorted(_RULES)}.")
     _RULES[made.name] = made
     return made

@@ -77,4 +77,11 @@ class Target:
             record = json.loads(source.read_bytes())
         except (OSError, ValueError) as error:
             raise ReleaseError(f"{path}: {error}", "a release folder, or a plan as JSON", "Check the path.") from error
-        return cls(str(path), None, PrivacyPlan.from_json(record), _PLAN_INFO)
+        plan = PrivacyPlan.from_json(record)
+        if plan.events_per_query != 1:  # else a smaller schedule than the plan's would be audited, unsaid
+            raise ConfigurationError(
+                f"events_per_query = {plan.events_per_query} in a plan to be audited",
+                "1",
+                "Audit the schedule of so many queries of one event: it has the same price.",
+            )
+        return cls(str(path), None, plan, _PLAN_INFO)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from private_distdd.errors import ConfigurationError
+from private_distdd.validate import is_same_definition
 
 _Class = TypeVar("_Class", bound=type[Any])
 _METHODS: dict[str, type[Any]] = {}
@@ -18,8 +19,7 @@ def register_method(method: _Class) -> _Class:
     """
     key = method.name.lower()
     known = _METHODS.get(key, method)
-    # The same class again (a notebook cell run twice) is no conflict.
-    if (known.__module__, known.__qualname__) != (method.__module__, method.__qualname__):
+    if not is_same_definition(known, method):
         raise ConfigurationError(
             f"method name {method.name!r}", "a name that is not taken", f"Taken: {sorted(_METHODS)}."
         )

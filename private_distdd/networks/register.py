@@ -8,6 +8,7 @@ from typing import TypeVar
 from torch import nn
 
 from private_distdd.errors import ModelError
+from private_distdd.validate import is_same_definition
 
 FACTORIES: dict[str, Callable[..., nn.Module]] = {}
 _Factory = TypeVar("_Factory", bound=Callable[..., nn.Module])
@@ -26,8 +27,7 @@ def register_model(name: str) -> Callable[[_Factory], _Factory]:
 
     def register(factory: _Factory) -> _Factory:
         known = FACTORIES.get(name, factory)
-        # The same function again (a notebook cell run twice) is no conflict.
-        if not name or (known.__module__, known.__qualname__) != (factory.__module__, factory.__qualname__):
+        if not name or not is_same_definition(known, factory):
             raise ModelError(f"model name {name!r}", "a name that is not taken", f"Taken: {registered_models()}.")
         FACTORIES[name] = factory
         return factory

@@ -13,6 +13,7 @@ from private_distdd.errors import ConfigurationError, PrivateDistDDError, QueryR
 from private_distdd.limits import ComputeLimits
 from private_distdd.questions.places import require_places_alike
 from private_distdd.questions.question import PlainQuestion, Question
+from private_distdd.validate import is_same_definition
 
 _USUAL = ComputeLimits()
 PRIVATE_QUESTIONS: dict[str, type[Any]] = {}
@@ -35,8 +36,7 @@ def register_plain_question(name: str) -> Callable[[_Class], _Class]:
 
     def register(made: _Class) -> _Class:
         known = QUESTIONS.get(name, made)
-        # The same class again (a notebook cell run twice) is no conflict.
-        if not name or (known.__module__, known.__qualname__) != (made.__module__, made.__qualname__):
+        if not name or not is_same_definition(known, made):
             raise ConfigurationError(f"question {name!r}", "a name that is not taken", f"Taken: {sorted(QUESTIONS)}.")
         QUESTIONS[name] = made
         return made

@@ -123,6 +123,15 @@ def test_what_claims_nothing_cannot_be_audited(digits: ImageDataset, tmp_path: P
         Target.read(tmp_path / "bad.json")
 
 
+def test_a_plan_of_several_events_a_query_is_not_audited_as_a_smaller_one(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps(Privacy(noise_multiplier=2.0).plan(3, 4).to_json()))
+    with pytest.raises(ConfigurationError, match="events_per_query = 4"):
+        Target.read(plan)
+    plan.write_text(json.dumps(Privacy(noise_multiplier=2.0).plan(12).to_json()))
+    assert Target.read(plan).plan.schedule.count == 12
+
+
 def test_a_bound_at_the_gate_above_the_claim_refutes_it_and_one_at_95_percent_does_not(plan_file: Path) -> None:
     record = canary_single(Setting(), 1000)
     by_chance = dataclasses.replace(record, lower=tuple((delta, 99.0) for delta, _ in record.lower))

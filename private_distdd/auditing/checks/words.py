@@ -65,7 +65,7 @@ class _Crafted:
     """
 
     def __init__(self, base: type[Stream], words: list[int]) -> None:
-        class Chosen(base):  # type: ignore[misc,valid-type]
+        class Chosen(base):  # type: ignore[misc,valid-type]  # a class that is made of an argument
             def coins(self, count: int, probability: float) -> NDArray[np.bool_]:
                 self.chosen = np.array(words, dtype=np.uint64)
                 return np.asarray(super().coins(count, probability))
