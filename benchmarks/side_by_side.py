@@ -94,9 +94,7 @@ class Benchmark:
             "device": self.device if self.device == "cpu" else torch.cuda.get_device_name(),
             "quick": self.quick,
         }
-        rows = [
-            {k: v._asdict() if isinstance(v, Spread) else v for k, v in columns.items()} for columns in self._rows
-        ]
+        rows = [{k: v._asdict() if isinstance(v, Spread) else v for k, v in columns.items()} for columns in self._rows]
         self._out.mkdir(parents=True, exist_ok=True)
         path = self._out / f"{self._name}.json"
         path.write_text(json.dumps({"title": self._title, "machine": machine, "rows": rows}, indent=2) + "\n")
