@@ -19,6 +19,7 @@ from scipy import stats
 
 from private_distdd.privacy import randomness
 from private_distdd.privacy.randomness import InsecureRandomness, Stream, SystemRandomness
+from tests.support.slow_normals import slow_normals
 
 ALPHA = 1e-7  # a right build fails one test in ten million
 KEY = bytes(range(32))
@@ -99,6 +100,125 @@ def test_corners_of_the_uniforms_are_refined_and_finite() -> None:
     assert Words(top, 0, top, top, top, top).rounded_normals((2,), 2.0**40).tolist() == [0, 0]
     # The angle's last cell, just below a full turn.
     assert Words(1 << 63, top, top, top, top, top).rounded_normals((2,), 1.0).tolist() == [1, 0]
+
+
+class Recorded(Stream):
+    """A stream that says which pairs it refined; its first words may be dictated, the others are its key's."""
+
+    def __init__(self, key: bytes, dictated: tuple[int, ...] = ()) -> None:
+        super().__init__(key)
+        self._dictated, self.refined = np.array(dictated, dtype=np.uint64), []
+
+    def words(self, count: int) -> NDArray[np.uint64]:
+        given, self._dictated = self._dictated[:count], self._dictated[count:]
+        return np.concatenate([given, super().words(count - len(given))])
+
+    def _refined(self, first: int, second: int, standard_deviation: float) -> tuple[int, int]:
+        self.refined.append((first, second))
+        return super()._refined(first, second, standard_deviation)
+
+
+def same(
+    key: bytes, count: int, standard_deviation: float, chunk: int, block: int, dictated: tuple[int, ...] = ()
+) -> bool:
+    """Whether the sieve changes no integer, no choice of pairs to refine, and no word after them."""
+    fast, slow = Recorded(key, dictated), Recorded(key, dictated)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(randomness, "_CHUNK", chunk)
+        patch.setattr(randomness, "_BLOCK", block)
+        found = fast.rounded_normals((count,), standard_deviation)
+    expected = slow_normals(slow, count, standard_deviation, chunk)
+    return (
+        np.array_equal(found, expected)
+        and fast.refined == slow.refined
+        and np.array_equal(fast.words(1), slow.words(1))
+    )
+
+
+widths = st.floats(math.log2(1e-3), 40).map(lambda bits: 2.0**bits)
+
+
+@given(
+    key=st.binary(min_size=32, max_size=32),
+    pieces=st.sampled_from([(1, 1), (7, 3), (500, 500), (500, 128), (512, 256), (1500, 4000)]),
+    chunks=st.integers(0, 3),
+    more=st.integers(-1, 1) | st.integers(0, 1000),
+    standard_deviation=widths | st.floats(30, 38).map(lambda bits: 2.0**bits),  # some pairs certain, some refined
+)
+def test_sieved_normals_are_the_slow_ones(
+    key: bytes, pieces: tuple[int, int], chunks: int, more: int, standard_deviation: float
+) -> None:
+    assert same(key, max(0, chunks * 2 * pieces[0] + more), standard_deviation, *pieces)
+
+
+@pytest.mark.parametrize("count", [131_071, 131_072, 131_073, 300_001])
+@pytest.mark.parametrize("standard_deviation", [2.0**20, 2.0**36])
+def test_sieved_normals_are_the_slow_ones_at_the_real_sizes(count: int, standard_deviation: float) -> None:
+    assert same(KEY, count, standard_deviation, randomness._CHUNK, randomness._BLOCK)
+
+
+# Words at all distances from both ends, of the uniforms and of the arcs: what random keys hardly ever draw.
+near_an_end = st.builds(
+    lambda word, bits, end: (word >> bits) ^ (end * (2**64 - 1)),
+    st.integers(0, 2**64 - 1),
+    st.integers(0, 53),
+    st.integers(0, 1),
+)
+near_an_arc_s_end = st.builds(
+    lambda arc, word: ((arc << 52) + word) % 2**64,
+    st.integers(0, 2**12 - 1),
+    near_an_end.map(lambda word: (word >> 12) - 2**52 * (word >> 63)),
+)
+
+
+@given(
+    words=st.lists(st.tuples(near_an_end, near_an_end | near_an_arc_s_end), min_size=1, max_size=50),
+    standard_deviation=widths,
+)
+def test_sieved_normals_are_the_slow_ones_at_the_ends(words: list[tuple[int, int]], standard_deviation: float) -> None:
+    dictated = tuple(first for first, _ in words) + tuple(second for _, second in words)
+    assert same(KEY, 2 * len(words), standard_deviation, 1 << 16, 1 << 14, dictated)
+
+
+def same_in_hard_cases() -> bool:
+    # Uniforms next to 1, next to 0, and where the sieve trusts itself at the plain evaluation's widest doubt.
+    firsts = *range(2**64 - 2**17, 2**64, 2**11), *range(2**40, 2**44, 2**38), *range(2**48, 2**49, 2**41)
+    dictated = firsts + tuple(int(word) for word in Stream(KEY).words(len(firsts)))
+    at_the_ends = same(KEY, 2 * len(firsts), 2.0**34, 1 << 16, 1 << 14, dictated)
+    return at_the_ends and same(KEY, 40_000, 2.0**34, 1 << 16, 1 << 14)
+
+
+def test_sieved_normals_are_the_slow_ones_in_hard_cases() -> None:
+    assert same_in_hard_cases()
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("_SLACK", 0.0),  # nothing is refined
+        ("_SLACK", 2.0**-43),  # not all that is doubtful
+        ("_LEAST", 1 << 12),  # a tail whose doubt is wider than the slack is certain
+        ("_MOST", 1 << 53),  # so is a radius of 0
+        ("_MIDDLES", randomness._MIDDLES.conj()),
+        ("_MIDDLES", np.exp(2j * math.pi * np.arange(4096) / 4096)),
+    ],
+)
+def test_a_wrong_sieve_is_seen(monkeypatch: pytest.MonkeyPatch, name: str, wrong: object) -> None:
+    monkeypatch.setattr(randomness, name, wrong)
+    assert not same_in_hard_cases()
+
+
+def test_the_sieve_is_as_exact_as_its_proof_says() -> None:
+    # So wide that the rounding to integers is small against the errors: a unit is 2^-52 standard deviations.
+    width, n = 2.0**52, 200_000
+    first, second = (Stream(KEY).words(2 * n) >> np.uint64(11)).reshape(2, n)
+    second[: n // 2] &= np.uint64(0xFFF << 41)  # the ends of the arcs, where the error is largest
+    out = np.empty((n, 2), dtype=np.int64)
+    randomness._sieve(first, second, width, out)
+    plain, _ = randomness._plain(first, second, width)
+    radius = np.sqrt(-2 * np.log((first + np.uint64(1)) * 2.0**-53))
+    worst = float((2 * (np.abs(out - plain) - 1) / radius[:, None]).max())  # in 2^-53 radius
+    assert 100 < worst <= 166
 
 
 @pytest.mark.parametrize("shape", [(0,), (1,), (7, 0), (3, 5), ()])
