@@ -12,7 +12,7 @@ from private_distdd.errors import ModelError, QueryRefusedError
 from private_distdd.networks.micro_batch import MICRO_BATCH
 from private_distdd.validate import is_whole
 
-_PER_SUM, _PER_ROW = 32.0, 40.0  # bytes: int64 noise and sums, a float64 message; a row, and its lattice points
+_PER_SUM, _PER_ROW = 32.0, 20.0  # bytes: noise and sums, a float64 message; rows in the check of places, four times
 
 
 def message_memory(groups: int, dimension: int) -> float:

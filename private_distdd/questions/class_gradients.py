@@ -13,10 +13,11 @@ from private_distdd.data.info import DatasetInfo
 from private_distdd.errors import ModelError
 from private_distdd.limits import Cost
 from private_distdd.networks.micro_batch import MICRO_BATCH
+from private_distdd.networks.per_example import PerExampleGradients, examples_at_once
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.questions.arguments import message_memory
 from private_distdd.questions.audited import Asked, SpecificAttack
-from private_distdd.questions.per_example import PerExampleGradients, sum_gradient
+from private_distdd.questions.per_example import sum_gradient
 from private_distdd.questions.question import MeasuredOnce
 from private_distdd.questions.register import register_question
 
@@ -43,10 +44,10 @@ class ClassGradients(MeasuredOnce):
     def __init__(
         self, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], info: DatasetInfo, device: str
     ) -> None:
-        spec, self._joint = self._read(arguments)
+        self._spec, self._joint = self._read(arguments)
         self._given = arguments, info, device
-        spec.validate(info.shape, info.num_classes)
-        self._model = spec.build(info.shape, info.num_classes)
+        self._spec.validate(info.shape, info.num_classes)
+        self._model = self._spec.build(info.shape, info.num_classes)
         try:
             self._model.load_state_dict(dict(tensors))
         except (RuntimeError, TypeError) as error:
@@ -68,7 +69,8 @@ class ClassGradients(MeasuredOnce):
         spec, joint = cls._read(arguments)
         size = spec.size(info.shape, info.num_classes)
         groups = 1 if joint else info.num_classes
-        memory = message_memory(groups, size.parameters) + MICRO_BATCH * _ACTIVATION * size.activations
+        memory = message_memory(groups, size.parameters)
+        memory += examples_at_once(size.activations) * _ACTIVATION * size.activations
         return Cost(memory, size.work)
 
     def public(self) -> ClassGradients:
@@ -83,7 +85,8 @@ class ClassGradients(MeasuredOnce):
 
     @cached_property
     def _per_example(self) -> PerExampleGradients:
-        return PerExampleGradients(self._model)
+        size = self._spec.size(self._given[1].shape, self._given[1].num_classes)
+        return PerExampleGradients(self._model, examples_at_once(size.activations))
 
     def rows(self, images: Tensor, labels: Tensor) -> Tensor:
         """Per-example gradients, float32 [n, dimension]: what the mechanism clips, sums and covers with noise."""

@@ -1,4 +1,4 @@
-"""Per-example gradients of a network, by Opacus hooks."""
+"""Sums of a network's gradients: clipped example by example, or plain."""
 
 from __future__ import annotations
 
@@ -6,44 +6,12 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
-from opacus import GradSampleModule
 from torch import Tensor, nn
 
-from private_distdd.errors import ModelError
 from private_distdd.networks.loss import loss_sum
-from private_distdd.networks.micro_batch import deterministic, micro_batches
+from private_distdd.networks.micro_batch import micro_batches
+from private_distdd.networks.per_example import PerExampleGradients
 from private_distdd.privacy.mechanism import LATTICE, lattice_sums
-
-
-class PerExampleGradients:
-    """Per-example gradients of a network, by Opacus hooks.
-
-    Args:
-        model: a network that `networks.validation.validate_model` accepts; the hooks are put on it, so it serves
-            nothing else.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self._hooked = GradSampleModule(model, loss_reduction="sum", strict=True)
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
-        if not self._parameters:
-            raise ModelError("a network without trainable parameters", "at least one", "Unfreeze some parameters.")
-        self.dimension = sum(p.numel() for p in self._parameters)
-
-    def rows(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Gradients of the loss, one example a row: float32 [n, dimension].
-
-        Args:
-            images: float32 [n, *shape]; a micro-batch of one size, where no bit may depend on n.
-            labels: int64 [n].
-        """
-        # Full backward hooks want an input that requires a gradient.
-        examples = images.detach().requires_grad_(True)
-        with deterministic(), torch.enable_grad():
-            torch.autograd.backward(loss_sum(self._hooked, examples, labels))
-        rows = torch.cat([vars(p)["grad_sample"].reshape(len(examples), -1) for p in self._parameters], dim=1)
-        self._hooked.zero_grad(set_to_none=True)
-        return rows.detach()
 
 
 def clipped_class_sums(
@@ -76,7 +44,7 @@ def _unhooked_after(model: nn.Module) -> Iterator[PerExampleGradients]:
     try:
         yield gradients
     finally:
-        gradients._hooked.remove_hooks()
+        gradients.remove_hooks()
 
 
 def sum_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

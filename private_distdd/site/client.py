@@ -303,6 +303,7 @@ class Client:
             for part in torch.split(torch.from_numpy(batch).to(self._device), MICRO_BATCH):
                 images, labels = padded(self._images[part], self._labels[part])
                 yield measured.rows(images, labels), measured.groups(labels[: len(part)])
+                del images, labels
 
         return _mechanism(plan).measure(
             len(self._labels), rows, measured.num_groups, measured.dimension, self._randomness

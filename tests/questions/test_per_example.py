@@ -18,9 +18,10 @@ from private_distdd.errors import ModelError
 from private_distdd.matching.gradients import group_gradients
 from private_distdd.networks.loss import loss_sum
 from private_distdd.networks.micro_batch import MICRO_BATCH, micro_batches
+from private_distdd.networks.per_example import PerExampleGradients
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.privacy.mechanism import LATTICE, lattice_sums
-from private_distdd.questions.per_example import PerExampleGradients, clipped_class_sums, sum_gradient
+from private_distdd.questions.per_example import clipped_class_sums, sum_gradient
 
 SHAPE, CLASSES = (1, 12, 12), 4
 MODELS: dict[str, dict[str, Any]] = {

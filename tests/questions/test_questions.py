@@ -20,6 +20,7 @@ from private_distdd.data.info import DatasetInfo
 from private_distdd.errors import ConfigurationError, ModelError, QueryRefusedError
 from private_distdd.networks.embedding import EmbeddingSpec
 from private_distdd.networks.micro_batch import micro_batches, padded
+from private_distdd.networks.per_example import PerExampleGradients
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.privacy.accountants import epsilon
 from private_distdd.privacy.events import NotPrivate, SampledGaussian
@@ -29,7 +30,6 @@ from private_distdd.privacy.plan import PrivacyPlan
 from private_distdd.privacy.randomness import InsecureRandomness
 from private_distdd.questions import places
 from private_distdd.questions.class_embeddings import ClassEmbeddings, EmbeddingSums
-from private_distdd.questions.per_example import PerExampleGradients
 from private_distdd.questions.register import PRIVATE_QUESTIONS as PRIVATE
 from private_distdd.questions.register import QUESTIONS, private_question
 from private_distdd.site.client import Client

@@ -294,7 +294,7 @@ def test_networks_beyond_the_owner_s_limits_are_refused_before_they_are_made(
 
 
 def test_an_owner_may_set_other_limits(make_images: MakeImages, run: Run) -> None:
-    for limits in (ComputeLimits(memory=1e6), ComputeLimits(work=100)):
+    for limits in (ComputeLimits(memory=1e5), ComputeLimits(work=100)):
         own = Client("clinic", make_images(6), limits=limits)
         own.enroll(run)
         with pytest.raises(QueryRefusedError, match="owner"):

@@ -13,9 +13,9 @@ from private_distdd.auditing.bounds import Scores
 from private_distdd.auditing.setting import Setting
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.networks.micro_batch import micro_batches
+from private_distdd.networks.per_example import PerExampleGradients
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.privacy.mechanism import LATTICE, clip_to_lattice
-from private_distdd.questions.per_example import PerExampleGradients
 from private_distdd.wire.message import Message
 
 MEMBER_RATE = 0.5  # of the pool, in a client

@@ -1,0 +1,140 @@
+"""Per-example gradients of a network, by Opacus hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from opacus import GradSampleModule
+from opacus.grad_sample.conv import compute_conv_grad_sample
+from opacus.grad_sample.functorch import ft_compute_per_sample_gradient
+from opacus.utils.tensor_utils import unfold2d
+from torch import Tensor, nn
+
+from private_distdd.errors import ModelError
+from private_distdd.networks.loss import loss_sum
+from private_distdd.networks.micro_batch import MICRO_BATCH, deterministic
+
+_UNFOLDED = 1 << 18  # values of images unfolded at a time: they stay in a core's cache
+_ACTIVATIONS = 1 << 24  # values that a part's layers hand on: beyond, every tensor is fresh pages of memory
+
+
+def examples_at_once(activations: int) -> int:
+    """How many examples of a micro-batch are computed together on a CPU: a power of two, 1 ... 64.
+
+    Args:
+        activations: values that the network's layers hand on for one example (`NetworkSize.activations`); public.
+    """
+    fitting = _ACTIVATIONS // max(1, activations)
+    return min(MICRO_BATCH, 1 << max(0, fitting.bit_length() - 1))
+
+
+class PerExampleGradients:
+    """Per-example gradients of a network, by Opacus hooks.
+
+    Args:
+        model: a network that `networks.validation.validate_model` accepts; the hooks are put on it, so it serves
+            nothing else.
+        at_once: how many examples are computed together, >= 1: a public number, see `examples_at_once`.
+
+    Attributes:
+        dimension: trainable parameters.
+
+    Raises:
+        ModelError: there are none.
+    """
+
+    def __init__(self, model: nn.Module, at_once: int = MICRO_BATCH) -> None:
+        self._hooked, self._at_once = _Hooked(model, loss_reduction="sum", strict=True), at_once
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        if not self._parameters:
+            raise ModelError("a network without trainable parameters", "at least one", "Unfreeze some parameters.")
+        self.dimension = sum(p.numel() for p in self._parameters)
+
+    def rows(self, examples: Tensor, labels: Tensor) -> Tensor:
+        """Gradients of the loss, one example a row: float [n, dimension], of the examples' type.
+
+        Args:
+            examples: float [n, *shape]; a micro-batch of one size, where no bit may depend on n.
+            labels: int64 [n].
+        """
+        rows = examples.new_empty((len(examples), self.dimension))
+        at_once = self._at_once if examples.is_cpu else max(1, len(examples))
+        parts = (torch.split(tensor, at_once) for tensor in (examples.detach(), labels, rows))
+        with deterministic(), torch.enable_grad():
+            for part, own, into in zip(*parts, strict=True):
+                self._hooked.write_to(dict(zip(self._parameters, self._columns(into), strict=True)))
+                # Full backward hooks want an input that requires a gradient; to ask for that one alone spares the
+                # summed gradients of the weights.
+                part.requires_grad_(True)
+                torch.autograd.grad(loss_sum(self._hooked, part, own), [part])
+                self._hooked.complete()
+        return rows
+
+    def named_columns(self, rows: Tensor) -> dict[str, Tensor]:
+        """Rows as each parameter's gradients, float [n, *parameter's shape], by its name."""
+        names = [name for name, p in self._hooked._module.named_parameters() if p.requires_grad]
+        return dict(zip(names, self._columns(rows), strict=True))
+
+    def remove_hooks(self) -> None:
+        """Give the network back as it was."""
+        self._hooked.remove_hooks()
+
+    def _columns(self, rows: Tensor) -> Sequence[Tensor]:
+        parts = torch.split(rows, [p.numel() for p in self._parameters], dim=1)
+        return [part.view(len(part), *p.shape) for part, p in zip(parts, self._parameters, strict=True)]
+
+
+class _Hooked(GradSampleModule):  # type: ignore[misc]
+    """Opacus' module, with gradients written where they are wanted: its own copies took as long as the arithmetic."""
+
+    def write_to(self, places: dict[Tensor, Tensor]) -> None:
+        """Where the next backward pass writes: float [n, *parameter's shape] each."""
+        self._places, self._missing = places, set[Tensor](places)
+
+    def complete(self) -> None:
+        """The backward pass is over: a parameter that it did not meet has the gradient 0."""
+        for parameter in self._missing:
+            self._places[parameter].zero_()
+
+    def capture_backprops_hook(
+        self, module: nn.Module, _: object, outputs: Sequence[Tensor], loss_reduction: str, batch_first: bool
+    ) -> None:
+        """Opacus' own, but for where the gradients go; a layer that is used again adds to them."""
+        inputs, backprops = self.rearrange_grad_samples(
+            module=module, backprops=outputs[0].detach(), loss_reduction=loss_reduction, batch_first=batch_first
+        )
+        rules = {**self.GRAD_SAMPLERS, nn.Conv2d: _conv2d}
+        rule = rules.get(type(module), ft_compute_per_sample_gradient)
+        for parameter, gradients in rule(module, inputs, backprops).items():
+            if parameter in self._missing:
+                self._places[parameter].copy_(gradients)
+                self._missing.remove(parameter)
+            elif parameter in self._places:
+                self._places[parameter].add_(gradients)
+
+
+def _conv2d(layer: nn.Conv2d, inputs: Sequence[Tensor], backprops: Tensor) -> dict[Tensor, Tensor]:
+    """Opacus' rule, image by image or a few at a time: a micro-batch's unfolded images do not fit into a cache."""
+    if layer.groups != 1 or not layer.weight.requires_grad or not backprops.is_cpu:
+        found: dict[Tensor, Tensor] = compute_conv_grad_sample(layer, inputs, backprops)
+        return found
+    backprops = backprops.flatten(2)
+    count, outputs, places = backprops.shape
+    taps = layer.weight[0].numel()
+    weights = backprops.new_empty((count, outputs, taps))
+    size = min(count, 1 << max(0, (_UNFOLDED // (taps * places)).bit_length() - 1))
+    parts = (torch.split(tensor, size) for tensor in (inputs[0], backprops, weights))
+    for images, own, into in zip(*parts, strict=True):
+        unfolded = unfold2d(
+            images,
+            kernel_size=layer.kernel_size,
+            padding=layer.padding,
+            stride=layer.stride,
+            dilation=layer.dilation,
+        )
+        torch.bmm(own, unfolded.transpose(1, 2), out=into)
+    gradients: dict[Tensor, Tensor] = {layer.weight: weights.view(count, *layer.weight.shape)}
+    if layer.bias is not None and layer.bias.requires_grad:
+        gradients[layer.bias] = backprops.sum(dim=2)
+    return gradients
