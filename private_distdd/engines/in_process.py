@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from private_distdd.data.info import DatasetInfo
 from private_distdd.errors import ConfigurationError
 from private_distdd.site.client import Client
-from private_distdd.site.endpoint import Endpoint
+from private_distdd.site.company import Company
+from private_distdd.site.endpoint import Endpoint, Shared
 from private_distdd.wire.engine import ENROL, Engine, ExchangeInterrupted
 from private_distdd.wire.run import Run
 
 
 class InProcess:
-    """Clients in this process, asked one after another.
+    """Clients in this process: begun one after another, their examples in common micro-batches (`site.company`).
 
     Args:
         clients: at least one, with different names.
@@ -49,19 +50,22 @@ class InProcess:
         enough: int | None = None,
         deadline: float | None = None,
     ) -> Mapping[str, bytes | None]:
-        """See `Engine`.  Who is not asked before the deadline is absent, and pays nothing; `enough` ends no wait."""
-        replies: dict[str, bytes | None] = dict.fromkeys(requests)
+        """See `Engine`.  Who is not begun before the deadline is absent, and pays nothing; `enough` ends no wait."""
         end = None if deadline is None else time.monotonic() + deadline
+        shared, company = Shared(), Company[bytes]()
         try:
-            for client_id, request in requests.items():
-                if end is not None and time.monotonic() > end:
-                    break
-                if operation == ENROL and self._simulated:
-                    self._allow(client_id, Run.from_bytes(request))
-                replies[client_id] = self._endpoints[client_id].handle(operation, request)
+            try:
+                for client_id, request in requests.items():
+                    if end is not None and time.monotonic() > end:
+                        break
+                    if operation == ENROL and self._simulated:
+                        self._allow(client_id, Run.from_bytes(request))
+                    company.begin(client_id, self._endpoints[client_id].handling(operation, request, shared))
+            finally:  # after Ctrl-C, too: who was charged is not left without an answer
+                company.finish()
         except KeyboardInterrupt as error:
-            raise ExchangeInterrupted(replies) from error
-        return replies
+            raise ExchangeInterrupted({**dict.fromkeys(requests), **company.answers}) from error
+        return {**dict.fromkeys(requests), **company.answers}
 
     def _allow(self, client_id: str, run: Run) -> None:
         if run.plan is None:

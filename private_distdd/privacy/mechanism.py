@@ -29,7 +29,8 @@ RowSource: TypeAlias = Callable[[NDArray[np.int64]], Iterable[Rows]]
 """From the indices of the batch's examples to their rows, in micro-batches."""
 
 
-_BLOCK = 1 << 17  # values clipped at a time: in float64 they stay in a core's cache
+_BLOCK = 1 << 15  # values clipped at a time: in float64 and int32 they stay in a core's cache
+_GPU_ROWS = 64  # rows clipped at a time on a GPU, which has no such cache and many cores
 
 
 def clip_to_lattice(rows: Tensor, max_grad_norm: float) -> Tensor:
@@ -46,24 +47,26 @@ def clip_to_lattice(rows: Tensor, max_grad_norm: float) -> Tensor:
     exact integer arithmetic, so its norm is at most C (assumption A3).  A row depends on the same row of the input
     alone.  A row with a non-finite entry becomes zero.
     """
-    clipped = [part.to(torch.int64) for _, part in _clipped_blocks(rows, len(rows), max_grad_norm)]
-    return torch.cat(clipped) if clipped else rows.new_zeros(rows.shape, dtype=torch.int64)
+    points = torch.zeros(rows.shape, dtype=torch.int64, device=rows.device)
+    for part, clipped in _clipped_blocks(rows, max_grad_norm):
+        points[part] = clipped.to(torch.int64)
+    return points
 
 
-def _clipped_blocks(rows: Tensor, count: int, max_grad_norm: float) -> Iterator[tuple[slice, Tensor]]:
-    """The first `count` rows as `clip_to_lattice` has them, but float64, block by block; each is good until the next.
+def _clipped_blocks(rows: Tensor, max_grad_norm: float) -> Iterator[tuple[slice, Tensor]]:
+    """Rows as `clip_to_lattice` has them, but float64, block by block; each is good until the next.
 
-    A block's size depends on the shape of `rows` alone, padding included (A2).  Buffers serve all blocks: fresh ones of
-    a micro-batch's size cost more in page faults than the arithmetic.
+    A block's size depends on the rows' length alone, so that no row's bits depend on how many there are (A2).  Buffers
+    serve all blocks: fresh ones of a micro-batch's size cost more in page faults than the arithmetic.
     """
-    dimension = rows.shape[1]
-    fitting = 1 << max(0, (_BLOCK // max(1, dimension)).bit_length() - 1)  # a power of two, as micro-batches are
-    size = max(1, min(len(rows), fitting) if rows.is_cpu else len(rows))
-    wides = rows.new_empty((size, dimension), dtype=torch.float64)
-    wholes = rows.new_empty((size, dimension), dtype=torch.int32)
+    count, dimension = rows.shape
+    size = max(1, _BLOCK // max(1, dimension)) if rows.is_cpu else _GPU_ROWS
+    wide = rows.new_zeros((size, dimension), dtype=torch.float64)
+    whole = rows.new_zeros((size, dimension), dtype=torch.int32)
     for start in range(0, max(1, count), size):  # one block at least: an empty batch takes the memory of others
-        block = rows[start : start + size]
-        wide, whole = wides[: len(block)].copy_(block), wholes[: len(block)]
+        part = slice(start, min(start + size, count))
+        own = part.stop - start
+        wide[:own] = rows[part]  # the rest of the last block is computed, too, and nobody looks at it
         norms = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
         # The factor stops 2^-40 short of C, more than float64 rounding can add; the check below is the proof.  float32
         # entries cannot overflow float64 squares, so a non-finite norm means a non-finite entry.
@@ -73,23 +76,36 @@ def _clipped_blocks(rows: Tensor, count: int, max_grad_norm: float) -> Iterator[
         # The integer check.  Squares of whole numbers: float64 adds them exactly while the sum is below 2^53, in any
         # order; beyond that it rounds, but sums of what is not negative never fall, and so not to 2^40.
         squares = torch.linalg.vecdot(wide, wide).unsqueeze(1)
-        stop = min(start + size, count)
-        yield slice(start, stop), wide.mul_((squares <= LATTICE**2) & torch.isfinite(norms))[: stop - start]
+        yield part, wide.mul_((squares <= LATTICE**2) & torch.isfinite(norms))[:own]
 
 
 def lattice_sums(batches: Iterable[Rows], num_groups: int, dimension: int, max_grad_norm: float) -> Tensor:
     """Exact int64 sums of clipped rows by group, [num_groups, dimension], in lattice units, on the rows' device."""
-    sums: Tensor | None = None
+    sums = _Sums(num_groups, dimension, max_grad_norm)
     for rows, groups in batches:
-        if sums is None:
-            # Exact below 2^53: of whole numbers of at most 2^20 it holds the sums of 2^33 examples.
-            sums = torch.zeros(num_groups, dimension, dtype=torch.float64, device=rows.device)
-        own = groups.to(rows.device)
-        for part, clipped in _clipped_blocks(rows, len(groups), max_grad_norm):
+        sums.add(rows, groups)
+        del rows, groups  # before the next are made: two micro-batches take the memory of one
+    return sums.total()
+
+
+class _Sums:
+    """Sums of clipped rows by group, as they come."""
+
+    def __init__(self, num_groups: int, dimension: int, max_grad_norm: float) -> None:
+        # float64 is exact below 2^53: of whole numbers of at most 2^20 it holds the sums of 2^33 examples.
+        self._sums = torch.zeros(num_groups, dimension, dtype=torch.float64)
+        self._max_grad_norm = max_grad_norm
+
+    def add(self, rows: Tensor, groups: Tensor) -> None:
+        """Rows beyond the groups are padding."""
+        self._sums, own = self._sums.to(rows.device), groups.to(rows.device)
+        for part, clipped in _clipped_blocks(rows[: len(groups)], self._max_grad_norm):
             # Whole numbers, so the order of addition does not matter, on a GPU either.
-            sums.index_add_(0, own[part], clipped)
-        del rows, groups, own, part, clipped  # before the next rows are made: two micro-batches take what one takes
-    return torch.zeros(num_groups, dimension, dtype=torch.int64) if sums is None else sums.to(torch.int64)
+            self._sums.index_add_(0, own[part], clipped)
+
+    def total(self) -> Tensor:
+        """int64 [num_groups, dimension], on the rows' device."""
+        return self._sums.to(torch.int64)
 
 
 @dataclass(frozen=True)
@@ -131,12 +147,46 @@ class SampledGaussianMechanism:
                 must take the memory that any other takes (docs/theorem.md, section 9).
             randomness: source of the noise's and the coins' streams, one fresh stream each.
         """
+        measurement = self.begin(size, num_groups, dimension, randomness)
+        for rows, groups in rows_of(measurement.batch):
+            measurement.add(rows, groups)
+            del rows, groups
+        return measurement.message()
+
+    def begin(self, size: int, num_groups: int, dimension: int, randomness: Randomness) -> Measurement:
+        """The same step by step, for rows that are made elsewhere; see `measure`."""
+        return Measurement(self, size, num_groups, dimension, randomness)
+
+
+class Measurement:
+    """One measurement under way: noise and coins are drawn, rows are added as they come.
+
+    Args:
+        mechanism: its constants.
+        size, num_groups, dimension, randomness: see `SampledGaussianMechanism.measure`.
+
+    Attributes:
+        batch: indices of the examples drawn, int64; secret.  Each one's row must be added once.
+    """
+
+    def __init__(
+        self, mechanism: SampledGaussianMechanism, size: int, num_groups: int, dimension: int, randomness: Randomness
+    ) -> None:
+        self._mechanism = mechanism
         # Noise first: no failure that depends on the data can come before it or change which noise is drawn.
-        noise = randomness.stream().rounded_normals((num_groups, dimension), self.noise_multiplier * LATTICE)
-        coins = randomness.stream().coins(size, self.sample_rate)
+        self._noise = randomness.stream().rounded_normals((num_groups, dimension), mechanism.noise_multiplier * LATTICE)
+        coins = randomness.stream().coins(size, mechanism.sample_rate)
         # The true ones first, in order, in an array whose size depends on `size` alone.
-        batch = np.argsort(~coins, kind="stable")[: np.count_nonzero(coins)]
-        sums = lattice_sums(rows_of(batch), num_groups, dimension, self.max_grad_norm)
+        self.batch: NDArray[np.int64] = np.argsort(~coins, kind="stable")[: np.count_nonzero(coins)]
+        self._sums = _Sums(num_groups, dimension, mechanism.max_grad_norm)
+
+    def add(self, rows: Tensor, groups: Tensor) -> None:
+        """Rows of some examples, float [>= m, dimension], and their groups, int64 [m]; see `Rows`."""
+        self._sums.add(rows, groups)
+
+    def message(self) -> Tensor:
+        """The message, float32 [num_groups, dimension]."""
         # From here on everything is post-processing of round(S + N), S integer.
-        message = torch.from_numpy(noise).add_(sums.cpu()).to(torch.float64)
-        return message.mul_(self.max_grad_norm / LATTICE / self.divisor).to(torch.float32)
+        message = torch.from_numpy(self._noise).add_(self._sums.total().cpu()).to(torch.float64)
+        own = self._mechanism
+        return message.mul_(own.max_grad_norm / LATTICE / own.divisor).to(torch.float32)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import copy
-import functools
 import logging
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -28,15 +25,16 @@ from private_distdd.errors import (
 )
 from private_distdd.limits import ComputeLimits
 from private_distdd.networks.device import require_device
-from private_distdd.networks.micro_batch import MICRO_BATCH, padded
+from private_distdd.networks.micro_batch import MICRO_BATCH
 from private_distdd.privacy.events import Event, NotPrivate
 from private_distdd.privacy.ledger import Ledger
 from private_distdd.privacy.ledger.file import OUTBOX
-from private_distdd.privacy.mechanism import Rows, SampledGaussianMechanism
+from private_distdd.privacy.mechanism import SampledGaussianMechanism
 from private_distdd.privacy.plan import PrivacyPlan
 from private_distdd.privacy.randomness import Randomness, SystemRandomness
-from private_distdd.questions.question import Measurable, PlainQuestion, Question
+from private_distdd.questions.question import Measurable, MeasuredOnce, PlainQuestion, Question
 from private_distdd.questions.register import plain_question, private_question
+from private_distdd.site.company import Answering, Examples, alone
 from private_distdd.site.draws import check_class_batch, class_batch
 from private_distdd.site.outbox import Outbox
 from private_distdd.validate import require_count, require_identifier
@@ -193,10 +191,20 @@ class Client:
             ComputationError: the computation failed, or its result could not be stored.  The charge is used up.
             LedgerError: the ledger cannot be written.
         """
-        with self._busy:
-            return self._answered(query)
+        return alone(self.answering(query))
 
-    def _answered(self, query: Query) -> Message:
+    def answering(self, query: Query, question_of: AskedFor = private_question) -> Answering[Message]:
+        """The same, for rows that are computed elsewhere: see `site.company`.
+
+        Args:
+            query: see `answer`.
+            question_of: from the arguments of `private_question` to what it returns; where clients in one process are
+                asked the same, they may share it.
+        """
+        with self._busy:
+            return (yield from self._answered(query, question_of))
+
+    def _answered(self, query: Query, question_of: AskedFor) -> Answering[Message]:
         run = self._runs.get(query.run_id)
         if run is None:
             raise NotEnrolledError(f"run {query.run_id!r}", "a run this client is enrolled in", "Enroll first.")
@@ -215,19 +223,21 @@ class Client:
         self.ledger.require(event, query.message_id)  # before work for a query that could not be paid
         asked = query.question, query.arguments, query.tensors, run.info, self._device, self._limits
         if run.plan is None:
-            compute = functools.partial(self._plain, query, plain_question(*asked))
+            plain = plain_question(*asked)
         else:
-            question = private_question(*asked)
+            question = question_of(*asked)
             if question.events != run.plan.events_per_query:
                 raise QueryRefusedError(
                     f"{query.question!r}, which takes {question.events} measurements",
                     f"a question of {run.plan.events_per_query}, as the run's plan says",
                     "Plan with Privacy.plan(max_queries, events_per_query).",
                 )
-            compute = functools.partial(self._private, query, question, run.plan)
         self.ledger.charge(event, query.message_id)
         try:
-            message = compute()
+            if run.plan is None:
+                message = self._plain(query, plain)
+            else:
+                message = yield from self._private(query, question, run.plan)
             self._outbox.put(query.message_id, message.data)
         except Exception as error:  # whatever it was, and whether it comes again, may depend on the data
             raise ComputationError(
@@ -282,7 +292,10 @@ class Client:
             )
         return message
 
-    def _private(self, query: Query, question: Question, plan: PrivacyPlan) -> Message:
+    def _private(self, query: Query, question: Question, plan: PrivacyPlan) -> Answering[Message]:
+        if type(question).answer is MeasuredOnce.answer:  # one measurement: it may be made in company
+            values = yield from self._measured(question, plan)
+            return Message(self.client_id, query.message_id, query.digest, values)
         left = plan.events_per_query  # that were charged
 
         def measure(measured: Measurable) -> Tensor:
@@ -290,24 +303,20 @@ class Client:
             if left == 0:
                 raise QueryRefusedError("a measurement that was not charged", "those of the plan", "Mend the question.")
             left -= 1
-            return self._measured(measured, plan)
+            return alone(self._measured(measured, plan))
 
         return Message(self.client_id, query.message_id, query.digest, question.answer(measure))
 
-    def _measured(self, measured: Measurable, plan: PrivacyPlan) -> Tensor:
+    def _measured(self, measured: Measurable, plan: PrivacyPlan) -> Answering[Tensor]:
         """One measurement: coins, rows, clipping, sums and noise."""
-
-        def rows(batch: NDArray[np.int64]) -> Iterator[Rows]:
-            # Every micro-batch has one size, and an empty batch is one of them: its memory must not tell how many
-            # examples are in it.
-            for part in torch.split(torch.from_numpy(batch).to(self._device), MICRO_BATCH):
-                images, labels = padded(self._images[part], self._labels[part])
-                yield measured.rows(images, labels), measured.groups(labels[: len(part)])
-                del images, labels
-
-        return _mechanism(plan).measure(
-            len(self._labels), rows, measured.num_groups, measured.dimension, self._randomness
-        )
+        groups, dimension = measured.num_groups, measured.dimension
+        measurement = _mechanism(plan).begin(len(self._labels), groups, dimension, self._randomness)
+        # Every micro-batch has one size, and an empty batch is one of them: its memory must not tell how many examples
+        # are in it.
+        for part in torch.split(torch.from_numpy(measurement.batch).to(self._device), MICRO_BATCH):
+            examples = Examples(measured, self._images[part], self._labels[part])
+            measurement.add((yield examples), measured.groups(examples.labels))
+        return measurement.message()
 
     def _plain(self, query: Query, question: PlainQuestion) -> Message:
         index = class_batch(query.batch, self._labels, self.client_id)
@@ -315,6 +324,10 @@ class Client:
         if not bool(torch.isfinite(values).all()):  # weights that overflow: nobody could read the message
             raise QueryRefusedError("an answer of NaN or infinite values", "finite sums", "Ask with other weights.")
         return Message(self.client_id, query.message_id, query.digest, values, counts)
+
+
+AskedFor: TypeAlias = Callable[..., Question]
+"""As `private_question`."""
 
 
 def _mechanism(plan: PrivacyPlan) -> SampledGaussianMechanism:

@@ -109,7 +109,7 @@ def test_the_charge_is_on_disk_before_a_message_exists_and_the_seal_before_it_le
             return data
 
     monkeypatch.setattr(os, "fsync", spied_fsync)
-    monkeypatch.setattr(SampledGaussianMechanism, "measure", spied_release)
+    monkeypatch.setattr(SampledGaussianMechanism, "begin", spied_release)
     fit(case.make(privacy=NOISY), Watched(clients)).verify()
     assert noted == ["release", "message"] * 2 * case.queries
     for client in clients:

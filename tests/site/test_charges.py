@@ -52,7 +52,7 @@ def test_the_charge_is_on_disk_before_anything_is_computed(
     def on_disk() -> int:
         return len(Ledger.parse(path.read_bytes()).events)
 
-    release = SampledGaussianMechanism.measure
+    release = SampledGaussianMechanism.begin
     rows = ClassGradients.rows
     put = Outbox.put
     seal = Ledger.seal
@@ -64,7 +64,7 @@ def test_the_charge_is_on_disk_before_anything_is_computed(
 
         return spied
 
-    monkeypatch.setattr(SampledGaussianMechanism, "measure", spy("release", release))
+    monkeypatch.setattr(SampledGaussianMechanism, "begin", spy("release", release))
     monkeypatch.setattr(ClassGradients, "rows", spy("rows", rows))
     monkeypatch.setattr(Outbox, "put", spy("outbox", put))
     monkeypatch.setattr(Ledger, "seal", spy("seal", seal))

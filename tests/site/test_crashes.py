@@ -64,7 +64,7 @@ def reopened(path: Path, data: ImageDataset, run: Run) -> Client:
 
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [(SampledGaussianMechanism, "measure"), (Outbox, "put"), (Ledger, "seal")],
+    [(SampledGaussianMechanism, "begin"), (Outbox, "put"), (Ledger, "seal")],
     ids=["after the charge", "before the outbox", "between outbox and seal"],
 )
 def test_a_crash_uses_its_charge_up_and_another_try_is_charged(
@@ -167,7 +167,7 @@ def test_a_private_charge_left_by_a_crash_pays_for_nothing_else(
     path, data = tmp_path / "clinic.jsonl", make_images(12)
     own = reopened(path, data, run)
     with pytest.MonkeyPatch.context() as patch:
-        crashing(patch, SampledGaussianMechanism, "measure")
+        crashing(patch, SampledGaussianMechanism, "begin")
         with pytest.raises(Crash):
             own.answer(query(run))
     own.ledger.close()

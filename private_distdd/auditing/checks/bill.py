@@ -92,7 +92,7 @@ def retry_check(make: Callable[..., Client] = Client) -> AuditRecord:
     def fail(*_: Any) -> Tensor:
         raise MemoryError("put in by an audit")
 
-    with mock.patch.object(SampledGaussianMechanism, "measure", fail):
+    with mock.patch.object(SampledGaussianMechanism, "begin", fail):
         for number in range(1, tries + 2):
             try:
                 client.answer(query)

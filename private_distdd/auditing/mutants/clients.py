@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
+import torch
 from torch import Tensor
 
 from private_distdd.auditing.mutants.keyed import EverybodyAtFirst, KeptKey, KeyOfName
@@ -16,8 +17,10 @@ from private_distdd.data.dataset import ImageDataset
 from private_distdd.errors import ConfigurationError, QueryRefusedError
 from private_distdd.privacy.events import Event
 from private_distdd.privacy.ledger import Ledger
-from private_distdd.privacy.mechanism import RowSource, SampledGaussianMechanism
+from private_distdd.privacy.plan import PrivacyPlan
+from private_distdd.questions.question import Measurable
 from private_distdd.site.client import Client
+from private_distdd.site.company import Answering
 from private_distdd.wire.message import Message
 from private_distdd.wire.query import Query
 
@@ -51,14 +54,16 @@ class _Lenient(Ledger):
 class _Idle(Client):
     """Computes nothing for an empty batch."""
 
-    def answer(self, query: Query) -> Message:
-        measure = SampledGaussianMechanism.measure
-
-        def idle(own: SampledGaussianMechanism, size: int, statistic: RowSource, *others: Any) -> Tensor:
-            return measure(own, size, lambda batch: statistic(batch) if len(batch) else (), *others)
-
-        with mock.patch.object(SampledGaussianMechanism, "measure", idle):
-            return super().answer(query)
+    def _measured(self, measured: Measurable, plan: PrivacyPlan) -> Answering[Tensor]:
+        measuring = super()._measured(measured, plan)
+        examples = next(measuring)
+        try:
+            while True:
+                empty = torch.zeros(0, measured.dimension)
+                examples = measuring.send((yield examples) if len(examples.labels) else empty)
+        except StopIteration as end:
+            values: Tensor = end.value
+            return values
 
 
 class _Holding(Client):

@@ -23,7 +23,7 @@ from private_distdd.errors import ConfigurationError, DataError
 from private_distdd.methods.distdd import DistDD
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.privacy.events import SampledGaussian
-from private_distdd.privacy.mechanism import SampledGaussianMechanism
+from private_distdd.privacy.mechanism import Measurement, SampledGaussianMechanism
 from private_distdd.privacy.plan import Privacy
 from private_distdd.privacy.randomness import InsecureRandomness
 from private_distdd.site.client import Client
@@ -181,13 +181,13 @@ def test_several_sampled_messages_are_charged_together(pool: ImageDataset, publi
 def test_messages_without_noise_are_rejected(
     pool: ImageDataset, public: ImageDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = SampledGaussianMechanism.measure
+    right = SampledGaussianMechanism.begin
 
-    def quiet(self: SampledGaussianMechanism, *arguments) -> Tensor:  # type: ignore[no-untyped-def]
+    def quiet(self: SampledGaussianMechanism, *arguments) -> Measurement:  # type: ignore[no-untyped-def]
         loud = dataclasses.replace(self, noise_multiplier=1e-3)
         return right(loud, *arguments)
 
-    monkeypatch.setattr(SampledGaussianMechanism, "measure", quiet)
+    monkeypatch.setattr(SampledGaussianMechanism, "begin", quiet)
     assert membership_gradient(pool, public, SPEC, Setting(noise_multiplier=4.0), 150).rejected
 
 
