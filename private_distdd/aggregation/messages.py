@@ -10,6 +10,9 @@ from torch import Tensor
 from private_distdd.errors import ConfigurationError
 
 
+_PART = 1 << 20  # values sorted at a time
+
+
 def check_messages(messages: Tensor, counts: Tensor | None) -> None:
     """Refuse what are no messages of at least one client.
 
@@ -32,13 +35,19 @@ def over_holders(messages: Tensor, counts: Tensor | None, combine: Callable[[Ten
     """`combine` over all clients; with counts over the means of those that hold examples of a group, group by group."""
     check_messages(messages, counts)
     if counts is None:
-        return combine(messages)
+        return _in_parts(messages, combine)
     groups = []
     for group in range(counts.shape[1]):
         holders = counts[:, group] > 0
         means = messages[holders, group] / like(counts[holders, group], messages[holders, group])
-        groups.append(combine(means) if len(means) else torch.zeros_like(messages[0, group]))
+        groups.append(_in_parts(means, combine) if len(means) else torch.zeros_like(messages[0, group]))
     return torch.stack(groups)
+
+
+def _in_parts(messages: Tensor, combine: Callable[[Tensor], Tensor]) -> Tensor:
+    """`combine`, which works coordinate by coordinate, on some of them at a time: sorting takes memory for each value."""
+    parts = torch.split(messages.reshape(len(messages), -1), max(1, _PART // len(messages)), dim=1)
+    return torch.cat([combine(part) for part in parts]).reshape(messages.shape[1:])
 
 
 def like(counts: Tensor, values: Tensor) -> Tensor:

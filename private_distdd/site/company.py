@@ -64,6 +64,7 @@ class Company(Generic[_Answer]):
     def __init__(self) -> None:
         self.answers: dict[str, _Answer] = {}
         self._waiting: deque[tuple[str, Answering[_Answer], Examples]] = deque()
+        self._examples = self._values = 0  # of those who wait
 
     def begin(self, name: str, answering: Answering[_Answer]) -> None:
         """One more client; rows are computed when they fill a micro-batch, or are many."""
@@ -77,8 +78,7 @@ class Company(Generic[_Answer]):
             self._compute()
 
     def _is_full(self) -> bool:
-        values = sum(examples.measured.num_groups * examples.measured.dimension for *_, examples in self._waiting)
-        return values > _TOGETHER or sum(len(examples.labels) for *_, examples in self._waiting) >= MICRO_BATCH
+        return self._examples >= MICRO_BATCH or self._values > _TOGETHER
 
     def _compute(self) -> None:
         """One micro-batch of those who wait longest."""
@@ -96,6 +96,7 @@ class Company(Generic[_Answer]):
         start = 0
         for examples in parts:
             name, answering, _ = self._waiting.popleft()
+            self._count(examples, -1)
             stop = start + len(examples.labels)
             self._go_on(name, answering, rows if isinstance(rows, Exception) else rows[start:stop])
             start = stop
@@ -113,6 +114,11 @@ class Company(Generic[_Answer]):
             self.answers[name] = end.value
         else:
             self._waiting.append((name, answering, examples))
+            self._count(examples, 1)
+
+    def _count(self, examples: Examples, sign: int) -> None:
+        self._examples += sign * len(examples.labels)
+        self._values += sign * examples.measured.num_groups * examples.measured.dimension
 
 
 def _rows(parts: list[Examples]) -> Tensor:
