@@ -9,7 +9,6 @@ from torch import Tensor
 
 from private_distdd.errors import ConfigurationError
 
-
 _PART = 1 << 20  # values sorted at a time
 
 
@@ -45,7 +44,7 @@ def over_holders(messages: Tensor, counts: Tensor | None, combine: Callable[[Ten
 
 
 def _in_parts(messages: Tensor, combine: Callable[[Tensor], Tensor]) -> Tensor:
-    """`combine`, which works coordinate by coordinate, on some of them at a time: sorting takes memory for each value."""
+    """`combine`, which works coordinate by coordinate, on some of them at a time: sorting takes memory."""
     parts = torch.split(messages.reshape(len(messages), -1), max(1, _PART // len(messages)), dim=1)
     return torch.cat([combine(part) for part in parts]).reshape(messages.shape[1:])
 
