@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from private_distdd.errors import ConfigurationError
-from private_distdd.matching.gradients import DISTANCES, group_gradients, parameter_shapes
+from private_distdd.matching.gradients import DISTANCES, distance_slope, parameter_shapes
 from private_distdd.methods.without_privacy import allocate, class_counts, in_class_order
 from private_distdd.networks.loss import loss_sum
 from private_distdd.server.loop import Course, Kept, named, unnamed
@@ -151,22 +151,21 @@ class DistDDCourse(Course):
         rng = method.public_rng("memory", t)
         for step in range(method.matching_steps):
             _, network, target = self.memory[-1 if step == 0 else int(rng.integers(len(self.memory)))]
-            loss = self._distance(network, target)
-            self.optimizer.zero_grad(set_to_none=True)
-            (self.images.grad,) = torch.autograd.grad(loss, [self.images])
+            loss, slope = self._distance(network, target)
+            self.images.grad = slope.reshape(self.images.shape)
             self.optimizer.param_groups[0]["lr"] = self._rate()
             self.optimizer.step()
             self.steps_done += 1
-            total += float(loss.detach())
+            total += loss
         return total / method.matching_steps
 
-    def _distance(self, network: nn.Module, target: Tensor) -> Tensor:
-        """Distance between S's gradients and the target at one network, summed over the groups; differentiable in S."""
-        distance = DISTANCES[self.method.distance]
+    def _distance(self, network: nn.Module, target: Tensor) -> tuple[float, Tensor]:
+        """Distance between S's gradients and the target at one network, summed over the groups; its derivative in S."""
         groups = (len(target), -1)  # each class, or everything
         images = self.images.reshape(*groups, *self.info.shape)
-        gradients = group_gradients(network, images, self.labels.reshape(groups).to(self.images.device))
-        return distance(gradients, target, parameter_shapes(network))
+        labels = self.labels.reshape(groups).to(images.device)
+        activations = self.method.spec.size(self.info.shape, self.info.num_classes).activations
+        return distance_slope(DISTANCES[self.method.distance], network, images, labels, target, activations)
 
     def _rate(self) -> float:
         """The rate of the next matching step."""
