@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
+_BYTES = ("bytes", "kB", "MB", "GB", "TB")
+
 
 def rounded_up(value: float, digits: int = 4) -> str:
     """An upper bound >= 0 with so many significant digits, rounded up; "∞" for infinity."""
@@ -14,6 +16,12 @@ def rounded_up(value: float, digits: int = 4) -> str:
 def rounded_down(value: float, digits: int = 4) -> str:
     """A lower bound >= 0, likewise, rounded down."""
     return _rounded(value, digits, ROUND_FLOOR)
+
+
+def in_bytes(count: int) -> str:
+    """A number of bytes with three significant digits, rounded up; 1 MB is 10^6 bytes."""
+    power = min((len(str(count)) - 1) // 3, len(_BYTES) - 1)
+    return f"{rounded_up(count / 1000**power, 3)} {_BYTES[power]}"
 
 
 def _rounded(value: float, digits: int, rounding: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from private_distdd.rounding import rounded_down, rounded_up
+from private_distdd.rounding import in_bytes, rounded_down, rounded_up
 
 
 @given(st.floats(1e-12, 1e12), st.integers(1, 8))
@@ -25,3 +25,19 @@ def test_it_is_never_below_and_hardly_above(value: float, digits: int) -> None:
 )
 def test_examples(value: float, shown: str) -> None:
     assert rounded_up(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [
+        (0, "0 bytes"),
+        (7, "7.00 bytes"),
+        (999, "999 bytes"),
+        (1000, "1.00 kB"),
+        (1001, "1.01 kB"),
+        (12_345_678, "12.4 MB"),
+        (10**18, "1.00e+6 TB"),
+    ],
+)
+def test_bytes(count: int, shown: str) -> None:
+    assert in_bytes(count) == shown

@@ -33,6 +33,7 @@ def build_release(
     seeds: str,
     progress: Mapping[str, Any],
     messages: Mapping[str, int],
+    traffic: Mapping[str, Mapping[str, int]] | None = None,
     unaccounted: Mapping[str, int] | None = None,
 ) -> Release:
     """Assemble a release; every epsilon on its card is computed from the ledgers.
@@ -46,6 +47,7 @@ def build_release(
         seeds: what a seed steered and what it did not, in words.
         progress: rounds planned and done, matching steps, and whether the run stopped early.
         messages: messages used, by client.
+        traffic: bytes "sent" and "received", by client.
         unaccounted: the same of clients whose ledger does not account for them; the release is then not private.
     """
     bills = {name: bill_of(parse(data), run) for name, data in sorted(ledgers.items())}
@@ -68,6 +70,8 @@ def build_release(
     }
     if unaccounted:
         card["unaccounted"] = dict(unaccounted)
+    if traffic is not None:
+        card["traffic"] = {name: dict(traffic[name]) for name in sorted({*bills, *(unaccounted or {})})}
     return Release(dataset, card, ledgers)
 
 

@@ -11,6 +11,7 @@ from private_distdd.privacy.plan import PrivacyPlan
 from private_distdd.release.curve import curve_figure
 from private_distdd.release.html import chips, fact_list, paragraph, safe, shown_count, shown_epsilon
 from private_distdd.release.page import PAGE
+from private_distdd.rounding import in_bytes
 
 _WEAK = 10  # an epsilon above it is called weak
 _FULL_HEADS = 10  # up to so many clients the ledgers' heads are shown in full
@@ -111,6 +112,9 @@ def _facts(card: Mapping[str, Any], plan: PrivacyPlan | None) -> Iterable[tuple[
     yield "rounds done", f"{progress['rounds_done']} of {progress['rounds_planned']}{early}"
     yield "matching steps", f"{progress['matching_steps']}"
     yield "clients", f"{len(card['clients'])}"
+    if traffic := card.get("traffic", {}).values():
+        sent, received = (in_bytes(max(counts[way] for counts in traffic)) for way in ("sent", "received"))
+        yield "bytes a client, at most", f"{sent} sent, {received} received"
     yield "method", card["method"]["name"]
     yield "data set", data["name"]
     yield form.many, form.words

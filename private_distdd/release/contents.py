@@ -34,6 +34,11 @@ class Contents:
         return bool(self.card["private"])
 
     @property
+    def traffic(self) -> dict[str, dict[str, int]]:
+        """Bytes "sent" and "received" by each client, as the server counted them; empty where the card has none."""
+        return {name: dict(counts) for name, counts in self.card.get("traffic", {}).items()}
+
+    @property
     def epsilon(self) -> dict[str, float]:
         """The claim of this run: epsilon(T_max) of each client at the card's delta.
 

@@ -22,7 +22,9 @@ _BILL: CardForm = {
     "ledger_head": (str,),
 }
 
-_CARD: Mapping[str, CardForm] = {
+_TRAFFIC: CardForm = {"sent": (int,), "received": (int,)}
+
+_CARD: dict[str, CardForm] = {
     "format": (str,),
     "private": (bool,),
     "unit": (str,),
@@ -62,10 +64,13 @@ def _form_failures(value: object, form: CardForm, where: str) -> Iterator[str]:
 
 def form_failures(card: object) -> list[str]:
     """Fields that are missing, unknown or of another type, a line each; empty for a card that can be read."""
-    lost = card.get("unaccounted") if isinstance(card, Mapping) else None
-    form = _CARD if lost is None else {**_CARD, "unaccounted": dict.fromkeys(lost, (int,))}
+    if not isinstance(card, Mapping):
+        return ["card is not an object"]
+    # Not every card has them: only such as have lost ledgers, and those since bytes are counted.
+    optional: dict[str, CardForm] = {"unaccounted": (int,), "traffic": _TRAFFIC}
+    form = _CARD | {name: dict.fromkeys(card[name], own) for name, own in optional.items() if name in card}
     failures = list(_form_failures(card, form, "card"))
-    if isinstance(card, Mapping) and not failures:
+    if not failures:
         failures += [f"card: settings: {n} is missing" for n in _SETTINGS if n not in card["method"]["settings"]]
         for name, bill in sorted(card["clients"].items()):
             failures += _form_failures(bill, _BILL, f"client {name}")

@@ -48,6 +48,13 @@ def statement_failures(release: Contents, plan: PrivacyPlan | None) -> Iterator[
         yield f"card: ipc is {settings['ipc']!r} in the settings, {card['ipc']!r} beside them"
     if len(to_json(settings)) > _LONGEST_SETTINGS:
         yield f"card: settings of more than {_LONGEST_SETTINGS} characters"
+    named = {*clients, *card.get("unaccounted", {})}
+    if "traffic" in card and release.traffic.keys() != named:
+        yield f"card: traffic of {sorted(release.traffic)}, not of {sorted(named)}"
+    for name, counts in release.traffic.items():
+        least = len(release.ledgers.get(name, b""))  # it came beside a reply
+        if counts["sent"] < least or counts["received"] < 0:
+            yield f"card: traffic of client {name} is {counts!r}, but its ledger alone has {least} bytes"
     asked = settings["privacy"]
     if plan is None or asked is None:
         if plan is not None or asked is not None:

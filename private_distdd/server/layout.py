@@ -29,6 +29,19 @@ class Field(NamedTuple):
     test: Callable[[Any, Mapping[str, Any]], bool]
 
 
+def _is_traffic(value: Any, progress: Mapping[str, Any]) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == progress["answered"].keys()
+        and all(isinstance(pair, list) and len(pair) == 2 for pair in value.values())
+        and all(is_between(count, 0, _BYTES) for pair in value.values() for count in pair)
+    )
+
+
+_BYTES = 1 << 62  # that a client can have sent
+_TRAFFIC = Field("bytes sent and received, by each client that answered counts", _is_traffic)
+
+
 @dataclass(frozen=True)
 class Layout:
     """What a run's checkpoints look like, once it has begun: whatever else lies in a folder, nobody is asked for it.
@@ -38,7 +51,7 @@ class Layout:
 
     Args:
         run: with the public constants and the plan that the settings lead to; its run_id is not looked at.
-        progress: every field of progress, in the order of their tests.
+        progress: every field of progress, in the order of their tests, but for what is every run's: "traffic".
         state: from progress that passed, the tensors of the state.
         remembered: from progress that passed, how many rounds have a memory; they lie before progress["rounds"].
         memory: the tensors of each of these rounds.
@@ -61,9 +74,10 @@ class Layout:
             if found.state or found.memory:
                 yield "it holds tensors, but no progress"
             return
-        for name in sorted(self.progress.keys() ^ found.progress.keys()):
+        fields = {**self.progress, "traffic": _TRAFFIC}
+        for name in sorted(fields.keys() ^ found.progress.keys()):
             yield f"progress: {name!r} is {'no field of it' if name in found.progress else 'missing'}"
-        for name, (allowed, test) in self.progress.items():
+        for name, (allowed, test) in fields.items():
             if not test(found.progress[name], found.progress):
                 yield f"progress: {name} is {reprlib.repr(found.progress[name])}, not {allowed}"
         yield from tensor_faults("state", self.state(found.progress), found.state)

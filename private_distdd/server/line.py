@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from private_distdd.wire.engine import Engine, ExchangeInterrupted
 from private_distdd.wire.reply import Reply
@@ -11,18 +12,30 @@ from private_distdd.wire.reply import Reply
 _log = logging.getLogger("private_distdd")
 
 
+class Traffic(NamedTuple):
+    """Bytes that one client sent and received, of all requests and replies: every try counts, and the ledgers too.
+
+    Public: all messages to one query have one size (A4), and a ledger tells nothing but what was asked (A7).
+    """
+
+    sent: int = 0
+    received: int = 0
+
+
 class Line:
-    """An engine, and the ledgers that came over it.
+    """An engine, the ledgers that came over it, and the bytes of both directions as they pass.
 
     Args:
         engine: how the clients are reached.
 
     Attributes:
         client_ids: the clients that are invited, in order.
+        traffic: of each of them, so far; of a resumed run, it goes on from what was kept.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine, self.client_ids = engine, tuple(engine.client_ids)
+        self.traffic = dict.fromkeys(self.client_ids, Traffic())
 
     def exchange(
         self, operation: str, requests: Mapping[str, bytes], enough: int | None = None, deadline: float | None = None
@@ -43,8 +56,9 @@ class Line:
             _log.error("the engine answered %r with a %s", operation, type(found).__name__)
             found = {}
         replies: dict[str, Reply | None] = {}
-        for name in requests:
+        for name, request in requests.items():
             data = found.get(name)
+            self._count(name, data, request)
             if data is None:
                 continue
             try:
@@ -55,3 +69,7 @@ class Line:
                 _log.error("client %s answered with bytes that are no reply: %s", name, error)
                 replies[name] = None
         return replies, interrupted
+
+    def _count(self, name: str, reply: object, request: bytes) -> None:
+        sent, received = self.traffic[name]
+        self.traffic[name] = Traffic(sent + (len(reply) if isinstance(reply, bytes) else 0), received + len(request))

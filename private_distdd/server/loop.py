@@ -25,7 +25,7 @@ _log = logging.getLogger("private_distdd")
 
 
 class Kept(NamedTuple):
-    """What a method wants to find again after a crash, beside who is active and who answered how often.
+    """What a method wants to find again after a crash, beside who is active, who answered how often, and traffic.
 
     Args:
         progress: JSON-able values by name.
@@ -112,12 +112,15 @@ class Course(ABC):
         """Write the checkpoint, if there is one."""
         folder, kept = self.started.folder, self.keep()
         if folder is not None:
-            progress = {"active": self.session.active, "answered": self.session.answered, **kept.progress}
+            session = self.session
+            progress = {"active": session.active, "answered": session.answered, "traffic": session.traffic}
+            progress |= kept.progress
             folder.write(Checkpoint(self.session.run, progress, kept.state, kept.memory))
 
     def record(self, answered: Sequence[str]) -> RoundRecord:
         """What is known now."""
-        return RoundRecord(self.rounds_done, self.rounds, self.loss, self.session.epsilon(), tuple(answered))
+        epsilon, traffic = self.session.epsilon(), self.session.traffic
+        return RoundRecord(self.rounds_done, self.rounds, self.loss, epsilon, tuple(answered), traffic)
 
 
 def run(
@@ -170,6 +173,7 @@ def run(
             "stopped_early": course.stopped_early,
         },
         messages=session.answered,
+        traffic={name: traffic._asdict() for name, traffic in session.traffic.items()},
         unaccounted=accounts.unaccounted,
     )
 

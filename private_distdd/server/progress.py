@@ -1,4 +1,4 @@
-"""The progress line: rounds or steps, matching loss, epsilon so far, time left."""
+"""The progress line: rounds or steps, matching loss, epsilon and bytes so far, time left."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column
 
 from private_distdd.privacy.plan import PrivacyPlan
-from private_distdd.rounding import rounded_up
+from private_distdd.rounding import in_bytes, rounded_up
 
 if TYPE_CHECKING:
     from private_distdd.server.record import RoundRecord
@@ -37,7 +37,7 @@ def progress_bar(
     columns = (
         TextColumn(unit),
         MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=2 * len(str(total)) + 1)),
-        BarColumn(bar_width=10),
+        BarColumn(bar_width=5),
         TextColumn("{task.description}"),
         TimeRemainingColumn(),
     )
@@ -51,9 +51,10 @@ def progress_bar(
 
 
 def describe(record: RoundRecord, plan: PrivacyPlan | None) -> str:
-    """One line of words on a round: the matching loss, and the bill so far (RDP) or that there is none."""
-    loss = "nobody answered" if math.isnan(record.matching_loss) else f"matching loss {record.matching_loss:.3f}"
-    if plan is None:
-        return f"{loss}  NOT PRIVATE"
-    most = max(record.epsilon.values(), default=0.0)
-    return f"{loss}  epsilon so far {rounded_up(most, 3)} (RDP)"
+    """One line of words on a round: matching loss, the bill so far (RDP) or none, and what a client sent at most."""
+    loss = "nobody answered" if math.isnan(record.matching_loss) else f"loss {record.matching_loss:.3f}"
+    bill = "NOT PRIVATE"
+    if plan is not None:
+        bill = f"epsilon so far {rounded_up(max(record.epsilon.values(), default=0.0), 3)} (RDP)"
+    sent = max((traffic.sent for traffic in record.traffic.values()), default=0)
+    return f"{loss}  {bill}  {in_bytes(sent)} sent"

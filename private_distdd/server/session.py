@@ -12,7 +12,7 @@ from private_distdd.errors import CheckpointError, QueryRefusedError
 from private_distdd.privacy.accountants import epsilon
 from private_distdd.privacy.ledger import parse
 from private_distdd.server.accounts import Accounts, KnownLedgers
-from private_distdd.server.line import Line
+from private_distdd.server.line import Line, Traffic
 from private_distdd.server.reading import Wanted, is_consent, read_answer
 from private_distdd.wire.engine import ASK, ENROL, LEDGER, Engine
 from private_distdd.wire.message import Message
@@ -49,6 +49,7 @@ class Session:
         run: what they are asked to agree to.
         answered: of a resumed run, messages used so far by client.
         active: of a resumed run, the clients that had not left it.
+        traffic: of a resumed run, bytes sent and received so far by client.
         begun: of a resumed run, the round that it goes on with; None where it asks no more.
         quorum: share of those asked, in (0, 1], whose answers end a round's wait for the others.
         deadline: seconds that a round waits at most; None waits for ever.
@@ -69,12 +70,14 @@ class Session:
         run: Run,
         answered: Mapping[str, int] | None = None,
         active: Sequence[str] | None = None,
+        traffic: Mapping[str, Sequence[int]] | None = None,
         *,
         begun: int | None = None,
         quorum: float = 1.0,
         deadline: float | None = None,
     ) -> None:
         self._line, self.run, self._quorum, self._deadline = Line(engine), run, quorum, deadline
+        self._line.traffic |= {name: Traffic(*kept) for name, kept in (traffic or {}).items()}
         self._known, self._absences = KnownLedgers(), dict[str, int]()
         if answered:
             self._check_ledgers(answered, begun)
@@ -227,6 +230,11 @@ class Session:
             )
         for problem in problems:
             _log.warning("%s", problem)
+
+    @property
+    def traffic(self) -> dict[str, Traffic]:
+        """Bytes sent and received so far by every client that was ever active."""
+        return {client_id: self._line.traffic[client_id] for client_id in self.answered}
 
     def epsilon(self) -> dict[str, float]:
         """This run's epsilon so far by client, by RDP: what has been spent, for the progress line."""

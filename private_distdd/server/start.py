@@ -84,6 +84,6 @@ def start_run(
     if folder is not None and not resume:
         folder.start(saved)
     answered, active = saved.progress.get("answered"), saved.progress.get("active")
-    begun = saved.progress.get("rounds")
-    session = Session(engine, saved.run, answered, active, begun=begun, quorum=quorum, deadline=deadline)
+    begun, traffic = saved.progress.get("rounds"), saved.progress.get("traffic")
+    session = Session(engine, saved.run, answered, active, traffic, begun=begun, quorum=quorum, deadline=deadline)
     return Started(session, clients, saved, folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,8 @@ def test_the_callback_hears_public_values(make_images: MakeImages, case: Case, p
         assert record.answered == ("c0", "c1", "c2")
         assert math.isfinite(record.matching_loss)
         assert record.matching_loss > 0
-        assert set(record.epsilon) == {"c0", "c1", "c2"}
+        assert set(record.epsilon) == set(record.traffic) == {"c0", "c1", "c2"}
+        assert len(set(record.traffic.values())) == 1  # all names have one length, and all messages one size
 
 
 def test_progress_does_not_touch_the_result(
@@ -109,7 +111,7 @@ def test_progress_does_not_touch_the_result(
     plain = fit(method, members(make_images)).dataset.images
     assert torch.equal(plain, fit(method, members(make_images), progress=True).dataset.images)
     said = capsys.readouterr().err
-    assert "matching loss" in said
+    assert re.search(r"loss [0-9.]+  NOT PRIVATE  [0-9.]+ (kB|MB) sent ", said)
     assert "NOT PRIVATE" in said
     fit(case.make(privacy=NOISY), members(make_images), progress=True)
     assert "epsilon so far" in capsys.readouterr().err

@@ -98,6 +98,8 @@ class Page(HTMLParser):
 
 def test_the_page_says_everything() -> None:
     card = make_card(2)
+    assert "received" not in Page(render_card(card)).text  # a card of before bytes were counted
+    card["traffic"] = {f"client-0{i}": {"sent": 12_345_678 + i, "received": 2_000 - i} for i in range(2)}
     card["clients"]["client-01"]["budget"] = {"epsilon": 12.5, "delta": 1e-6}
     page = Page(render_card(card))
     claim = card["clients"]["client-00"]["claim"]["epsilon"]
@@ -119,6 +121,7 @@ def test_the_page_says_everything() -> None:
         "digits",
         "8 by 8 pixels, 1 channel",
         "10 classes, 10 images each",
+        "12.4 MB sent, 2.00 kB received",
         "12.5 at 1e-06",
         "Not client level",
         "Not replace-one",

@@ -21,6 +21,7 @@ FREE = {
     ("progress", "stopped_early"),  # in the last round, that is; see the forged cards
     ("seeds",),
     ("method", "name"),
+    # and ("traffic", ...), but for its names and what the ledger alone takes
     *(("versions", name) for name in ("python", "private-distdd", "torch", "opacus", "numpy")),
 }
 
@@ -32,7 +33,8 @@ def test_every_number_and_name_on_the_card_is_checked(private: Release, folder: 
     original = files_of(folder)
     tried = 0
     for path in leaves(json.loads(original["card.json"])):
-        if path in FREE or (path[:2] == ("method", "settings") and path[2] not in CHECKED_SETTINGS):
+        free = path[:2] == ("method", "settings") and path[2] not in CHECKED_SETTINGS
+        if free or path in FREE or path[0] == "traffic":
             continue
         place = card = json.loads(original["card.json"])
         for name in path[:-1]:
@@ -78,6 +80,12 @@ def other(value: Any) -> Any:
         (lambda c: c["progress"].update(rounds_done=4), "4 of 3 rounds"),
         (lambda c: c["progress"].update(rounds_done=2), "stopped_early is False with 2 of 3"),
         (lambda c: c["progress"].update(rounds_done=True), "rounds_done is True"),
+        (lambda c: c["traffic"].pop("bob"), "traffic of ['ann'], not of ['ann', 'bob']"),
+        (lambda c: c["traffic"].update(eve=c["traffic"]["bob"]), "traffic of ['ann', 'bob', 'eve']"),
+        (lambda c: c["traffic"]["bob"].update(sent=1000), "its ledger alone has"),
+        (lambda c: c["traffic"]["bob"].update(received=-1), "traffic of client bob"),
+        (lambda c: c["traffic"]["bob"].update(sent=1e6), "sent is 1000000.0"),
+        (lambda c: c["traffic"]["bob"].pop("sent"), "sent is missing"),
         (lambda c: c["method"]["settings"]["privacy"].update(target_epsilon=0.5), "more than the target 0.5"),
     ],
 )
@@ -113,7 +121,7 @@ def test_a_release_of_nobody_is_not_private(private: Release) -> None:
 
 def test_what_cannot_be_noticed_is_what_the_docstring_says(private: Release) -> None:
     """A client left out with its ledger: nothing else in the folder names it."""
-    card = dict(private.card) | {"clients": {"ann": private.card["clients"]["ann"]}}
+    card = dict(private.card) | {name: {"ann": private.card[name]["ann"]} for name in ("clients", "traffic")}
     assert Release(private.dataset, card, {"ann": private.ledgers["ann"]}).failures() == []
     assert "a client left out with its ledger" in " ".join((Release.verify.__doc__ or "").split())
 

@@ -151,6 +151,19 @@ DAMAGES: list[tuple[str, str, Edit]] = [
     ("open", "class_counts is ", counts(a=[1, -1, 1])),
     ("open", "class_counts is ", counts(a=[1, 1, 1 << 62])),
     ("open", "class_counts is ", counts(z=[1, 1, 1])),
+    ("private", "'traffic' is missing", lambda header, state: header["progress"].pop("traffic")),
+    *(
+        ("private", "traffic is ", progress(traffic=traffic))
+        for traffic in (
+            None,
+            {"a": [1, 1], "b": [1, 1]},
+            *(
+                {"a": pair, "b": [1, 1], "c": [1, 1]}
+                for pair in ([1], [1, 1, 1], [1, -1], [1, 1.0], [True, 1], 2, None)
+            ),
+            {"a": [1, 1 << 63], "b": [1, 1], "c": [1, 1]},
+        )
+    ),
     ("collabdm", "answered is ", progress(answered={"a": 1, "b": 2, "c": 1})),
     ("collabdm", "active is ", progress(active=["b", "a"])),
     # Tensors

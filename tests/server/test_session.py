@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from wiring import PerClient, wanted
+from wiring import Faulty, PerClient, wanted
 
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.info import DatasetInfo
@@ -240,3 +240,34 @@ def test_messages_stack(clients: list[Client], run: Run) -> None:
     values, counts = stack(messages)
     assert values.shape == (3, *messages[0].values.shape)
     assert counts is None
+
+
+def test_all_bytes_of_both_directions_are_counted(clients: list[Client], run: Run) -> None:
+    """Every try, whatever became of it: c0's first answer is lost, c1's is cut, c2's is no bytes."""
+    arrived: list[tuple[str, int]] = []
+
+    def fault(operation: str, name: str, number: int, reply: bytes) -> bytes | None:
+        given = {"c0": None, "c1": reply[:100], "c2": 7}[name] if (operation, number) == ("ask", 0) else reply
+        arrived.append((name, len(given) if isinstance(given, bytes) else 0))
+        return given  # type: ignore[return-value]
+
+    engine = Faulty(clients, fault)
+    session = Session(engine, run, traffic={"c0": [1000, 2000]})
+    assert len(session.ask(wanted(["c0", "c1", "c2"], query(run), SHAPE)).messages) == 3
+    session.accounts()
+    assert [name for name, _ in arrived] == ["c0", "c1", "c2"] * 4  # enrolment, two tries, ledger
+    for name, (sent, received) in session.traffic.items():
+        before = (1000, 2000) if name == "c0" else (0, 0)
+        assert sent - before[0] == sum(length for other, length in arrived if other == name)
+        assert received - before[1] == sum(len(request) for _, other, request in engine.requests if other == name)
+
+
+def test_traffic_does_not_depend_on_the_data(make_images: MakeImages, run: Run) -> None:
+    def traffic(*sizes: int) -> object:
+        clients = [Client(f"c{i}", make_images(n, seed=i)) for i, n in enumerate(sizes)]
+        session = Session(InProcess(clients), run)
+        for server_round in range(2):
+            session.ask(wanted(["c0", "c1", "c2"], query(run, server_round), SHAPE))
+        return session.traffic
+
+    assert traffic(6, 6, 6) == traffic(0, 1, 9)

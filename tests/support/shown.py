@@ -28,7 +28,7 @@ from typing import Any
 RUN, SHOWN = ("python", "sh"), "text"
 MASKS = {
     "hash": r"\b[0-9a-f]{64}\b",
-    "loss": r"(?<=matching loss )\d+\.\d+",
+    "loss": r"(?<=loss )\d+\.\d+",
     "run_id": r'(?<="run_id": ")[0-9a-f]{16}',
     "time": r"\b\d+:\d\d:\d\d\b",
     "versions": r'(?<=")(?:\d+\.)+\d[^"]*',
