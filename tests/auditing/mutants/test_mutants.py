@@ -63,6 +63,7 @@ def test_every_mutant_is_caught(mutant: Mutant) -> None:
     assert any(wanted in (None, audit) for audit in caught)
 
 
+@pytest.mark.usefixtures("restarted_once")
 def test_the_library_is_not() -> None:
     assert [record.findings for record in gates.gates(CORRECT) if record.rejected] == []
 
