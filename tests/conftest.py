@@ -10,9 +10,14 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from private_distdd.auditing import suite
+from private_distdd.auditing.checks.restart import restart_check
+from private_distdd.auditing.mutants import gates
+from private_distdd.auditing.report.records import AuditRecord
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.info import DatasetInfo
 from private_distdd.data.load import load_dataset
+from private_distdd.site.client import Client
 
 _SLOW_HOSTS = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]}
 settings.register_profile("ci", derandomize=True, print_blob=True, **_SLOW_HOSTS)
@@ -62,6 +67,24 @@ def make_images(tiny_info: DatasetInfo) -> MakeImages:
         return ImageDataset(images, own.to(torch.int64), tiny_info)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def restarted() -> AuditRecord:
+    """`restart_check` of the library: its fresh interpreters take seconds, and are asked once for all tests."""
+    return restart_check()
+
+
+@pytest.fixture
+def restarted_once(restarted: AuditRecord, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever checks the library's restarts gets that one record."""
+    for module in (suite, gates):
+        monkeypatch.setattr(module, "restart_check", lambda client=Client: _of_the_library(client, restarted))
+
+
+def _of_the_library(client: type[Client], record: AuditRecord) -> AuditRecord:
+    assert client is Client
+    return record
 
 
 @pytest.fixture(scope="session")

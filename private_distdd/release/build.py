@@ -6,7 +6,6 @@ import logging
 import math
 import platform
 from collections.abc import Mapping
-from importlib.metadata import version
 from typing import Any
 
 from private_distdd.errors import PrivateDistDDError
@@ -15,7 +14,7 @@ from private_distdd.privacy.ledger import parse
 from private_distdd.release.bill import as_number, bill_of
 from private_distdd.release.clients import client_failures
 from private_distdd.release.folder import FORMAT
-from private_distdd.release.form import PACKAGES
+from private_distdd.release.form import PACKAGES, version
 from private_distdd.release.release import Release
 from private_distdd.synthetic.dataset import SyntheticDataset
 from private_distdd.wire.run import Run

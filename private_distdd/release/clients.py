@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from importlib.metadata import version
 from typing import Any
 
 from private_distdd.privacy.accountants import best_epsilon
@@ -12,6 +11,7 @@ from private_distdd.privacy.ledger import Charge, History, Recovered, Sealed
 from private_distdd.privacy.plan import PrivacyPlan
 from private_distdd.release.bill import bill_of, pin_of, rounds_of, run_of
 from private_distdd.release.compare import close_to, flat, is_weaker
+from private_distdd.release.form import version
 from private_distdd.release.progress import begun
 
 

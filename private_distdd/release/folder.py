@@ -7,7 +7,6 @@ import os
 import re
 import stat
 from collections.abc import Collection, Iterator, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from private_distdd.files import read_file
 from private_distdd.limits import LEDGER_BYTES, PAGE_BYTES, RELEASE_LEDGERS_BYTES, SYNTHETIC_BYTES
 from private_distdd.release.card import render_card
 from private_distdd.release.contents import Contents
-from private_distdd.release.form import form_failures
+from private_distdd.release.form import form_failures, version
 from private_distdd.release.picture import plain_png, same_picture
 from private_distdd.synthetic.dataset import SyntheticDataset
 from private_distdd.validate import IDENTIFIER

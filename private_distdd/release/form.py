@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.metadata
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 PACKAGES = ("private-distdd", "torch", "opacus", "numpy")
+version = functools.cache(importlib.metadata.version)  # each look would read all that the package says of itself
 
 # The form of a card: the types allowed for each field, or the fields below it; more or fewer fields are a failure.
 CardForm: TypeAlias = Mapping[str, Any] | tuple[type, ...]

@@ -14,7 +14,6 @@ import os
 import re
 import reprlib
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from torch import Tensor
 from private_distdd.encoding import sha256, to_json
 from private_distdd.errors import CheckpointError, PrivateDistDDError
 from private_distdd.files import sync, write_file
+from private_distdd.release.form import version
 from private_distdd.server.layout import Layout
 from private_distdd.server.state import Checkpoint
 from private_distdd.storage import pack, unpack

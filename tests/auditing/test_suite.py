@@ -52,7 +52,7 @@ def small_release(digits: ImageDataset, privacy: Privacy | None) -> Release:
     return method.fit([Client("clinic", ImageDataset(digits.images[:30], digits.labels[:30], digits.info))])
 
 
-@pytest.mark.usefixtures("few_answers")
+@pytest.mark.usefixtures("few_answers", "restarted_once")
 def test_the_command_writes_both_files(plan_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["audit", str(plan_file), "--quick"]) == 0
     folder = plan_file.with_name("plan-audit")

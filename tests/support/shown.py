@@ -18,12 +18,15 @@ import io
 import math
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from private_distdd.cli import main
 
 RUN, SHOWN = ("python", "sh"), "text"
 MASKS = {
@@ -36,6 +39,8 @@ MASKS = {
 """Values that noise, the machine or the time decide."""
 
 _BLOCK = re.compile(r"(?:^<!-- (?P<note>[^>\n]*) -->\n\n?)?^```(?P<language>\w*)\n(?P<body>.*?)^```$", re.M | re.S)
+_ALONE = re.compile(r"private-distdd (?:[^;|&<>$`\n]|\\\n)*\n")
+"""One command of this library and nothing else: run here, and spared an interpreter with all its imports."""
 _NUMBER = re.compile(r"\d+\.\d+(?:e[-+]?\d+)?")
 _RELATIVE = 1e-6
 
@@ -100,18 +105,32 @@ class Runner:
         return compared
 
     def _python(self, block: Block, names: dict[str, Any]) -> str:
-        printed = io.StringIO()
         code = compile("\n" * block.line + block.body, "<page>", "exec")
+        with self._at_home() as printed:
+            exec(code, names)  # noqa: S102 - the page's code is what is tested
+        return printed.getvalue()
+
+    def _own(self, command: str) -> str:
+        with self._at_home() as printed, contextlib.redirect_stderr(printed):
+            status = main(shlex.split(command.replace("\\\n", " "))[1:])
+        if status:
+            raise ShownError(f"exit status {status}: {command}\n{printed.getvalue()}")
+        return printed.getvalue()
+
+    @contextlib.contextmanager
+    def _at_home(self) -> Iterator[io.StringIO]:
+        """In the folder, with what is printed in the value."""
         before = Path.cwd()
         os.chdir(self.folder)
         try:
-            with contextlib.redirect_stdout(printed):
-                exec(code, names)  # noqa: S102 - the page's code is what is tested
+            with contextlib.redirect_stdout(io.StringIO()) as printed:
+                yield printed
         finally:
             os.chdir(before)
-        return printed.getvalue()
 
     def _shell(self, command: str) -> str:
+        if command not in self.printed and _ALONE.fullmatch(command):
+            self.printed[command] = self._own(command)
         if command not in self.printed:
             path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
             kept = {

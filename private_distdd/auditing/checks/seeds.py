@@ -6,7 +6,7 @@ import functools
 import itertools
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -28,6 +28,7 @@ _COINCIDENCE, _NORMALS = 1e-9, 1 << 22
 _NOBODY = torch.zeros(0, dtype=torch.int64)
 _GROUPS = 4
 _SEEDS = (*range(1000), 1234, 1337, 12345, 31337, 123456, 1234567, 123456789, 2**31 - 1, 2**32 - 1)
+_Streams = tuple[list[str], NDArray[np.float32]]
 
 
 def seed_everything(seed: int) -> None:
@@ -96,18 +97,38 @@ def _own(seed: int, count: int) -> Iterator[tuple[str, NDArray[Any]]]:
     yield "a key hashed from it", stream.rounded_normals((count,), 2.0**20)[:_REACH]
 
 
-@functools.lru_cache(maxsize=4)
-def _guesses(seeds: tuple[int, ...], count: int) -> tuple[list[str], NDArray[np.float32], NDArray[np.float32]]:
-    """Names, the streams' normals float32 [streams, 256], and the lengths of their centred windows [streams, 193]."""
-    found = [(f"{name}, seed {seed}", values) for seed in seeds for name, values in _common(seed)]
-    few = seeds[: max(1, _NORMALS // count)]
-    found += [(f"{name}, seed {seed}", values) for seed in few for name, values in _own(seed, count)]
-    streams = np.stack([values for _, values in found]).astype(np.float32)
-    sums, squares = (
-        np.cumsum(np.pad(streams.astype(np.float64) ** power, ((0, 0), (1, 0))), axis=1) for power in (1, 2)
-    )
-    sums, squares = (total[:, _WINDOW:] - total[:, :-_WINDOW] for total in (sums, squares))
-    return [name for name, _ in found], streams, np.sqrt(squares - sums**2 / _WINDOW).astype(np.float32)
+@functools.lru_cache(maxsize=16)  # a thousand seeds' streams are those of every message, or of every one of its size
+def _usual(count: int | None) -> _Streams:
+    """The streams of `_SEEDS`: of common generators, or of the library's where `count` values are drawn at once."""
+    if count is None:
+        return _streams(_common, _SEEDS)
+    return _streams(functools.partial(_own, count=count), _SEEDS[: _affordable(count)])
+
+
+def _affordable(count: int) -> int:
+    """At how many seeds the library's generator is tried where `count` values are drawn at once."""
+    return max(1, _NORMALS // count)
+
+
+def _streams(made: Callable[[int], Iterator[tuple[str, NDArray[Any]]]], seeds: Sequence[int]) -> _Streams:
+    """Names, and the streams' first normals float32 [streams, 256]."""
+    found = [(f"{name}, seed {seed}", values) for seed in seeds for name, values in made(seed)]
+    return [name for name, _ in found], np.array([values for _, values in found], np.float32).reshape(-1, _REACH)
+
+
+def _guesses(count: int, public: Sequence[int]) -> _Streams:
+    """All that is tried on a message of `count` values."""
+    own = functools.partial(_own, count=count)
+    parts = _streams(_common, public), _streams(own, public[: _affordable(count)]), _usual(None), _usual(count)
+    return [name for names, _ in parts for name in names], np.concatenate([streams for _, streams in parts])
+
+
+def _lengths(streams: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Norms of the streams' windows, centred: [windows, streams]."""
+    values = np.pad(streams.T.astype(np.float64), ((1, 0), (0, 0)))
+    sums, squares = (np.cumsum(values**power, axis=0) for power in (1, 2))
+    sums, squares = (total[_WINDOW:] - total[:-_WINDOW] for total in (sums, squares))
+    return np.sqrt(squares - sums**2 / _WINDOW).astype(np.float32)
 
 
 def reproduced(noise: Tensor, public: Sequence[int] = ()) -> list[tuple[int, str]]:
@@ -126,21 +147,21 @@ def reproduced(noise: Tensor, public: Sequence[int] = ()) -> list[tuple[int, str
     """
     if noise.shape[1] < _WINDOW or noise.numel() < _REACH:
         raise DataError(f"noise {list(noise.shape)}", "64 columns or more, 256 values or more", "Ask a wider question.")
-    parts = [_guesses(tuple(seeds), noise.numel()) for seeds in (public, _SEEDS) if seeds]
-    names = [name for part in parts for name in part[0]]
-    streams, lengths = np.concatenate([part[1] for part in parts]), np.concatenate([part[2] for part in parts])
+    names, streams = _guesses(noise.numel(), public)
     rows = noise[:, :_WINDOW].to(torch.float64).numpy()
     rows = rows - rows.mean(axis=1, keepdims=True)
     rows = (rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-300)).astype(np.float32)
-    offsets = range(_REACH - _WINDOW + 1)
-    level = _COINCIDENCE / (len(rows) * len(streams) * len(offsets))
+    level = _COINCIDENCE / (len(rows) * len(streams) * (_REACH - _WINDOW + 1))
     bound = float(np.sqrt(stats.beta.isf(level, 0.5, _WINDOW / 2 - 1)))  # r^2 of independent vectors
-    largest = np.zeros((len(streams), len(rows)), dtype=np.float32)
-    suspects, seen = torch.from_numpy(streams), torch.from_numpy(np.ascontiguousarray(rows.T))
-    for offset in offsets:  # torch multiplies: it keeps to the threads that it was given
-        products = (suspects[:, offset : offset + _WINDOW] @ seen).numpy()
-        np.maximum(largest, np.abs(products) / lengths[:, offset, None], out=largest)
-    return [(int(row), names[stream]) for stream, row in np.argwhere(largest > bound)]
+    found = set[tuple[int, int]]()
+    suspects, seen = torch.from_numpy(np.ascontiguousarray(streams.T)), torch.from_numpy(rows)
+    for offset, lengths in enumerate(torch.from_numpy(_lengths(streams))):
+        # torch multiplies: it keeps to the threads that it was given
+        products = (seen @ suspects[offset : offset + _WINDOW]).abs_()
+        for stream in torch.nonzero(products.amax(dim=0) > bound * lengths)[:, 0].tolist():
+            alike = torch.nonzero(products[:, stream] > bound * lengths[stream])[:, 0]
+            found.update((stream, row) for row in alike.tolist())
+    return [(row, names[stream]) for stream, row in sorted(found)]
 
 
 def guess_check(setting: Setting) -> AuditRecord:
@@ -163,7 +184,7 @@ def guess_check(setting: Setting) -> AuditRecord:
         findings[:10],
         claim="no seed that can be guessed reproduces the noise",
         statistic="correlation with the streams of common generators",
-        trials=len(_guesses(_SEEDS, _GROUPS * _WINDOW)[0]),
+        trials=len(_guesses(_GROUPS * _WINDOW, ())[0]),
         adversary="tries seeds",
         assumptions="the generators and seeds tried; a coincidence has probability 1e-9",
     )

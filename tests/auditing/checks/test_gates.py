@@ -14,7 +14,6 @@ from private_distdd.auditing.checks.budget import divergence, filter_check
 from private_distdd.auditing.checks.coins import client_coin_check, coin_check
 from private_distdd.auditing.checks.leaks import client_check
 from private_distdd.auditing.checks.noise import client_noise_check, message_check
-from private_distdd.auditing.checks.restart import restart_check
 from private_distdd.auditing.checks.rows import micro_batch_check
 from private_distdd.auditing.mutants.mutants import MUTANTS, Mutant
 from private_distdd.auditing.probe import every_question
@@ -64,10 +63,9 @@ def test_one_round_that_takes_everybody_is_seen() -> None:
     assert not client_coin_check(Setting(sample_rate=0.3)).rejected
 
 
-def test_a_restart_and_a_fork_bring_no_noise_back() -> None:
-    record = restart_check()
-    assert not record.findings
-    assert record.trials >= 4
+def test_a_restart_and_a_fork_bring_no_noise_back(restarted: AuditRecord) -> None:
+    assert not restarted.findings
+    assert restarted.trials >= 4
 
 
 def test_the_filter_is_held_to_its_proof() -> None:

@@ -58,11 +58,12 @@ MUST_BE_SEEN_BY = {
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_every_mutant_is_caught(mutant: Mutant) -> None:
-    caught = {record.audit for record in gates.gates(mutant) if record.rejected}
-    assert caught
-    assert MUST_BE_SEEN_BY.get(mutant.name, next(iter(caught))) in caught
+    caught = (record.audit for record in gates.gates(mutant) if record.rejected)  # asked until it is seen
+    wanted = MUST_BE_SEEN_BY.get(mutant.name)
+    assert any(wanted in (None, audit) for audit in caught)
 
 
+@pytest.mark.usefixtures("restarted_once")
 def test_the_library_is_not() -> None:
     assert [record.findings for record in gates.gates(CORRECT) if record.rejected] == []
 
