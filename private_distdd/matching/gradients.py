@@ -111,7 +111,7 @@ _AT_ONCE = 2**21  # values that a network's layers hand on: about what a CPU's c
 
 def distance_slope(
     distance: Distance, model: nn.Module, images: Tensor, labels: Tensor, target: Tensor, activations: int
-) -> tuple[float, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """The distance between the groups' gradients and the target, and its derivative in the images.
 
     On a CPU the groups are taken in parts, so that what the layers hand on stays in its caches.
@@ -125,7 +125,7 @@ def distance_slope(
         activations: values that the model's layers hand on for one example.
 
     Returns:
-        the distance, and float [groups, m, *shape].
+        the distance, a scalar, and float [groups, m, *shape]; both where the images are.
     """
     shapes, total = parameter_shapes(model), images.new_zeros(())
     slopes: list[Tensor] = []
@@ -138,4 +138,4 @@ def distance_slope(
         part = distance(group_gradients(model, own_images, own_labels), own_target, shapes)
         slopes += torch.autograd.grad(part, [own_images])
         total += part.detach()
-    return float(total), torch.cat(slopes)
+    return total, torch.cat(slopes)

@@ -147,7 +147,7 @@ class DistDDCourse(Course):
 
     def _match(self, t: int) -> float:
         """zeta_S steps on S; returns their mean distance."""
-        method, total = self.method, 0.0
+        method, total = self.method, torch.zeros((), dtype=torch.float64, device=self.images.device)
         rng = method.public_rng("memory", t)
         for step in range(method.matching_steps):
             _, network, target = self.memory[-1 if step == 0 else int(rng.integers(len(self.memory)))]
@@ -157,9 +157,9 @@ class DistDDCourse(Course):
             self.optimizer.step()
             self.steps_done += 1
             total += loss
-        return total / method.matching_steps
+        return float(total) / method.matching_steps  # a GPU is waited for here, once a round
 
-    def _distance(self, network: nn.Module, target: Tensor) -> tuple[float, Tensor]:
+    def _distance(self, network: nn.Module, target: Tensor) -> tuple[Tensor, Tensor]:
         """Distance between S's gradients and the target at one network, summed over the groups; its derivative in S."""
         groups = (len(target), -1)  # each class, or everything
         images = self.images.reshape(*groups, *self.info.shape)
