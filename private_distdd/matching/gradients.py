@@ -106,7 +106,7 @@ def _one_by_one(model: nn.Module, images: Tensor, labels: Tensor, parameters: Se
     return torch.stack(rows)
 
 
-_AT_ONCE = 2**21  # values that a network's layers hand on: about what a CPU's caches hold
+_AT_ONCE = 3 << 19  # values that layers hand on: fewer parts have less to call, more stay in the caches (measured)
 
 
 def distance_slope(
