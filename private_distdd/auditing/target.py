@@ -28,6 +28,9 @@ class Target:
         plan: the constants claimed.
         info: class list and an example's shape; the clients of end-to-end audits hold noise of this form.
         asks: the registered question that its messages answer.
+
+    Raises:
+        ConfigurationError: a query of the plan takes several events.
     """
 
     name: str
@@ -35,6 +38,14 @@ class Target:
     plan: PrivacyPlan
     info: DatasetInfo
     asks: str = _PLAN_QUESTION
+
+    def __post_init__(self) -> None:
+        if self.plan.events_per_query != 1:  # else a smaller schedule than the plan's would be audited, unsaid
+            raise ConfigurationError(
+                f"events_per_query = {self.plan.events_per_query} in a plan to be audited",
+                "1",
+                "Audit the schedule of so many queries of one event: it has the same price.",
+            )
 
     @property
     def attacks(self) -> frozenset[SpecificAttack]:
@@ -72,16 +83,10 @@ class Target:
             if release.card["plan"] is None:
                 raise ConfigurationError(f"{path}, a release without privacy", "a claim", "There is nothing to refute.")
             plan, method = PrivacyPlan.from_json(release.card["plan"]), method_named(release.card["method"]["name"])
-            return cls(str(path), manifest_hash(source), plan, release.dataset.info, method.question)
+            asks = method.asked(release.card["method"]["settings"])
+            return cls(str(path), manifest_hash(source), plan, release.dataset.info, asks)
         try:
             record = json.loads(source.read_bytes())
         except (OSError, ValueError) as error:
             raise ReleaseError(f"{path}: {error}", "a release folder, or a plan as JSON", "Check the path.") from error
-        plan = PrivacyPlan.from_json(record)
-        if plan.events_per_query != 1:  # else a smaller schedule than the plan's would be audited, unsaid
-            raise ConfigurationError(
-                f"events_per_query = {plan.events_per_query} in a plan to be audited",
-                "1",
-                "Audit the schedule of so many queries of one event: it has the same price.",
-            )
-        return cls(str(path), None, plan, _PLAN_INFO)
+        return cls(str(path), None, PrivacyPlan.from_json(record), _PLAN_INFO)

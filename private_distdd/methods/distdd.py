@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from private_distdd.data.info import DatasetInfo
 from private_distdd.errors import ConfigurationError
+from private_distdd.limits import NETWORKS
 from private_distdd.matching.gradients import DISTANCES
-from private_distdd.methods.distdd_course import DistDDCourse
+from private_distdd.methods.distdd_course import QUESTION_AT_SEEDS, DistDDCourse
 from private_distdd.methods.distdd_layout import distdd_layout
 from private_distdd.methods.method import Method
 from private_distdd.methods.register import register_method
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.questions.class_gradients import GRANULARITIES
+from private_distdd.questions.class_gradients_at_seeds import NETWORK_EVENTS
 from private_distdd.questions.register import private_question
 from private_distdd.server.layout import Layout
 from private_distdd.server.start import Started
@@ -41,6 +43,10 @@ class DistDD(Method):
         rounds: T, communication rounds, >= 1.
         model: the registered network whose gradients are matched.
         model_args: its arguments.
+        networks_per_query: K, random networks whose gradients a query asks for, each to be matched, >= 1.  More than 1
+            needs `reinit_every` 1 and `network_steps` 0: networks that are nothing but their public seeds.
+        network_events: how K networks are measured with privacy: in "one" event, with noise sqrt(K) sigma C on each
+            gradient, or "each" in an event of its own, on coins of its own, with noise sigma C and K times the events.
         participation: share of clients asked each round (the paper's delta), in (0, 1]; drawn from the public seed
             beforehand.  It does not amplify privacy; it lowers the number of queries a client answers.
         aggregator: see `Method`.
@@ -51,7 +57,7 @@ class DistDD(Method):
         matching_schedule: "constant" rate, or "cosine": it falls along half a cosine to 0 at the last planned step.
         matching_optimizer: "adam", or "sgd" (momentum 0.5, as DC).
         memory: how many of the newest rounds' messages the steps may use, >= 1: the first step of a round matches the
-            newest, each other one a random one of these.  1 is the paper; more is free post-processing.
+            newest network, each other one a random one of these.  1 is the paper; more is free post-processing.
         network_steps: zeta_theta, steps on the network a round, >= 0.
         network_rate: eta_theta, their rate, > 0.
         network_update: "synthetic": SGD on S (eq. 7); "aggregated": one step along the aggregated gradient (line 20).
@@ -81,6 +87,8 @@ class DistDD(Method):
     rounds: int = 100
     model: str = field(default="convnet", kw_only=True)
     model_args: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    networks_per_query: int = field(default=1, kw_only=True)
+    network_events: str = field(default="one", kw_only=True)
     participation: float = field(default=1.0, kw_only=True)
     granularity: str = field(default="class", kw_only=True)
     distance: str = field(default="cosine", kw_only=True)
@@ -101,6 +109,7 @@ class DistDD(Method):
         require_count("ipc", self.ipc, "10 is usual.")
         require_count("rounds", self.rounds, "100 is usual without privacy.")
         require_count("matching_steps", self.matching_steps, "Take at least one step on S a round.")
+        require_count("networks_per_query", self.networks_per_query, "1 is usual.", at_most=NETWORKS)
         require_count("memory", self.memory, "1 matches the newest messages only.")
         require_count("network_steps", self.network_steps, "0 leaves the network as it is.", at_least=0)
         if self.reinit_every is not None:
@@ -121,6 +130,7 @@ class DistDD(Method):
             ("matching_schedule", SCHEDULES),
             ("matching_optimizer", OPTIMIZERS),
             ("network_update", NETWORK_UPDATES),
+            ("network_events", NETWORK_EVENTS),
             ("initialization", INITIALIZATIONS),
         ):
             if getattr(self, name) not in options:
@@ -130,6 +140,13 @@ class DistDD(Method):
                 f"network_steps = {self.network_steps} with network_update = 'aggregated'",
                 "0 or 1",
                 "One aggregated gradient is one step (line 20).",
+            )
+        if self.networks_per_query > 1 and (self.reinit_every != 1 or self.network_steps):
+            raise ConfigurationError(
+                f"networks_per_query = {self.networks_per_query} with reinit_every = {self.reinit_every} and "
+                f"network_steps = {self.network_steps}",
+                "reinit_every = 1 and network_steps = 0",
+                "Several networks are sent as their seeds: new ones each round, and not trained.",
             )
         if self.batch_per_class is not None:
             require_count("batch_per_class", self.batch_per_class, "64 is usual.")
@@ -161,6 +178,21 @@ class DistDD(Method):
         """See `Method`."""
         return super().settings() | {"model_args": dict(self.model_args)}
 
+    @property
+    def events_per_query(self) -> int:
+        """One, or one for each of a query's networks."""
+        return self.networks_per_query if self.network_events == "each" else 1
+
+    @classmethod
+    def asked(cls, settings: Mapping[str, Any]) -> str:
+        """See `Method`."""
+        return cls.question if settings.get("networks_per_query", 1) == 1 else QUESTION_AT_SEEDS
+
+    def at_seeds(self, seeds: Iterable[int]) -> dict[str, Any]:
+        """Arguments of the query for networks that are nothing but their seeds."""
+        own = {"model": self.spec.to_json(), "granularity": self.granularity}
+        return {**own, "seeds": list(seeds), "events": self.network_events}
+
     def schedule(self, client_ids: Sequence[str]) -> list[list[str]]:
         """Who is asked in each round: drawn beforehand from the public seed."""
         size = round(self.participation * len(client_ids))
@@ -180,9 +212,7 @@ class DistDD(Method):
         if self.privacy is None:
             return
         # As a client will, so that a network it would refuse is refused before anybody is asked.
-        state = self.spec.build(info.shape, info.num_classes, seed=0).state_dict()
-        arguments = {"model": self.spec.to_json(), "granularity": self.granularity}
-        private_question(self.question, arguments, state, info, "cpu")
+        private_question(QUESTION_AT_SEEDS, self.at_seeds(range(self.networks_per_query)), {}, info, "cpu")
 
     def layout(self, run: Run, client_ids: Sequence[str]) -> Layout:
         """See `Method`."""

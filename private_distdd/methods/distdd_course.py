@@ -26,10 +26,11 @@ if TYPE_CHECKING:  # it is its course
     from private_distdd.methods.distdd import DistDD
 
 DEFAULT_BATCH_PER_CLASS = 64
+QUESTION_AT_SEEDS = "class_gradients_at_seeds"
 
 
 class _Remembered(NamedTuple):
-    """One round that may be matched again: its network and the aggregate of its messages."""
+    """A network of one round that may be matched again, and the aggregate of its messages."""
 
     server_round: int
     network: nn.Module
@@ -72,21 +73,28 @@ class DistDDCourse(Course):
             self.save()
 
     def wanted(self, t: int) -> Mapping[str, Wanted]:
-        """The network's weights, to those whose turn it is."""
+        """Seeds of random networks, or the weights of one that was trained, to those whose turn it is."""
         method, run = self.method, self.session.run
-        if method.reinit_every is not None and t % method.reinit_every == 0:
+        born = t - t % (method.reinit_every or method.rounds)  # the round of the network's seed
+        if t == born:
             self.network = self._fresh_network(t)
         groups = self.info.num_classes if method.granularity == "class" else 1
-        shape = (groups, sum(size.numel() for size in parameter_shapes(self.network)))
-        arguments = {"model": method.spec.to_json(), "granularity": method.granularity}
-        weights = {name: value.detach().cpu() for name, value in self.network.state_dict().items()}
+        length = sum(size.numel() for size in parameter_shapes(self.network))
+        shape = (groups, method.networks_per_query * length)
+        question, weights = method.question, {}
+        if t == born or not method.network_steps:
+            question = QUESTION_AT_SEEDS
+            arguments = method.at_seeds(self._seeds(born))
+        else:
+            arguments = {"model": method.spec.to_json(), "granularity": method.granularity}
+            weights = {name: value.detach().cpu() for name, value in self.network.state_dict().items()}
         batches = self._batches(t, self.asked[t], method.batch_per_class or DEFAULT_BATCH_PER_CLASS)
         if batches is None:
-            everyone = Wanted(Query(run.run_id, t, method.question, arguments, weights, run.plan), shape)
+            everyone = Wanted(Query(run.run_id, t, question, arguments, weights, run.plan), shape)
             return dict.fromkeys(self.asked[t], everyone)
         seed = method.public_seed("batch", t)
         return {
-            name: Wanted(Query(run.run_id, t, method.question, arguments, weights, None, (batch, seed)), shape)
+            name: Wanted(Query(run.run_id, t, question, arguments, weights, None, (batch, seed)), shape)
             for name, batch in batches.items()
         }
 
@@ -96,8 +104,10 @@ class DistDDCourse(Course):
             return math.nan
         # Clients that left may have made the round too small to trim or take a median: the mean of the rest then.
         target = self.method.rule(*stack(messages)).to(self.method.device)
-        newest = _Remembered(t, copy.deepcopy(self.network), target)
-        self.memory = [*self.memory, newest][-self.method.memory :]
+        if self.method.network_events == "one":  # an example's row holds its gradients over this
+            target = target * math.sqrt(self.method.networks_per_query)
+        networks = self._networks(t) if self.method.networks_per_query > 1 else [copy.deepcopy(self.network)]
+        self._remember(t, networks, target)
         loss = self._match(t)
         self._update_network(target)
         return loss
@@ -112,9 +122,12 @@ class DistDDCourse(Course):
         }
         optimizer = self.optimizer.state_dict()["state"].get(0, {})  # nothing before the first step
         network = named("network", self.network.state_dict())
-        memory = {
-            t: {"target": target, **named("network", remembered.state_dict())} for t, remembered, target in self.memory
-        }
+        memory: dict[int, dict[str, Tensor]] = {}
+        for t, remembered, target in self.memory:
+            if self.method.networks_per_query > 1:  # their seeds make the networks anew
+                memory[t] = {"target": torch.cat([*memory.get(t, {}).values(), target], dim=1)}
+            else:
+                memory[t] = {"target": target, **named("network", remembered.state_dict())}
         return Kept(progress, {"images": self.images, **network, **named("optimizer", optimizer)}, memory)
 
     def restore(self, kept: Kept) -> None:
@@ -130,9 +143,10 @@ class DistDDCourse(Course):
             self.optimizer.load_state_dict({"state": {0: optimizer}, "param_groups": groups})
         self.network.load_state_dict(unnamed("network", state))
         for t, tensors in sorted(kept.memory.items()):
-            network = self._fresh_network(t)
-            network.load_state_dict(unnamed("network", tensors))
-            self.memory.append(_Remembered(t, network, tensors["target"].to(self.method.device)))
+            networks = self._networks(t)
+            if self.method.networks_per_query == 1:
+                networks[0].load_state_dict(unnamed("network", tensors))
+            self._remember(t, networks, tensors["target"].to(self.method.device))
 
     def dataset(self) -> SyntheticDataset:
         """See `Course`."""
@@ -144,6 +158,12 @@ class DistDDCourse(Course):
             return None
         holders = [client_id for client_id in client_ids if client_id in self.session.active]
         return allocate(self.class_counts, holders, per_class, self.method.public_rng("allocation", t))
+
+    def _remember(self, t: int, networks: Sequence[nn.Module], target: Tensor) -> None:
+        """The networks of round t, each with its own part of the aggregate; older rounds are forgotten."""
+        parts = target.chunk(len(networks), dim=1)
+        newest = [_Remembered(t, network, part) for network, part in zip(networks, parts, strict=True)]
+        self.memory = [*self.memory, *newest][-len(networks) * self.method.memory :]
 
     def _match(self, t: int) -> float:
         """zeta_S steps on S; returns their mean distance."""
@@ -191,9 +211,20 @@ class DistDDCourse(Course):
                 for parameter, gradient in zip(parameters, step, strict=True):
                     parameter.sub_(gradient, alpha=method.network_rate)
 
+    def _seeds(self, t: int) -> list[int]:
+        """Of the networks that are drawn in round t."""
+        method = self.method
+        return [method.public_seed("network", t, *([k] if k else [])) for k in range(method.networks_per_query)]
+
+    def _networks(self, t: int) -> list[nn.Module]:
+        """Those that are drawn in round t."""
+        return [self._built(seed) for seed in self._seeds(t)]
+
     def _fresh_network(self, t: int) -> nn.Module:
-        shape, classes = self.info.shape, self.info.num_classes
-        return self.method.spec.build(shape, classes, self.method.public_seed("network", t)).to(self.method.device)
+        return self._built(self._seeds(t)[0])
+
+    def _built(self, seed: int) -> nn.Module:
+        return self.method.spec.build(self.info.shape, self.info.num_classes, seed).to(self.method.device)
 
     def _start(self) -> Tensor:
         method = self.method

@@ -54,6 +54,7 @@ def distdd_layout(method: DistDD, run: Run, client_ids: Sequence[str]) -> Layout
         return tensors
 
     groups = info.num_classes if method.granularity == "class" else 1
+    several = method.networks_per_query > 1  # networks, which their seeds make anew
     length = sum(p.numel() for p in fresh.parameters() if p.requires_grad)
     return Layout(
         run,
@@ -78,5 +79,5 @@ def distdd_layout(method: DistDD, run: Run, client_ids: Sequence[str]) -> Layout
         },
         state,
         lambda progress: min(progress["steps"] // method.matching_steps, method.memory),
-        {**prototypes(target=(groups, length)), **network},
+        {**prototypes(target=(groups, method.networks_per_query * length)), **({} if several else network)},
     )

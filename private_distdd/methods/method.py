@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -110,7 +110,17 @@ class Method(ABC):
         asked = [client_id for round_ in self.schedule(client_ids) for client_id in round_]
         if self.privacy is None:
             return None
-        return self.privacy.plan(max(map(asked.count, set(asked))), PRIVATE_QUESTIONS[self.question].events)
+        return self.privacy.plan(max(map(asked.count, set(asked))), self.events_per_query)
+
+    @property
+    def events_per_query(self) -> int:
+        """Measurements that an answer takes: its question's, where that says one number for all queries."""
+        return int(PRIVATE_QUESTIONS[self.question].events)
+
+    @classmethod
+    def asked(cls, settings: Mapping[str, Any]) -> str:
+        """The question that runs of these settings ask, for audits: `question`, unless a knob decides."""
+        return cls.question
 
     @abstractmethod
     def check(self, info: DatasetInfo) -> None:

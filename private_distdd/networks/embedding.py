@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from private_distdd.data.form import Shape
 from private_distdd.data.info import DatasetInfo
 from private_distdd.errors import ConfigurationError, ModelError
-from private_distdd.limits import NETWORKS, Cost
+from private_distdd.limits import Cost
 from private_distdd.networks.micro_batch import MICRO_BATCH
 from private_distdd.networks.movement import moved, random_movement
-from private_distdd.networks.spec import ModelSpec
+from private_distdd.networks.spec import ModelSpec, require_seeds
 from private_distdd.validate import require_count, require_number
 
 _TINY = 1e-12
@@ -57,11 +57,7 @@ class EmbeddingSpec:
     augment: bool
 
     def __post_init__(self) -> None:
-        require_count("networks", len(self.seeds), "32 is usual.", at_most=NETWORKS)
-        for seed in self.seeds:
-            require_count("seed", seed, "Any whole number from 0 on.", at_least=0)
-            if seed >= 1 << 63:  # torch's generator takes no larger one
-                raise ConfigurationError(f"seed = {seed}", "a whole number below 2^63", "Choose a smaller one.")
+        require_seeds(self.seeds)
         require_count("pool", self.pool, "1 embeds images as they are.")
         require_count("frequencies", self.frequencies, "256 is usual.")
         require_number("bandwidth", self.bandwidth, 1e-3, 1e3, "0.001 < bandwidth < 1000", "0.5 is usual.")

@@ -13,11 +13,12 @@ import torch
 from torch import nn
 
 from private_distdd.data.form import Shape
-from private_distdd.errors import ModelError
-from private_distdd.limits import ARGUMENT_LENGTH, ARGUMENT_SIZE, ARGUMENTS
+from private_distdd.errors import ConfigurationError, ModelError
+from private_distdd.limits import ARGUMENT_LENGTH, ARGUMENT_SIZE, ARGUMENTS, NETWORKS
 from private_distdd.networks.register import FACTORIES, registered_models
 from private_distdd.networks.size import NetworkSize, measure
 from private_distdd.networks.validation import validate_model
+from private_distdd.validate import require_count
 
 Scalar: TypeAlias = "str | int | float | bool | tuple[Scalar, ...] | None"
 
@@ -120,6 +121,23 @@ class ModelSpec:
         if not isinstance(record, Mapping) or set(record) != {"name", "arguments"}:
             raise ModelError(f"model record {record!r}", "the fields name and arguments", "The record is damaged.")
         return cls(record["name"], record["arguments"])
+
+
+def require_seeds(seeds: object) -> tuple[int, ...]:
+    """The seeds of a query's networks, 1 ... 4,096 whole numbers in [0, 2^63).
+
+    Raises:
+        ModelError: no list.
+        ConfigurationError: too few or too many, or one is out of range.
+    """
+    if not isinstance(seeds, list | tuple):
+        raise ModelError(f"seeds of type {type(seeds).__name__}", "a list of whole numbers", "Give one a network.")
+    require_count("networks", len(seeds), "32 is usual.", at_most=NETWORKS)
+    for seed in seeds:
+        require_count("seed", seed, "Any whole number from 0 on.", at_least=0)
+        if seed >= 1 << 63:  # torch's generator takes no larger one
+            raise ConfigurationError(f"seed = {seed}", "a whole number below 2^63", "Choose a smaller one.")
+    return tuple(seeds)
 
 
 _ZOO = "private_distdd.networks.zoo."

@@ -61,14 +61,15 @@ Measure: TypeAlias = Callable[[Measurable], Tensor]
 
 
 class Question(PlainQuestion, Measurable, Protocol):
-    """One that may be asked for with privacy too.
+    """One that may be asked for with privacy too."""
 
-    Attributes:
-        events: measurements that an answer takes, each on an independent draw of coins and so an event of its own; the
-            run's plan must say the same number.
-    """
+    @property
+    def events(self) -> int:
+        """Measurements that an answer takes, each on an independent draw of coins and so an event of its own.
 
-    events: ClassVar[int]
+        The run's plan must say the same number.
+        """
+        ...
 
     def answer(self, measure: Measure) -> Tensor:
         """A message's values, float32 [num_groups, dimension], made of at most `events` measurements and nothing else.

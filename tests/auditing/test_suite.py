@@ -47,8 +47,9 @@ def few_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suite, "canary_client", shorter)
 
 
-def small_release(digits: ImageDataset, privacy: Privacy | None) -> Release:
-    method = DistDD(ipc=1, rounds=2, matching_steps=1, model="mlp", model_args={"width": 4}, privacy=privacy, seed=0)
+def small_release(digits: ImageDataset, privacy: Privacy | None, **knobs: Any) -> Release:
+    own = {"ipc": 1, "rounds": 2, "matching_steps": 1, "model": "mlp", "model_args": {"width": 4}, "seed": 0}
+    method = DistDD(**{**own, **knobs}, privacy=privacy)
     return method.fit([Client("clinic", ImageDataset(digits.images[:30], digits.labels[:30], digits.info))])
 
 
@@ -130,6 +131,20 @@ def test_a_plan_of_several_events_a_query_is_not_audited_as_a_smaller_one(tmp_pa
         Target.read(plan)
     plan.write_text(json.dumps(Privacy(noise_multiplier=2.0).plan(12).to_json()))
     assert Target.read(plan).plan.schedule.count == 12
+
+
+def test_a_release_of_several_networks_a_query_is_audited_by_what_was_asked(
+    digits: ImageDataset, tmp_path: Path
+) -> None:
+    several = {"networks_per_query": 2, "reinit_every": 1, "network_steps": 0}
+    privacy = Privacy(noise_multiplier=1.0)
+    target = Target.read(small_release(digits, privacy, **several).save(tmp_path / "one"))
+    assert target.asks == target.question.question == "class_gradients_at_seeds"
+    assert target.attacks == frozenset()
+    each = small_release(digits, privacy, network_events="each", **several).save(tmp_path / "each")
+    with pytest.raises(ConfigurationError, match="events_per_query = 2"):
+        Target.read(each)
+    assert Target.read(small_release(digits, privacy).save(tmp_path / "lone")).asks == "class_gradients"
 
 
 def test_a_bound_at_the_gate_above_the_claim_refutes_it_and_one_at_95_percent_does_not(plan_file: Path) -> None:

@@ -155,7 +155,7 @@ def test_networks_are_fresh_and_public(make_images: MakeImages) -> None:
         class Wire(PerClient):
             def ask(self, client_id: str, query: bytes) -> bytes:
                 own = Query.from_bytes(query)
-                seen.append(str({name: w.tolist() for name, w in sorted(own.tensors.items())}))
+                seen.append(str(own.arguments.get("seeds", {n: w.tolist() for n, w in sorted(own.tensors.items())})))
                 return super().ask(client_id, query)
 
         clients = members(make_images, 1)
@@ -171,6 +171,8 @@ def test_networks_are_fresh_and_public(make_images: MakeImages) -> None:
     second = weights(2)
     assert second[0] == second[1] != second[2] == second[3]
     assert len(set(weights(None, network_steps=1))) == 4
+    trained = weights(2, network_steps=1)
+    assert [text[0] for text in trained] == ["[", "{", "[", "{"]  # what is random is sent as its seed
 
 
 def test_participation_lowers_t_max(make_images: MakeImages) -> None:
@@ -267,6 +269,36 @@ def test_memory_matches_older_messages_too(make_images: MakeImages, monkeypatch:
     assert len(clients[0].ledger.events) == 3  # free post-processing
 
 
+@pytest.mark.parametrize("events", ["one", "each"])
+def test_every_network_of_a_query_is_matched_with_its_own_gradient(
+    make_images: MakeImages, monkeypatch: pytest.MonkeyPatch, events: str
+) -> None:
+    """Without privacy: at each of them the target is the clients' mean gradient there, in its own scale."""
+    data = make_images(30)
+    used: dict[int, tuple[torch.nn.Module, torch.Tensor]] = {}
+    distance = DistDDCourse._distance
+    monkeypatch.setattr(DistDDCourse, "_distance", lambda s, n, t: used.update({id(t): (n, t)}) or distance(s, n, t))
+    knobs = {"networks_per_query": 3, "network_events": events, "matching_steps": 40, "rounds": 1}
+    open_fit(Small(privacy=None, batch_per_class=1000, memory=1, **knobs), [Client("a", data)])
+    assert len(used) == 3
+    assert len({float(next(network.parameters()).detach().sum()) for network, _ in used.values()}) == 3
+    for network, target in used.values():
+        for label in range(3):
+            own = data.labels == label
+            loss = torch.nn.functional.cross_entropy(network(data.images[own]), data.labels[own])
+            gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(network.parameters()))])
+            assert torch.allclose(target[label], gradient, atol=1e-6)
+
+
+def test_memory_counts_rounds_and_not_networks(make_images: MakeImages) -> None:
+    method = Small(networks_per_query=2, memory=2, rounds=3)
+    courses: list[DistDDCourse] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DistDD, "course", lambda own, started: courses.append(DistDDCourse(own, started)) or courses[0])
+        method.fit(members(make_images))
+    assert [remembered.server_round for remembered in courses[0].memory] == [1, 1, 2, 2]
+
+
 def test_real_images_without_privacy(make_images: MakeImages) -> None:
     clients = members(make_images)
     method = Small(privacy=None, initialization="real", rounds=1, matching_rate=1e-9, ipc=2)
@@ -289,7 +321,7 @@ def test_the_batch_is_drawn_as_if_data_were_in_one_place(
 
     def spy(self: Client, query: Query, question: Any) -> Message:
         message = real(self, query, question)
-        if query.question == "class_gradients":
+        if query.question.startswith("class_gradients"):
             assert message.counts is not None
             counts.append(message.counts.tolist())
         return message

@@ -22,6 +22,7 @@ BAD: list[tuple[str, Any]] = [
         for value in (0, -1, 1.5, True, None, "1")
     ),
     *(("batch_per_class", value) for value in (0, -5, 2.5, "3")),
+    *(("networks_per_query", value) for value in (0, -1, 0.5, None, True, 4097)),
     *(("reinit_every", value) for value in (0, -1, 0.5)),
     *(("network_steps", value) for value in (-1, 0.5, None)),
     *(("seed", value) for value in (-1, 0.5, None)),
@@ -35,6 +36,7 @@ BAD: list[tuple[str, Any]] = [
             "matching_optimizer",
             "matching_schedule",
             "network_update",
+            "network_events",
             "initialization",
         )
         for value in ("other", "", None, 3)
@@ -59,6 +61,10 @@ def test_bad_values_are_refused_with_value_and_range(name: str, value: Any) -> N
         ({"batch_per_class": 5}, "batch_per_class = 5"),
         ({"initialization": "real"}, "initialization = 'real' with privacy"),
         ({"network_update": "aggregated", "network_steps": 2}, "network_steps = 2"),
+        ({"networks_per_query": 2, "reinit_every": 2}, "reinit_every = 2"),
+        ({"networks_per_query": 2, "reinit_every": None}, "reinit_every = None"),
+        ({"networks_per_query": 2, "network_steps": 1}, "network_steps = 1"),
+        ({"networks_per_query": 4097}, "networks_per_query = 4097"),
     ],
 )
 def test_contradictions_are_refused(arguments: dict[str, Any], text: str) -> None:

@@ -44,7 +44,7 @@ def test_each_message_is_bytes_and_one_charge(
         assert [type(entry) for entry in entries[1:]] == pins + [Charge, Sealed] * len(own)
         assert [charge.message_id for charge in charges(client.ledger.to_bytes())] == [q.message_id for q, _ in own]
         assert [e.digest for e in entries if isinstance(e, Sealed)] == [hashlib.sha256(d).hexdigest() for _, d in own]
-        event = privacy.plan(case.queries).event if privacy else NotPrivate()
+        event = privacy.plan(case.queries, case.events).event if privacy else NotPrivate()
         assert list(client.ledger.events) == [event] * len(own)
         assert release.ledgers[client.client_id] == client.ledger.to_bytes()
         bill = release.card["clients"][client.client_id]
@@ -60,7 +60,7 @@ def test_each_message_is_bytes_and_one_charge(
 
 
 def test_the_bill_is_what_the_accountants_say(make_images: MakeImages, case: Case) -> None:
-    plan = NOISY.plan(case.queries)
+    plan = NOISY.plan(case.queries, case.events)
     release = fit(case.make(privacy=NOISY), members(make_images))
     assert release.private
     assert release.card["plan"] == plan.to_json()
@@ -111,7 +111,7 @@ def test_the_charge_is_on_disk_before_a_message_exists_and_the_seal_before_it_le
     monkeypatch.setattr(os, "fsync", spied_fsync)
     monkeypatch.setattr(SampledGaussianMechanism, "begin", spied_release)
     fit(case.make(privacy=NOISY), Watched(clients)).verify()
-    assert noted == ["release", "message"] * 2 * case.queries
+    assert noted == (["release"] * case.events + ["message"]) * 2 * case.queries
     for client in clients:
         client.ledger.close()
 

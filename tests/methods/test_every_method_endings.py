@@ -56,7 +56,7 @@ def test_ctrl_c_while_s_is_matched_gives_a_release_with_the_true_bill(
     assert progress["matching_steps"] == at - 1
     for client in clients:
         assert release.card["clients"][client.client_id]["charges"] == len(client.ledger.events) == case.queries
-        assert release.epsilon[client.client_id] == best_epsilon([NOISY.plan(case.queries).schedule], 1e-5)
+        assert release.epsilon[client.client_id] == best_epsilon([NOISY.plan(case.queries, case.events).schedule], 1e-5)
 
 
 def test_ctrl_c_in_the_callback_gives_a_release(make_images: MakeImages, tmp_path: Path, case: Case) -> None:

@@ -40,6 +40,7 @@ class Case:
         statistic: the one that a private run asks for.
         counts: knobs that are whole numbers of at least 1.
         numbers: knobs that are finite numbers above 0.
+        events: measurements that a query takes.
         draws: its runs without privacy draw real images over the clients in their order, some of every class.
     """
 
@@ -48,6 +49,7 @@ class Case:
     question: str
     counts: tuple[str, ...]
     numbers: tuple[str, ...]
+    events: int = 1
     draws: bool = False
 
 
@@ -76,27 +78,37 @@ def local_start(**knobs: Any) -> CollabDM:
     return method
 
 
-CASES = {
-    "DistDD": Case(
-        functools.partial(
-            DistDD,
-            ipc=1,
-            rounds=2,
-            model="mlp",
-            model_args={"width": 8, "depth": 1},
-            matching_steps=2,
-            matching_rate=0.1,
-            network_steps=0,
-            reinit_every=1,
-            memory=1,
-            aggregator="mean",
-            distance="cosine",
-        ),
+DISTDD = functools.partial(
+    DistDD,
+    ipc=1,
+    rounds=2,
+    model="mlp",
+    model_args={"width": 8, "depth": 1},
+    matching_steps=2,
+    matching_rate=0.1,
+    network_steps=0,
+    reinit_every=1,
+    memory=1,
+    aggregator="mean",
+    distance="cosine",
+)
+
+
+def distdd(events: int = 1, **knobs: Any) -> Case:
+    return Case(
+        functools.partial(DISTDD, **knobs),
         2,
-        "class_gradients",
-        ("ipc", "rounds", "matching_steps", "memory"),
+        "class_gradients_at_seeds",
+        ("ipc", "rounds", "matching_steps", "memory", "networks_per_query"),
         ("matching_rate", "network_rate"),
-    ),
+        events,
+    )
+
+
+CASES = {
+    "DistDD": distdd(),
+    "DistDD, two networks in one event": distdd(networks_per_query=2, memory=2),
+    "DistDD, two networks in an event each": distdd(2, networks_per_query=2, network_events="each"),
     "CollabDM": Case(
         COLLABDM,
         1,
