@@ -55,9 +55,11 @@ class Line:
         if not isinstance(found, Mapping):
             _log.error("the engine answered %r with a %s", operation, type(found).__name__)
             found = {}
+        came = {name: found.get(name) for name in requests}
+        del found  # each reply's bytes are let go when they have been read: thousands of clients may answer
         replies: dict[str, Reply | None] = {}
         for name, request in requests.items():
-            data = found.get(name)
+            data = came.pop(name)
             self._count(name, data, request)
             if data is None:
                 continue

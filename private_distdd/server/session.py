@@ -103,7 +103,8 @@ class Session:
             wanted: what each client is asked.
             quorum: another share than the run's; 1 for what every client must be asked for.
         """
-        asked = {name: want for name, want in wanted.items() if name in self.active}
+        active = set(self.active)
+        asked = {name: want for name, want in wanted.items() if name in active}
         pending, messages, interrupted = list(asked), dict[str, Message](), False
         enough = quorum_of(self._quorum if quorum is None else quorum, len(asked))
         useless: set[str] = set()  # replied, and is no help: the wait goes on without counting it
@@ -116,7 +117,8 @@ class Session:
             needed = min(len(pending), enough - len(messages) + len(useless.intersection(pending)))
             replies, interrupted = self._line.exchange(ASK, requests, needed, left)
             strangers = []
-            for name, reply in replies.items():
+            for name in list(replies):
+                reply = replies.pop(name)  # read, its bytes are let go
                 answer = read_answer(self.run, len(self._line.client_ids), name, asked[name], reply)
                 if reply is None or answer is None:
                     useless.add(name)
@@ -238,7 +240,8 @@ class Session:
 
     def epsilon(self) -> dict[str, float]:
         """This run's epsilon so far by client, by RDP: what has been spent, for the progress line."""
-        return {client_id: self._spent(count) for client_id, count in self.answered.items()}
+        costs = {count: self._spent(count) for count in set(self.answered.values())}
+        return {client_id: costs[count] for client_id, count in self.answered.items()}
 
     def _spent(self, count: int) -> float:
         plan = self.run.plan
