@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import torch
 from opacus import GradSampleModule
@@ -50,6 +51,7 @@ class PerExampleGradients:
         if not self._parameters:
             raise ModelError("a network without trainable parameters", "at least one", "Unfreeze some parameters.")
         self.dimension = sum(p.numel() for p in self._parameters)
+        self._apart: list[Tensor] = []  # parameters of layers whose input does not depend on the examples
 
     def rows(self, examples: Tensor, labels: Tensor) -> Tensor:
         """Gradients of the loss, one example a row: float [n, dimension], of the examples' type.
@@ -63,13 +65,25 @@ class PerExampleGradients:
         parts = (torch.split(tensor, at_once) for tensor in (examples.detach(), labels, rows))
         with deterministic(), torch.enable_grad():
             for part, own, into in zip(*parts, strict=True):
-                self._hooked.write_to(dict(zip(self._parameters, self._columns(into), strict=True)))
-                # Full backward hooks want an input that requires a gradient; to ask for that one alone spares the
-                # summed gradients of the weights.
-                part.requires_grad_(True)
-                torch.autograd.grad(loss_sum(self._hooked, part, own), [part])
-                self._hooked.complete()
+                places: dict[Tensor, Tensor] = dict(zip(self._parameters, self._columns(into), strict=True))
+                missed = self._backward(part.requires_grad_(True), own, places)
+                if missed and not self._apart:
+                    self._apart = missed
+                    missed = self._backward(part, own, places)
+                for parameter in missed:  # the loss does not depend on it
+                    places[parameter].zero_()
         return rows
+
+    def _backward(self, examples: Tensor, labels: Tensor, places: dict[Tensor, Tensor]) -> list[Tensor]:
+        """One pass that writes to the places; the parameters whose layers it did not meet.
+
+        Full backward hooks want an input that requires a gradient.  To ask for that one's alone spares the summed
+        gradients of the weights, but meets no layer whose input does not depend on the examples, as that of an
+        embedding of places: such layers' weights are asked for, too.
+        """
+        with self._hooked.writing_to(places) as missing:
+            torch.autograd.grad(loss_sum(self._hooked, examples, labels), [examples, *self._apart], allow_unused=True)
+            return list(missing)
 
     def named_columns(self, rows: Tensor) -> dict[str, Tensor]:
         """Rows as each parameter's gradients, float [n, *parameter's shape], by its name."""
@@ -88,14 +102,14 @@ class PerExampleGradients:
 class _Hooked(GradSampleModule):  # type: ignore[misc]
     """Opacus' module, with gradients written where they are wanted: its own copies took as long as the arithmetic."""
 
-    def write_to(self, places: dict[Tensor, Tensor]) -> None:
-        """Where the next backward pass writes: float [n, *parameter's shape] each."""
+    @contextlib.contextmanager
+    def writing_to(self, places: dict[Tensor, Tensor]) -> Iterator[set[Tensor]]:
+        """The backward pass meanwhile writes to float [n, *parameter's shape] each; gives those not yet written to."""
         self._places, self._missing = places, set[Tensor](places)
-
-    def complete(self) -> None:
-        """The backward pass is over: a parameter that it did not meet has the gradient 0."""
-        for parameter in self._missing:
-            self._places[parameter].zero_()
+        try:
+            yield self._missing
+        finally:
+            self._places, self._missing = {}, set()  # nothing here keeps the rows' memory
 
     def capture_backprops_hook(
         self, module: nn.Module, _: object, outputs: Sequence[Tensor], loss_reduction: str, batch_first: bool

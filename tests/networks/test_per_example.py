@@ -100,6 +100,31 @@ def test_a_layer_that_is_used_twice_adds_up() -> None:
     assert torch.allclose(PerExampleGradients(model, 4).rows(examples, labels), expected, rtol=1e-10)
 
 
+class Placed(nn.Module):
+    """With an embedding of places, whose input does not depend on the examples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places, self.frozen, self.head = nn.Embedding(4, 3), nn.Linear(3, 3), nn.Linear(12, 2)
+        self.frozen.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = self.places(torch.arange(4).expand(len(x), 4))
+        return self.head(torch.tanh(self.frozen(x[:, :, None] * places)).flatten(1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook")
+def test_a_layer_apart_from_the_examples_is_met_too() -> None:
+    torch.manual_seed(0)
+    model = Placed().double()
+    examples, labels = torch.randn((6, 4), dtype=torch.float64), torch.tensor([0, 1] * 3)
+    expected = one_by_one(model, examples, labels)
+    gradients = PerExampleGradients(model, 4)
+    for _ in range(2):
+        assert torch.allclose(gradients.rows(examples, labels), expected, rtol=1e-10)
+    assert expected[:, :12].abs().min() > 0
+
+
 @pytest.mark.parametrize(("activations", "expected"), [(0, 64), (1, 64), (10**6, 16), (10**9, 1), (1 << 18, 64)])
 def test_large_networks_are_computed_in_parts(activations: int, expected: int) -> None:
     assert examples_at_once(activations) == expected
