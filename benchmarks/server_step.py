@@ -7,6 +7,7 @@ IPC 10, ten classes of 28 x 28, ConvNet-3, DC's layer-wise cosine in every case.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -62,7 +63,7 @@ def main() -> None:
         parameters = sum(p.numel() for p in model.parameters())
         target = torch.randn((CLASSES, parameters), generator=generator).to(benchmark.device)
         step = (model, images, labels, target)
-        cases = {
+        cases: dict[str, Callable[[], object]] = {
             "ours": partial(distance_slope, layer_cosine, *step, activations),
             "vmap (before)": partial(by_vmap, *step),
             "DC": partial(dc, *step),

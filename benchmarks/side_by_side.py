@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import time
@@ -39,13 +40,18 @@ class Benchmark:
     Args:
         name: of the JSON file.
         title: above the table.
+        data: does it read real data?
 
     Attributes:
         quick: fewer or smaller cases were asked for.
+        root: folder of the data, where `data`: the first argument, or PRIVATE_DISTDD_DATA.
     """
 
-    def __init__(self, name: str, title: str) -> None:
+    def __init__(self, name: str, title: str, *, data: bool = False) -> None:
         parser = argparse.ArgumentParser(description=title)
+        if data:
+            known = os.environ.get("PRIVATE_DISTDD_DATA")
+            parser.add_argument("root", nargs="?" if known else None, default=known, help="folder of the data")
         parser.add_argument("--quick", action="store_true", help="fewer repeats, smaller cases")
         parser.add_argument("--out", type=Path, default=Path("benchmark-results"), help="folder of the JSON file")
         parser.add_argument("--threads", type=int, default=1, help="of torch (1)")
@@ -53,6 +59,7 @@ class Benchmark:
         arguments = parser.parse_args()
         torch.set_num_threads(arguments.threads)
         self.quick: bool = arguments.quick
+        self.root: str = arguments.root if data else ""
         self.device: str = arguments.device
         self._name, self._title, self._out = name, title, arguments.out
         self._rows: list[dict[str, Any]] = []
