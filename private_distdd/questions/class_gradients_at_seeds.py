@@ -16,7 +16,7 @@ from private_distdd.networks.spec import ModelSpec, require_seeds
 from private_distdd.questions.arguments import message_memory, refuse_tensors, require_fields
 from private_distdd.questions.audited import Asked, SpecificAttack
 from private_distdd.questions.class_gradients import GRANULARITIES, ClassGradients
-from private_distdd.questions.question import Measure
+from private_distdd.questions.question import Measuring
 from private_distdd.questions.register import register_question
 
 NETWORK_EVENTS = ("one", "each")
@@ -104,11 +104,14 @@ class GradientsAtSeeds:
         """Per-example gradients of one network after another, over sqrt(K) for one event: float32 [n, dimension]."""
         return torch.cat([network.rows(images, labels) for network in self._networks], dim=1).mul_(self._scale)
 
-    def answer(self, measure: Measure) -> Tensor:
+    def answer(self) -> Measuring:
         """One measurement of all networks, or one of each."""
         if self.events == 1:
-            return measure(self)
-        return torch.cat([measure(network) for network in self._networks], dim=1)
+            return (yield self)
+        found = []
+        for network in self._networks:
+            found.append((yield network))
+        return torch.cat(found, dim=1)
 
     def plain(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Plain sums by group, in the scale of `rows`, and their counts."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Generator
 from typing import ClassVar, Protocol, TypeAlias
 
 from torch import Tensor
@@ -56,8 +56,9 @@ class Measurable(Protocol):
         ...
 
 
-Measure: TypeAlias = Callable[[Measurable], Tensor]
-"""One measurement by the mechanism, on coins of its own: noisy sums over b, float32 [num_groups, dimension]."""
+Measuring: TypeAlias = Generator[Measurable, Tensor, Tensor]
+"""A message under way: yields what the mechanism shall measure, on coins of its own, and is sent the noisy sums over b,
+float32 [num_groups, dimension]; returns the message's values."""
 
 
 class Question(PlainQuestion, Measurable, Protocol):
@@ -71,7 +72,7 @@ class Question(PlainQuestion, Measurable, Protocol):
         """
         ...
 
-    def answer(self, measure: Measure) -> Tensor:
+    def answer(self) -> Measuring:
         """A message's values, float32 [num_groups, dimension], made of at most `events` measurements and nothing else.
 
         A later measurement may depend on the values of earlier ones: they are what everybody may see.
@@ -88,6 +89,6 @@ class MeasuredOnce:
 
     events: ClassVar[int] = 1
 
-    def answer(self: Measurable, measure: Measure) -> Tensor:
+    def answer(self: Measurable) -> Measuring:
         """The measurement itself."""
-        return measure(self)
+        return (yield self)

@@ -32,7 +32,7 @@ from private_distdd.privacy.ledger.file import OUTBOX
 from private_distdd.privacy.mechanism import SampledGaussianMechanism
 from private_distdd.privacy.plan import PrivacyPlan
 from private_distdd.privacy.randomness import Randomness, SystemRandomness
-from private_distdd.questions.question import Measurable, MeasuredOnce, PlainQuestion, Question
+from private_distdd.questions.question import Measurable, PlainQuestion, Question
 from private_distdd.questions.register import plain_question, private_question
 from private_distdd.site.company import Answering, Examples, alone
 from private_distdd.site.draws import check_class_batch, class_batch
@@ -293,19 +293,16 @@ class Client:
         return message
 
     def _private(self, query: Query, question: Question, plan: PrivacyPlan) -> Answering[Message]:
-        if type(question).answer is MeasuredOnce.answer:  # one measurement: it may be made in company
-            values = yield from self._measured(question, plan)
-            return Message(self.client_id, query.message_id, query.digest, values)
         left = plan.events_per_query  # that were charged
-
-        def measure(measured: Measurable) -> Tensor:
-            nonlocal left
-            if left == 0:
-                raise QueryRefusedError("a measurement that was not charged", "those of the plan", "Mend the question.")
-            left -= 1
-            return alone(self._measured(measured, plan))
-
-        return Message(self.client_id, query.message_id, query.digest, question.answer(measure))
+        answer = question.answer()
+        try:
+            measured = next(answer)
+            while left:
+                left -= 1
+                measured = answer.send((yield from self._measured(measured, plan)))
+        except StopIteration as end:
+            return Message(self.client_id, query.message_id, query.digest, end.value)
+        raise QueryRefusedError("a measurement that was not charged", "those of the plan", "Mend the question.")
 
     def _measured(self, measured: Measurable, plan: PrivacyPlan) -> Answering[Tensor]:
         """One measurement: coins, rows, clipping, sums and noise."""

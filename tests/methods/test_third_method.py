@@ -171,8 +171,8 @@ def test_each_event_has_noise_and_coins_of_its_own(third: Any, make_images: Make
     measured: list[torch.Tensor] = []
     measure = Client._measured
 
-    def spy(client: Client, *arguments: Any) -> torch.Tensor:
-        measured.append(measure(client, *arguments))
+    def spy(client: Client, *arguments: Any) -> Any:
+        measured.append((yield from measure(client, *arguments)))
         return measured[-1]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -196,7 +196,13 @@ def test_a_plan_of_another_number_of_events_is_refused_for_nothing(
 def test_a_measurement_more_than_was_charged_does_not_leave(
     third: Any, make_images: MakeImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(third.ClassPixelsThrice, "answer", lambda own, measure: sum(measure(own) for _ in range(4)))
+    def four_times(own: Any) -> Any:
+        found = []
+        for _ in range(4):
+            found.append((yield own))
+        return sum(found)
+
+    monkeypatch.setattr(third.ClassPixelsThrice, "answer", four_times)
     own, _, query = several(make_images)
     with pytest.raises(ComputationError):
         own.answer(query)

@@ -18,7 +18,7 @@ from private_distdd.limits import Cost
 from private_distdd.methods.method import Method
 from private_distdd.methods.register import register_method
 from private_distdd.questions.arguments import message_memory, refuse_tensors, require_fields
-from private_distdd.questions.question import Measure, MeasuredOnce
+from private_distdd.questions.question import MeasuredOnce, Measuring
 from private_distdd.questions.register import register_question
 from private_distdd.server.layout import Field, Layout, is_between, is_part, prototypes
 from private_distdd.server.loop import Course, Kept
@@ -80,8 +80,11 @@ class ClassPixelsThrice(ClassPixels):
     def examples(info: DatasetInfo, width: int) -> Mapping[str, tuple[Mapping[str, Any], Mapping[str, Tensor]]]:
         return {}  # audits ask one event a query
 
-    def answer(self, measure: Measure) -> Tensor:
-        return torch.stack([measure(self) for _ in range(3)]).mean(dim=0)
+    def answer(self) -> Measuring:
+        found = []
+        for _ in range(3):
+            found.append((yield self))
+        return torch.stack(found).mean(dim=0)
 
 
 @register_method
