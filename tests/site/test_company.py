@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import third
 import torch
-from answers import MakeImages
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -23,7 +21,7 @@ from private_distdd.privacy.randomness import InsecureRandomness
 from private_distdd.questions.class_gradients import ClassGradients
 from private_distdd.site import company
 from private_distdd.site.client import Client
-from private_distdd.wire.engine import ASK, ENROL
+from private_distdd.wire.engine import ASK
 from private_distdd.wire.message import Message
 from private_distdd.wire.query import Query
 from private_distdd.wire.refusal import Refusal
@@ -152,20 +150,21 @@ def test_a_failure_of_the_rows_is_everybody_s(monkeypatch: pytest.MonkeyPatch) -
     assert [len(client.ledger.events) for client in clients] == [2, 1, 1]
 
 
-def test_questions_of_several_measurements_are_answered_too(make_images: MakeImages, tiny_info: DatasetInfo) -> None:
-    plan = PrivacyPlan(1.0, 0.5, 1.0, 1.0, 2, delta=1e-5, events_per_query=3)
-    run = Run("run-1", tiny_info, plan)
-    alone, met = (
-        [Client(f"c{i}", make_images(7, seed=i), randomness=InsecureRandomness(i)) for i in range(3)] for _ in "ab"
-    )
-    query = Query(run.run_id, 0, "class_pixels_thrice", {}, {}, plan)
-    engine = InProcess(met)
-    engine.exchange(ENROL, dict.fromkeys(engine.client_ids, run.to_bytes()))
-    replies = engine.exchange(ASK, dict.fromkeys(engine.client_ids, query.data))
-    for client in alone:
-        client.enroll(run)
-        assert Reply.from_bytes(replies[client.client_id] or b"").answer == client.answer(query).data
-    assert third.ClassPixelsThrice.events == 3
+@pytest.mark.parametrize("events", ["one", "each"])
+def test_questions_of_several_measurements_are_answered_in_company_too(
+    events: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = PrivacyPlan(1.0, 0.5, 1.0, 1.0, 2, delta=1e-5, events_per_query=3 if events == "each" else 1)
+    run = Run("run-1", INFO, plan)
+    alone, met = (federation([9, 0, 70, 20], [0, 1, 2], run) for _ in range(2))
+    arguments = {"model": NETWORKS[0].to_json(), "granularity": "class", "seeds": [5, 6, 7], "events": events}
+    query = Query(run.run_id, 0, "class_gradients_at_seeds", arguments, {}, plan)
+    expected = {client.client_id: client.answer(query).data for client in alone}
+    rows, batches = ClassGradients.rows, list[int]()
+    monkeypatch.setattr(ClassGradients, "rows", lambda own, *batch: batches.append(1) or rows(own, *batch))
+    replies = InProcess(met).exchange(ASK, dict.fromkeys(expected, query.data))
+    assert {name: Reply.from_bytes(data or b"").answer for name, data in replies.items()} == expected
+    assert len(batches) < 3 * len(met)  # shared
 
 
 def test_ctrl_c_in_shared_rows_leaves_nobody_without_the_answer_that_was_paid_for(
