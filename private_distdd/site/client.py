@@ -292,7 +292,8 @@ class Client:
             left -= 1
             return self._measured(measured, plan)
 
-        return Message(self.client_id, query.message_id, query.digest, question.answer(measure))
+        packing = self._runs[query.run_id].packing
+        return Message(self.client_id, query.message_id, query.digest, question.answer(measure), packing=packing)
 
     def _measured(self, measured: Measurable, plan: PrivacyPlan) -> Tensor:
         """One measurement: coins, rows, clipping, sums and noise."""
