@@ -58,6 +58,7 @@ class CollabDM(Method):
             most 4,096) from mosaics of their real images, and S starts from that (the paper).  0: S starts from noise.
         quorum: see `Method`.
         deadline: see `Method`.
+        message_format: see `Method`.
         privacy: the mechanism of the message; None is not private, and is said loudly.
         device: where the server computes ("cpu", "cuda").
         seed: steers everything public: networks, S's start.  Never the noise.

@@ -67,6 +67,7 @@ class DistDD(Method):
             drawn without replacement as if the data were in one place (default 64).  With privacy, q decides.
         quorum: see `Method`.
         deadline: see `Method`.
+        message_format: see `Method`.
         privacy: the mechanism of every message; None is not private, and is said loudly.
         device: where the server computes ("cpu", "cuda").
         seed: steers everything public: S's start, networks, participation, batches without privacy.  Never the noise.

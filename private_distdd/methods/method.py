@@ -26,6 +26,7 @@ from private_distdd.server.start import Started, start_run
 from private_distdd.site.client import Client
 from private_distdd.validate import require_count, require_number
 from private_distdd.wire.engine import Engine
+from private_distdd.wire.packing import PLAIN, require_format
 from private_distdd.wire.run import Run
 
 
@@ -41,6 +42,8 @@ class Method(ABC):
         quorum: share of the clients asked, in (0, 1], whose answers end a round's wait for the others.
         deadline: seconds that a round waits at most, > 0; None waits for everybody.
         privacy: the mechanism of every message; None is not private, and is said loudly.
+        message_format: with privacy only: how a message's values are packed once they are noisy, which costs no
+            privacy: "float32" (as they are), "float16", "int8" or "int4" (see `wire.packing`).
         device: where the server computes ("cpu", "cuda").
         seed: steers everything public, >= 0.  Never the noise.
 
@@ -58,6 +61,7 @@ class Method(ABC):
     quorum: float = field(default=1.0, kw_only=True)
     deadline: float | None = field(default=None, kw_only=True)
     privacy: Privacy | None = field(default=None, kw_only=True)
+    message_format: str = field(default=PLAIN, kw_only=True)
     device: str = field(default="cpu", kw_only=True)
     seed: int = field(default=0, kw_only=True)
 
@@ -68,6 +72,7 @@ class Method(ABC):
             require_number("deadline", self.deadline, 0, np.inf, "a finite number of seconds > 0", "None has no limit.")
         if self.privacy is not None and not isinstance(self.privacy, Privacy):
             raise ConfigurationError(f"privacy = {self.privacy!r}", "a Privacy, or None", "Pass Privacy(...).")
+        require_format(self.message_format, self.privacy is not None)
         self.rule  # noqa: B018 - it is checked when it is looked up
 
     @property
@@ -205,6 +210,7 @@ class Method(ABC):
             method=self.name,
             settings=self.identity(),
             plan=plan,
+            message_format=self.message_format,
             check=self._check,
             layout=self.layout,
             quorum=self.quorum,

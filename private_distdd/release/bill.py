@@ -11,6 +11,7 @@ from private_distdd.privacy.accountants import bracket
 from private_distdd.privacy.events import Event, NotPrivate, merge
 from private_distdd.privacy.ledger import Charge, History, Pin, Sealed
 from private_distdd.privacy.plan import PrivacyPlan
+from private_distdd.wire.packing import PLAIN
 from private_distdd.wire.run import Run
 
 _DELTA_WITHOUT_PRIVACY = 1e-5  # epsilon is infinite there at every delta
@@ -47,7 +48,8 @@ def bill_of(history: History, run: Run) -> dict[str, Any]:
 def run_of(card: Mapping[str, Any]) -> Run:
     """What the clients were asked to agree to, as the card tells it."""
     plan = None if card["plan"] is None else PrivacyPlan.from_json(card["plan"])
-    return Run(card["run_id"], DatasetInfo.from_json(card["data"]), plan)
+    packed = card["method"]["settings"].get("message_format", PLAIN)  # cards of before there were others name none
+    return Run(card["run_id"], DatasetInfo.from_json(card["data"]), plan, packed)
 
 
 def pin_of(history: History, run_id: str) -> Pin | None:

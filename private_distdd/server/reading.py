@@ -70,4 +70,5 @@ def _is_usable(run: Run, clients: int, message: Message, shape: tuple[int, int])
     scale = 1.0 if plan is None else plan.max_grad_norm / plan.divisor
     fair = counts is None or bool(((counts >= 0) & (counts <= EXAMPLES // clients)).all())
     large = message.values.numel() and float(message.values.abs().max()) > VALUE * scale
-    return message.values.shape == shape and (counts is None) == (plan is not None) and fair and not large
+    packed = message.packing == run.packing
+    return packed and message.values.shape == shape and (counts is None) == (plan is not None) and fair and not large

@@ -44,6 +44,7 @@ def start_run(
     method: str,
     settings: Mapping[str, Any],
     plan: PrivacyPlan | None,
+    message_format: str,
     check: Callable[[DatasetInfo], None],
     layout: Callable[[Run, Sequence[str]], Layout],
     quorum: float = 1.0,
@@ -59,6 +60,7 @@ def start_run(
         method: its name.
         settings: its JSON-able knobs, which must be the same for a run to go on.
         plan: the mechanism's constants, None without privacy.
+        message_format: see `Run`.
         check: refuses what the method or this machine cannot work with.
         layout: from a new run and the invited clients to what its checkpoints look like.
         quorum, deadline: see `Session`.
@@ -72,7 +74,7 @@ def start_run(
     clients = engine.client_ids
     identity = {"method": method, "clients": list(clients), "data": info.to_json(), **settings}
     folder = None if checkpoint is None else CheckpointFolder(checkpoint, identity)
-    new = Checkpoint(Run(secrets.token_hex(8), info, plan))
+    new = Checkpoint(Run(secrets.token_hex(8), info, plan, message_format))
     saved = folder.read(lambda: layout(new.run, clients)) if folder is not None and resume else new
     if saved.run.plan is None:
         warnings.warn(

@@ -301,7 +301,8 @@ class Client:
                 left -= 1
                 measured = answer.send((yield from self._measured(measured, plan)))
         except StopIteration as end:
-            return Message(self.client_id, query.message_id, query.digest, end.value)
+            packing = self._runs[query.run_id].packing
+            return Message(self.client_id, query.message_id, query.digest, end.value, packing=packing)
         raise QueryRefusedError("a measurement that was not charged", "those of the plan", "Mend the question.")
 
     def _measured(self, measured: Measurable, plan: PrivacyPlan) -> Answering[Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any, TypeVar
 
 from private_distdd.errors import PrivateDistDDError, QueryRefusedError
@@ -29,18 +29,18 @@ def json_object(name: str, value: object) -> dict[str, Any]:
     return value
 
 
-def check_kind(record: Mapping[str, Any], kind: str, names: set[str]) -> None:
-    if record.get("kind") != kind or set(record) != names | {"kind"}:
+def check_kind(record: Mapping[str, Any], kind: str, names: set[str], optional: Set[str] = frozenset()) -> None:
+    if record.get("kind") != kind or set(record) - optional != names | {"kind"}:
         raise ValueError(f"not a {kind} with the fields {sorted(names)}")
 
 
-def json_of_kind(data: bytes, kind: str, names: set[str]) -> dict[str, Any]:
+def json_of_kind(data: bytes, kind: str, names: set[str], optional: Set[str] = frozenset()) -> dict[str, Any]:
     if len(data) > CONTROL_BYTES:
         raise ValueError(f"{len(data)} bytes, more than {CONTROL_BYTES}")
     record = json.loads(data)
     if not isinstance(record, dict):
         raise ValueError("not a JSON object")
-    check_kind(record, kind, names)
+    check_kind(record, kind, names, optional)
     return record
 
 

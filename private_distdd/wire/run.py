@@ -8,6 +8,7 @@ from private_distdd.data.info import DatasetInfo
 from private_distdd.encoding import sha256, to_json
 from private_distdd.privacy.plan import PrivacyPlan
 from private_distdd.validate import require_identifier
+from private_distdd.wire.packing import PLAIN, Packing, require_format
 from private_distdd.wire.parsing import json_of_kind, or_refuse
 
 
@@ -19,19 +20,33 @@ class Run:
         run_id: `[A-Za-z0-9_-]{1,64}`, fresh for each run.
         info: class list, image shape and normalisation.
         plan: the mechanism's constants, or None for a run without privacy.
+        message_format: how messages are packed: one of `packing.FORMATS`, "float32" without privacy.
+
+    Raises:
+        QueryRefusedError, ConfigurationError: a value is out of range.
     """
 
     run_id: str
     info: DatasetInfo
     plan: PrivacyPlan | None
+    message_format: str = PLAIN
 
     def __post_init__(self) -> None:
         require_identifier("run_id", self.run_id)
+        require_format(self.message_format, self.plan is not None)
+
+    @property
+    def packing(self) -> Packing | None:
+        """How the run's messages are packed; None where values are sent as they are."""
+        return Packing.of(self.message_format, self.plan)
 
     def to_bytes(self) -> bytes:
-        """JSON, ASCII."""
+        """JSON, ASCII; the usual format is left out: what clients pinned before there were others stays the same."""
         plan = None if self.plan is None else self.plan.to_json()
-        return to_json({"kind": "run", "run_id": self.run_id, "info": self.info.to_json(), "plan": plan}).encode()
+        record = {"kind": "run", "run_id": self.run_id, "info": self.info.to_json(), "plan": plan}
+        if self.message_format != PLAIN:
+            record["message_format"] = self.message_format
+        return to_json(record).encode()
 
     @property
     def terms_digest(self) -> str:
@@ -47,9 +62,12 @@ class Run:
         """
 
         def parse() -> Run:
-            record = json_of_kind(data, "run", {"run_id", "info", "plan"})
+            record = json_of_kind(data, "run", {"run_id", "info", "plan"}, {"message_format"})
+            if record.get("message_format") == PLAIN:  # one run, one way to write it
+                raise ValueError("the usual message_format is left out")
             plan = None if record["plan"] is None else PrivacyPlan.from_json(record["plan"])
-            return cls(record["run_id"], DatasetInfo.from_json(record["info"]), plan)
+            packed = record.get("message_format", PLAIN)
+            return cls(record["run_id"], DatasetInfo.from_json(record["info"]), plan, packed)
 
         return or_refuse("run", parse)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import logging
 import math
 import os
@@ -15,7 +16,7 @@ import pytest
 from conformance import NOISY, Case, MakeImages, Wire, charges, checked, fit, members
 from wiring import PerClient
 
-from private_distdd.errors import NotPrivateWarning, QueryRefusedError
+from private_distdd.errors import ConfigurationError, NotPrivateWarning, QueryRefusedError
 from private_distdd.privacy.accountants import best_epsilon
 from private_distdd.privacy.events import NotPrivate, SampledGaussian
 from private_distdd.privacy.ledger import Budget, Charge, Ledger, Pin, Sealed
@@ -27,6 +28,7 @@ from private_distdd.release.release import Release
 from private_distdd.server.record import RoundRecord
 from private_distdd.site.client import Client
 from private_distdd.wire.message import Message
+from private_distdd.wire.packing import FORMATS
 from private_distdd.wire.query import Query
 
 
@@ -221,3 +223,24 @@ def test_a_second_run_is_charged_on_top(make_images: MakeImages, case: Case) -> 
     bill = release.card["clients"]["c0"]
     assert bill["charges"] == case.queries
     assert bill["so_far"]["epsilon"] > bill["spent"]["epsilon"]
+
+
+def test_packed_messages_cost_the_same_and_are_shorter(make_images: MakeImages, tmp_path: Path, case: Case) -> None:
+    """The clients agree to the format, their stored messages keep their bytes, and the card names it."""
+    sizes, bills = [], set()
+    for form in FORMATS:
+        method = case.make(privacy=NOISY, message_format=form)
+        wire = Wire(members(make_images))
+        release = checked(fit(method, wire), tmp_path / form)
+        (size,) = {len(data) for _, _, data in wire.answers}
+        sizes.append(size)
+        bills.add(tuple(release.epsilon.values()))
+        forged = json.loads(json.dumps(release.card))
+        forged["method"]["settings"]["message_format"] = "int8" if form != "int8" else "int4"
+        failures = Release(release.dataset, forged, release.ledgers).failures()
+        assert any("other terms" in failure for failure in failures)
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(set(sizes)) == len(sizes)
+    assert len(bills) == 1
+    with pytest.raises(ConfigurationError, match="message_format = 'int8' without privacy"):
+        case.make(privacy=None, message_format="int8")

@@ -69,7 +69,7 @@ def test_its_release_verifies(release: Path) -> None:
     assert max(found.epsilon.values()) <= 4.0 * (1 + 1e-6)
     assert found.card["method"]["name"] == "MeanPixels"
     assert set(found.card["method"]["settings"]) == {
-        *("rounds", "privacy", "aggregator", "quorum", "deadline", "device", "seed")
+        *("rounds", "privacy", "aggregator", "quorum", "deadline", "message_format", "device", "seed")
     }
     assert {bill["messages_used"] for bill in found.card["clients"].values()} == {2}
     card = {**found.card, "progress": {**found.card["progress"], "rounds_done": 3}}

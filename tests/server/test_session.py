@@ -24,6 +24,7 @@ from private_distdd.server.session import ABSENCES, Session
 from private_distdd.site.client import Client
 from private_distdd.synthetic.dataset import SyntheticDataset
 from private_distdd.wire.message import Message, stack
+from private_distdd.wire.packing import Packing
 from private_distdd.wire.query import Query
 from private_distdd.wire.run import Run
 
@@ -92,10 +93,15 @@ LIES = {
     "another's name": altered(client_id="c1"),
     "another round": altered(message_id="run-1:000009"),
     "another query": altered(query_digest="0" * 64),
+    "packed otherwise": altered(packing=Packing("int8", 1.0)),
 }
 
 
-MISSHAPEN = ("another shape", "counts under a plan")  # whole messages that say something else than was asked for
+MISSHAPEN = (
+    "another shape",
+    "counts under a plan",
+    "packed otherwise",
+)  # whole messages that say something else than was asked for
 
 
 @pytest.mark.parametrize("lie", sorted(LIES))
