@@ -1,9 +1,9 @@
-"""Seconds until a network trained on S reaches 93 and 95 % on MNIST: this library's methods against DC's recipe.
+"""CPU seconds until a network trained on S reaches 93 and 95 % on MNIST: this library's methods against DC's recipe.
 
     python benchmarks/time_to_accuracy.py ROOT [--quick]
 
 IPC 10, no privacy, 10 clients with IID data, all starts but CollabDM's from random real images, one thread.  5,000
-training images are held out: S is scored by two ConvNet-3 of width 32, trained on it for 100 epochs with shifts, at
+training images are held out: S is scored by two ConvNet-3 of width 32, trained on it for 300 epochs with shifts, at
 intervals that grow by half; the clock stands still meanwhile.
 """
 
@@ -13,6 +13,7 @@ import contextlib
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -43,16 +44,16 @@ class _Over(Exception):  # noqa: N818 - no error
 
 
 class Clock:
-    """Seconds of one recipe, and what S was worth when.
+    """CPU seconds of one recipe, and what S was worth when.
 
     Args:
         held: examples that S is scored on.
-        limit: seconds after which the recipe ends.
+        limit: CPU seconds after which the recipe ends.
     """
 
     def __init__(self, held: ImageDataset, limit: float) -> None:
         self._held, self._limit = held, limit
-        self._start, self._next = time.perf_counter(), 0.0
+        self._start, self._next = time.process_time(), 0.0
         self.seconds, self.best = 0.0, 0.0
         self.reached: dict[float, float] = {}
 
@@ -62,12 +63,12 @@ class Clock:
         Raises:
             _Over: the recipe need not go on.
         """
-        paused = time.perf_counter()
+        paused = time.process_time()
         self.seconds = paused - self._start
         if self.seconds >= min(self._next, self._limit) or now:
             self._next = 1.5 * self.seconds + 1
             score = evaluate(
-                dataset(), self._held, model_args={"width": 32}, seeds=range(2), epochs=100, augment=True
+                dataset(), self._held, model_args={"width": 32}, seeds=range(2), epochs=300, augment=True
             ).mean
             self.best = max(self.best, score)
             for goal in GOALS:
@@ -76,11 +77,11 @@ class Clock:
             print(f"    {self.seconds:.0f} s: {score:.1%}", flush=True)
             if len(self.reached) == len(GOALS) or self.seconds >= self._limit:
                 raise _Over
-        self._start += time.perf_counter() - paused
+        self._start += time.process_time() - paused
 
 
-def distdd(train: ImageDataset, clock: Clock) -> None:
-    """As in docs/results.md, MNIST without privacy."""
+def distdd(train: ImageDataset, clock: Clock, rounds: int) -> None:
+    """As in docs/results.md, MNIST without privacy, where it has 100 rounds; its rate falls to 0 at the last."""
 
     class Course(DistDDCourse):
         def step(self, t: int, messages: Sequence[Message]) -> float:
@@ -92,7 +93,7 @@ def distdd(train: ImageDataset, clock: Clock) -> None:
         def course(self, started: Started) -> DistDDCourse:
             return Course(self, started)
 
-    method = Watched(ipc=IPC, rounds=100, initialization="real", model_args={"width": 32})
+    method = Watched(ipc=IPC, rounds=rounds, initialization="real", model_args={"width": 32})
     release = method.fit(dirichlet_split(train, 10))
     clock.look(lambda: release.dataset, now=True)
 
@@ -152,17 +153,18 @@ def _train(network: nn.Module, images: Tensor, labels: Tensor, generator: torch.
 
 
 def main() -> None:
-    benchmark = Benchmark("time_to_accuracy", "Seconds to 93 and 95 % on MNIST, IPC 10, no privacy", data=True)
+    benchmark = Benchmark("time_to_accuracy", "CPU seconds to 93 and 95 % on MNIST, IPC 10, no privacy", data=True)
     warnings.simplefilter("ignore", NotPrivateWarning)
     limit = 60 if benchmark.quick else 3600
     train, _ = load_dataset("mnist", root=benchmark.root)
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(7))
     held, kept = (ImageDataset(train.images[p], train.labels[p], train.info) for p in (order[:5000], order[5000:]))
     recipes: dict[str, Callable[[ImageDataset, Clock], None]] = {
-        "DistDD, width 32": distdd,
+        "DistDD, width 32, 30 rounds": partial(distdd, rounds=30),
+        "DistDD, width 32, 100 rounds": partial(distdd, rounds=100),
         "CollabDM": collabdm,
-        "DC, width 32": lambda data, clock: dc(data, clock, 32),
-        "DC, width 128 (as published)": lambda data, clock: dc(data, clock, 128),
+        "DC, width 32": partial(dc, width=32),
+        "DC, width 128 (as published)": partial(dc, width=128),
     }
     for name, recipe in recipes.items():
         print(f"  {name}", flush=True)

@@ -154,7 +154,7 @@ class LBFGSAttack:
 
         def closure() -> Tensor:
             loss = _LBFGS_SCALE * objective.distances(image, own).sum()
-            (image.grad,) = torch.autograd.grad(loss, image)
+            image.grad = torch.autograd.grad(loss, image)[0].contiguous()  # as L-BFGS views it
             return loss.detach()
 
         optimiser.step(closure)  # type: ignore[no-untyped-call]  # torch's own
