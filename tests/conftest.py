@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -80,6 +82,22 @@ def restarted_once(restarted: AuditRecord, monkeypatch: pytest.MonkeyPatch) -> N
     """Whoever checks the library's restarts gets that one record."""
     for module in (suite, gates):
         monkeypatch.setattr(module, "restart_check", lambda client=Client: _of_the_library(client, restarted))
+
+
+@pytest.fixture
+def short_audit(restarted_once: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`suite.audit` with fewer and smaller messages end to end: the usual ones take ten seconds."""
+    canary, noise = suite.canary_client, suite.client_noise_check
+
+    def fewer(*arguments: Any) -> AuditRecord:
+        return canary(*arguments[:4], 60, arguments[5])
+
+    @functools.wraps(noise)
+    def smaller(*arguments: Any) -> AuditRecord:
+        return noise(*arguments, width=8)
+
+    monkeypatch.setattr(suite, "canary_client", fewer)
+    monkeypatch.setattr(suite, "client_noise_check", smaller)
 
 
 def _of_the_library(client: type[Client], record: AuditRecord) -> AuditRecord:

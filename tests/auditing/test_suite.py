@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from private_distdd import DistDD, Privacy, cli
 from private_distdd.auditing import suite
-from private_distdd.auditing.attacks.canary import canary_client, canary_single
+from private_distdd.auditing.attacks.canary import canary_single
 from private_distdd.auditing.attacks.one_run import one_run
 from private_distdd.auditing.checks.replay import replay_sensitivity
 from private_distdd.auditing.report import files
@@ -37,23 +36,13 @@ def plan_file(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def few_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fewer messages end to end: a thousand take ten seconds."""
-
-    def shorter(*arguments: Any) -> Any:
-        return canary_client(*arguments[:4], 60, arguments[5])
-
-    monkeypatch.setattr(suite, "canary_client", shorter)
-
-
 def small_release(digits: ImageDataset, privacy: Privacy | None, **knobs: Any) -> Release:
     own = {"ipc": 1, "rounds": 2, "matching_steps": 1, "model": "mlp", "model_args": {"width": 4}, "seed": 0}
     method = DistDD(**{**own, **knobs}, privacy=privacy)
     return method.fit([Client("clinic", ImageDataset(digits.images[:30], digits.labels[:30], digits.info))])
 
 
-@pytest.mark.usefixtures("few_answers", "restarted_once")
+@pytest.mark.usefixtures("short_audit")
 def test_the_command_writes_both_files(plan_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["audit", str(plan_file), "--quick"]) == 0
     folder = plan_file.with_name("plan-audit")

@@ -131,7 +131,7 @@ def test_the_command_line_takes_it(third: Any, tmp_path: Path, capsys: pytest.Ca
     assert "--ipc" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("restarted_once")
+@pytest.mark.usefixtures("short_audit")
 def test_audits_attack_its_messages(third: Any, release: Path, tmp_path: Path) -> None:
     """All that fit any question, and none that would take its messages for gradients."""
     assert main(["audit", str(release), "--quick", "--output", str(tmp_path / "audit")]) == 0
