@@ -13,7 +13,6 @@ and numpy are left as they were.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import statistics
 from collections.abc import Iterable, Mapping
@@ -27,7 +26,6 @@ from torch import nn
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.errors import ConfigurationError, DataError
 from private_distdd.networks.device import require_device
-from private_distdd.networks.pooling import quick_pooling
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.synthetic.dataset import SyntheticDataset
 from private_distdd.validate import require_count, require_number
@@ -109,18 +107,17 @@ def train_network(
     images, labels = dataset.images.to(device), dataset.labels.to(device)
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.SGD(network.parameters(), learning_rate, momentum=momentum, weight_decay=weight_decay)
-    with quick_pooling(network) if images.device.type == "cpu" else contextlib.nullcontext():
-        for epoch in range(epochs):
-            if epoch == epochs // 2 + 1:
-                optimizer.param_groups[0]["lr"] = learning_rate / 10
-            order = torch.randperm(len(labels), generator=generator)
-            for start in range(0, len(labels), batch_size):
-                chosen = order[start : start + batch_size].to(device)
-                batch = info.augment(images[chosen], generator) if augment else images[chosen]
-                optimizer.zero_grad()
-                loss = F.cross_entropy(network(batch), labels[chosen])
-                torch.autograd.backward(loss)
-                optimizer.step()
+    for epoch in range(epochs):
+        if epoch == epochs // 2 + 1:
+            optimizer.param_groups[0]["lr"] = learning_rate / 10
+        order = torch.randperm(len(labels), generator=generator)
+        for start in range(0, len(labels), batch_size):
+            chosen = order[start : start + batch_size].to(device)
+            batch = info.augment(images[chosen], generator) if augment else images[chosen]
+            optimizer.zero_grad()
+            loss = F.cross_entropy(network(batch), labels[chosen])
+            torch.autograd.backward(loss)
+            optimizer.step()
     return network.eval()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import random
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from private_distdd import evaluation
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.info import DatasetInfo
 from private_distdd.data.load import load_dataset
@@ -47,13 +45,6 @@ def test_the_full_protocol_on_ten_images_a_class() -> None:
     assert result.seeds == (0,)
     mlp = evaluate(first_per_class(10), TEST, model="mlp", seeds=[0])
     assert mlp.mean > 0.75
-
-
-def test_quick_pooling_changes_no_bit_of_a_trained_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    quick = train_network(SMALL, first_per_class(3), epochs=4, seed=1).state_dict()
-    monkeypatch.setattr(evaluation, "quick_pooling", contextlib.nullcontext)
-    usual = train_network(SMALL, first_per_class(3), epochs=4, seed=1).state_dict()
-    assert all(torch.equal(quick[name], usual[name]) for name in usual)
 
 
 def test_seeds_repeat_and_global_random_states_stay() -> None:
