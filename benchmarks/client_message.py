@@ -1,7 +1,7 @@
 """A client's message against plain backpropagation and a user's own Opacus loop: python benchmarks/client_message.py.
 
-ConvNet-3 on 28 x 28 images, all examples in the batch (q = 1).  `plain` is backpropagation alone, in batches of 64;
-`hooks` adds Opacus' per-example gradients as they come; `own loop` is what a user would write without this library:
+ConvNet-3 on 28 x 28 images, all examples in the batch (q = 1).  `plain` is backpropagation alone, class by class;
+`hooks` is Opacus' per-example gradients, in batches of 64; `own loop` is what a user would write without this library:
 class by class, clipped and summed in float32, with torch's noise, which no theorem covers.  `message` is
 `Client.answer`, all in: checks, ledger, hooks, lattice, cryptographic noise, bytes.
 """
@@ -59,8 +59,9 @@ def compare(benchmark: Benchmark, width: int, count: int, repeats: int) -> None:
                 torch.einsum("n,n...->...", factors, g).add_(torch.randn(g.shape[1:], device=device))
 
     def backpropagation() -> None:
-        for part, targets in zip(images.split(64), labels.split(64), strict=True):
-            sum_gradient(plain, part, targets)
+        for label in range(CLASSES):
+            for part in (labels == label).nonzero().flatten().split(64):
+                sum_gradient(plain, images[part], labels[part])
 
     cases = {"plain": backpropagation, "hooks": hooks, "own loop": own_loop, "message": message}
     benchmark.compare(f"width {width}, {count} examples", cases, against="plain", repeats=repeats)

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 
 import torch
+import torch.nn.functional as F
 from opacus import GradSampleModule
 from opacus.grad_sample.conv import compute_conv_grad_sample
 from opacus.grad_sample.functorch import ft_compute_per_sample_gradient
@@ -17,17 +18,18 @@ from private_distdd.networks.loss import loss_sum
 from private_distdd.networks.micro_batch import MICRO_BATCH, deterministic
 
 _UNFOLDED = 1 << 18  # values of images unfolded at a time: they stay in a core's cache
-_ACTIVATIONS = 1 << 24  # values that a part's layers hand on: beyond, every tensor is fresh pages of memory
+_ACTIVATIONS = 5_000_000  # values that a part's layers hand on: with more, every tensor is fresh pages of memory
+_FEWEST = 8  # examples of a part: with fewer, calls cost more than caches save
 
 
 def examples_at_once(activations: int) -> int:
-    """How many examples of a micro-batch are computed together on a CPU: a power of two, 1 ... 64.
+    """How many examples of a micro-batch are computed together on a CPU: 8, 16, 32 or 64.
 
     Args:
         activations: values that the network's layers hand on for one example (`NetworkSize.activations`); public.
     """
-    fitting = _ACTIVATIONS // max(1, activations)
-    return min(MICRO_BATCH, 1 << max(0, fitting.bit_length() - 1))
+    fitting = max(_FEWEST, _ACTIVATIONS // max(1, activations))
+    return min(MICRO_BATCH, 1 << (fitting.bit_length() - 1))
 
 
 class PerExampleGradients:
@@ -118,8 +120,7 @@ class _Hooked(GradSampleModule):  # type: ignore[misc]
         inputs, backprops = self.rearrange_grad_samples(
             module=module, backprops=outputs[0].detach(), loss_reduction=loss_reduction, batch_first=batch_first
         )
-        rules = {**self.GRAD_SAMPLERS, nn.Conv2d: _conv2d}
-        rule = rules.get(type(module), ft_compute_per_sample_gradient)
+        rule = {**self.GRAD_SAMPLERS, **_RULES}.get(type(module), ft_compute_per_sample_gradient)
         for parameter, gradients in rule(module, inputs, backprops).items():
             if parameter in self._missing:
                 self._places[parameter].copy_(gradients)
@@ -152,3 +153,22 @@ def _conv2d(layer: nn.Conv2d, inputs: Sequence[Tensor], backprops: Tensor) -> di
     if layer.bias is not None and layer.bias.requires_grad:
         gradients[layer.bias] = backprops.sum(dim=2)
     return gradients
+
+
+def _group_norm(layer: nn.GroupNorm, inputs: Sequence[Tensor], backprops: Tensor) -> dict[Tensor, Tensor]:
+    """Opacus' rule, in the memory of one tensor."""
+    gradients: dict[Tensor, Tensor] = {}
+    if layer.weight is not None and layer.weight.requires_grad:
+        normalised = F.group_norm(inputs[0], layer.num_groups, eps=layer.eps)
+        gradients[layer.weight] = _over_places(normalised.mul_(backprops))
+    if layer.bias is not None and layer.bias.requires_grad:
+        gradients[layer.bias] = _over_places(backprops)
+    return gradients
+
+
+def _over_places(values: Tensor) -> Tensor:
+    """Sums [n, channels] of [n, channels, ...]."""
+    return values.flatten(2).sum(dim=2) if values.dim() > 2 else values
+
+
+_RULES = {nn.Conv2d: _conv2d, nn.GroupNorm: _group_norm}

@@ -62,6 +62,23 @@ def test_convolutions_of_every_kind(
     assert torch.allclose(found, expected, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_group_norms_of_maps_and_of_features(groups: int, bias: bool) -> None:
+    torch.manual_seed(0)
+    norms = [nn.GroupNorm(own, 6) for own in (groups, min(groups, 2))]
+    for norm in norms:
+        nn.init.normal_(norm.weight)
+        norm.bias.requires_grad_(bias)
+    model = nn.Sequential(
+        nn.Conv2d(1, 6, 3), norms[0], nn.Tanh(), nn.Flatten(), nn.Linear(54, 6), norms[1], nn.Tanh(), nn.Linear(6, 3)
+    ).double()
+    examples, labels = torch.randn((5, 1, 5, 5), dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1])
+    expected = one_by_one(model, examples, labels)
+    found = PerExampleGradients(model, 2).rows(examples, labels)
+    assert torch.allclose(found, expected, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [("convnet", {"width": 32}), ("convnet", {"width": 128, "depth": 2}), ("mlp", {}), ("resnet", {"width": 16})],
@@ -125,6 +142,8 @@ def test_a_layer_apart_from_the_examples_is_met_too() -> None:
     assert expected[:, :12].abs().min() > 0
 
 
-@pytest.mark.parametrize(("activations", "expected"), [(0, 64), (1, 64), (10**6, 16), (10**9, 1), (1 << 18, 64)])
+@pytest.mark.parametrize(
+    ("activations", "expected"), [(0, 64), (50_000, 64), (140_298, 32), (280_586, 16), (561_162, 8), (10**9, 8)]
+)
 def test_large_networks_are_computed_in_parts(activations: int, expected: int) -> None:
     assert examples_at_once(activations) == expected
