@@ -81,7 +81,7 @@ def test_the_charge_is_on_disk_before_a_message_exists_and_the_seal_before_it_le
     paths = [tmp_path / f"c{i}.jsonl" for i in range(2)]
     clients = [Client(f"c{i}", make_images(9, seed=i), Ledger(path)) for i, path in enumerate(paths)]
     synced: dict[int, int] = {}  # inode -> bytes known to be on disk
-    fsync, release = os.fsync, SampledGaussianMechanism.measure
+    fsync, release = os.fsync, SampledGaussianMechanism.begin
     noted: list[str] = []
 
     def on_disk(path: Path) -> Any:
