@@ -1,7 +1,7 @@
 """The one mechanism: Poisson batch, clipped per-example rows on a lattice, integer noise, public divisor.
 
 It knows nothing of training: the examples' rows come in as a callable.  Every noisy message of the library is
-the return value of `SampledGaussianMechanism.measure`; clean sums never leave this file.
+what a `Measurement` gives at its end; clean sums never leave this file.
 """
 
 from __future__ import annotations
