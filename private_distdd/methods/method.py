@@ -43,7 +43,8 @@ class Method(ABC):
         deadline: seconds that a round waits at most, > 0; None waits for everybody.
         privacy: the mechanism of every message; None is not private, and is said loudly.
         message_format: with privacy only: how a message's values are packed once they are noisy, which costs no
-            privacy: "float32" (as they are), "float16", "int8" or "int4" (see `wire.packing`).
+            privacy: "float32" (as they are), "float16", "int8" or "int4" (see `wire.packing`).  The last two cut what
+            is beyond 31.75 and 7 standard deviations of a client's noise, as sums over very many examples may be.
         device: where the server computes ("cpu", "cuda").
         seed: steers everything public, >= 0.  Never the noise.
 
