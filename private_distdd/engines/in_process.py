@@ -17,6 +17,8 @@ from private_distdd.wire.run import Run
 class InProcess:
     """Clients in this process: begun one after another, their examples in common micro-batches (`site.company`).
 
+    What the process holds in memory depends on all their data: for clients of one owner (docs/theorem.md, section 9).
+
     Args:
         clients: at least one, with different names.
         simulated: the caller owns all the data: runs without privacy are answered unless a client's owner forbade them
@@ -50,21 +52,28 @@ class InProcess:
         enough: int | None = None,
         deadline: float | None = None,
     ) -> Mapping[str, bytes | None]:
-        """See `Engine`.  Who is not begun before the deadline is absent, and pays nothing; `enough` ends no wait."""
+        """See `Engine`.  Who is not begun before the deadline is absent, and pays nothing; `enough` ends no wait.
+
+        Clients are begun in the order of their names.
+        """
         end = None if deadline is None else time.monotonic() + deadline
         shared, company = Shared(), Company[bytes]()
         try:
             try:
-                for client_id, request in requests.items():
+                # In one order everywhere: a client under way keeps others out, and engines in two threads that have the
+                # same clients would wait for one another.
+                for client_id, request in sorted(requests.items()):
                     if end is not None and time.monotonic() > end:
                         break
                     if operation == ENROL and self._simulated:
                         self._allow(client_id, Run.from_bytes(request))
                     company.begin(client_id, self._endpoints[client_id].handling(operation, request, shared))
-            finally:  # after Ctrl-C, too: who was charged is not left without an answer
+            finally:  # after Ctrl-C, too: who was charged and waits gets an answer; who was at work when it came, none
                 company.finish()
         except KeyboardInterrupt as error:
             raise ExchangeInterrupted({**dict.fromkeys(requests), **company.answers}) from error
+        finally:  # after Ctrl-C while it finished
+            company.close()
         return {**dict.fromkeys(requests), **company.answers}
 
     def _allow(self, client_id: str, run: Run) -> None:

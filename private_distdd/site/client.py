@@ -309,12 +309,22 @@ class Client:
         """One measurement: coins, rows, clipping, sums and noise."""
         groups, dimension = measured.num_groups, measured.dimension
         measurement = _mechanism(plan).begin(len(self._labels), groups, dimension, self._randomness)
-        # Every micro-batch has one size, and an empty batch is one of them: its memory must not tell how many examples
-        # are in it.
-        for part in torch.split(torch.from_numpy(measurement.batch).to(self._device), MICRO_BATCH):
-            examples = Examples(measured, self._images[part], self._labels[part])
-            measurement.add((yield examples), measured.groups(examples.labels))
+        for part in torch.split(torch.from_numpy(measurement.batch), MICRO_BATCH):
+            examples = self._examples(measured, part.to(self._device))
+            measurement.add((yield examples), measured.groups(examples.labels[: examples.size]))
+            del examples  # before the next are made: two micro-batches take the memory of one
         return measurement.message()
+
+    def _examples(self, measured: Measurable, part: Tensor) -> Examples:
+        """At most 64 of its examples, int64 [m], in buffers of one size: memory must not tell how many they are.
+
+        Written where they are wanted: a copy of their own, however short its life, would have the size of m images.
+        """
+        count = len(part)
+        images, labels = (held.new_zeros((MICRO_BATCH, *held.shape[1:])) for held in (self._images, self._labels))
+        torch.index_select(self._images, 0, part, out=images[:count])
+        torch.index_select(self._labels, 0, part, out=labels[:count])
+        return Examples(measured, images, labels, count)
 
     def _plain(self, query: Query, question: PlainQuestion) -> Message:
         index = class_batch(query.batch, self._labels, self.client_id)

@@ -70,16 +70,17 @@ class Endpoint:
         """The same, for rows that are computed elsewhere: see `site.company`.
 
         Args:
-            operation, request: see `handle`.
+            operation: see `handle`.
+            request: likewise.
             shared: with the other clients that are asked meanwhile.
         """
         try:
             answer = yield from self._answering(operation, request, shared)
+            return Reply(answer, self._ledger()).to_bytes()
         except Exception as error:  # whatever failed, its text must not cross the wire
             code = _code(error)
             self._log.error("answered %r: %s", code, error, exc_info=error)
-            answer = Refusal(code).to_bytes()
-        return Reply(answer, self._ledger()).to_bytes()
+        return Reply(Refusal(code).to_bytes(), self._ledger()).to_bytes()
 
     def _answering(self, operation: str, request: bytes, shared: Shared) -> Answering[bytes]:
         match operation:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytest
 
@@ -11,6 +15,7 @@ from private_distdd.data.info import DatasetInfo
 from private_distdd.engines.in_process import InProcess, engine_of
 from private_distdd.errors import ConfigurationError
 from private_distdd.networks.spec import ModelSpec
+from private_distdd.privacy.mechanism import Measurement, SampledGaussianMechanism
 from private_distdd.privacy.plan import Privacy
 from private_distdd.site.client import Client
 from private_distdd.wire.engine import ASK, ENROL, LEDGER, Engine, ExchangeInterrupted
@@ -116,3 +121,55 @@ def test_the_constants_are_those_of_all_clients(make_images: MakeImages, tiny_in
     other = Client("c1", make_images(0), info=DatasetInfo("other", 3, (1, 8, 8)))
     with pytest.raises(ConfigurationError, match="2 different"):
         engine_of([*own, other], None)
+
+
+def test_two_engines_with_the_same_clients_do_not_wait_for_one_another(
+    clients: list[Client], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engines = InProcess(clients[:2]), InProcess([own.relabelled(lambda labels: labels) for own in clients[1::-1]])
+    for engine in engines:
+        engine.exchange(ENROL, dict.fromkeys(engine.client_ids, run.to_bytes()))
+    clients[2].enroll(run)
+    clients[2].answer(query(run))  # the checks of the first query are behind us
+    begin, both, met = SampledGaussianMechanism.begin, threading.Barrier(2), set[int]()
+
+    def begun(*arguments: Any) -> Measurement:
+        if threading.get_ident() not in met:  # with its first client under way each thread looks for the other
+            met.add(threading.get_ident())
+            with contextlib.suppress(threading.BrokenBarrierError):
+                both.wait(timeout=1)
+        return begin(*arguments)
+
+    monkeypatch.setattr(SampledGaussianMechanism, "begin", begun)
+    found: list[Mapping[str, bytes | None]] = []
+
+    def ask(engine: InProcess) -> None:
+        found.append(engine.exchange(ASK, dict.fromkeys(engine.client_ids, query(run).data)))
+
+    threads = [threading.Thread(target=ask, args=(engine,), daemon=True) for engine in engines]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert [thread.is_alive() for thread in threads] == [False, False]
+    first, second = ({name: read(data).answer for name, data in replies.items()} for replies in found)
+    assert first == second
+    assert {Message.from_bytes(answer).client_id for answer in first.values()} == {"c0", "c1"}
+    assert [len(client.ledger.events) for client in clients[:2]] == [1, 1]  # the second engine's was the same query
+
+
+def test_a_client_that_fails_with_an_exception_is_absent_and_the_others_are_not(
+    clients: list[Client], run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = InProcess(clients)
+    engine.exchange(ENROL, dict.fromkeys(engine.client_ids, run.to_bytes()))
+
+    def fail(own: Refusal) -> bytes:
+        raise MemoryError("put in by a test")
+
+    monkeypatch.setattr(Refusal, "to_bytes", fail)
+    with caplog.at_level(logging.DEBUG):
+        found = engine.exchange(ASK, {"c0": query(run).data, "c1": b"no query", "c2": query(run).data})
+    assert found["c1"] is None
+    assert [Message.from_bytes(read(found[name]).answer).client_id for name in ("c0", "c2")] == ["c0", "c2"]
+    assert {record.name for record in caplog.records} == {"private_distdd_client.c1"}

@@ -134,20 +134,30 @@ def test_one_client_s_failure_is_its_own(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [len(client.ledger.events) for client in clients] == [1, 1, 1]
 
 
-def test_a_failure_of_the_rows_is_everybody_s(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("failing", [{1}, {0, 3}, {0, 1, 2, 3}])
+def test_a_failure_of_the_rows_is_its_client_s_own_too(failing: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run("run-1", INFO, PrivacyPlan(1.0, 1.0, 1.0, 1.0, 2, delta=1e-5))
-    clients = federation([5, 70, 0], [0, 1, 2], run)
-    clients[0].answer(asked(run, 0, "class"))
-    query = asked(run, 0, "class", 1)
+    sizes, labels = [5, 20, 9, 70], [0, 1, 2]
+    alone, met = (federation(sizes, labels, run) for _ in range(2))
+    query = asked(run, 2, "class")
+    expected = [client.answer(query).data for client in alone]
+    marks = [images(sizes[i], i, labels).images[0] for i in failing]
+    rows, handed = ClassGradients.rows, list[int]()
 
-    def failing(*_: Any) -> Tensor:
-        raise MemoryError("put in by a test")
+    def failing_rows(own: ClassGradients, batch: Tensor, targets: Tensor) -> Tensor:
+        handed.append(int(batch.flatten(1).any(dim=1).sum()))
+        if any(bool((batch == mark).flatten(1).all(dim=1).any()) for mark in marks):
+            raise MemoryError("put in by a test")
+        return rows(own, batch, targets)
 
-    monkeypatch.setattr(ClassGradients, "rows", failing)
-    monkeypatch.setattr("private_distdd.questions.register.require_places_alike", lambda *_: None)
-    found = InProcess(clients).exchange(ASK, {client.client_id: query.data for client in clients})
-    assert {Reply.from_bytes(data or b"").answer for data in found.values()} == {Refusal("failed").to_bytes()}
-    assert [len(client.ledger.events) for client in clients] == [2, 1, 1]
+    monkeypatch.setattr(ClassGradients, "rows", failing_rows)
+    replies = InProcess(met).exchange(ASK, {client.client_id: query.data for client in met})
+    assert handed[:4] == [34, 5, 20, 9]  # the fourth client fills a micro-batch, for which the others have no room
+    refused = Refusal("failed").to_bytes()
+    assert [Reply.from_bytes(replies[client.client_id] or b"").answer for client in met] == [
+        refused if i in failing else own for i, own in enumerate(expected)
+    ]
+    assert [len(client.ledger.events) for client in met] == [1] * 4  # a failure uses its charge up
 
 
 @pytest.mark.parametrize("events", ["one", "each"])
@@ -189,3 +199,31 @@ def test_ctrl_c_in_shared_rows_leaves_nobody_without_the_answer_that_was_paid_fo
     statuses = [client.ledger.status("run-1:000001") for client in clients]
     assert statuses == ["sealed", "sealed", "sealed", "new"]  # three fill a micro-batch; the fourth was not begun
     assert answered == ["c0", "c1", "c2"]
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["alone", "in company"])
+def test_ctrl_c_in_the_rows_leaves_no_client_locked(several: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run("run-1", INFO, PrivacyPlan(1.0, 1.0, 1.0, 1.0, 3, delta=1e-5))
+    clients = federation([30, 30, 30] if several else [30], [0, 1, 2], run)
+    clients[0].answer(asked(run, 0, "class"))
+    query, calls = asked(run, 0, "class", 1), list[int]()
+
+    def stopped(*_: Any) -> Tensor:
+        calls.append(1)
+        raise KeyboardInterrupt
+
+    def ask() -> list[bytes]:
+        if not several:
+            return [clients[0].answer(query).data]
+        replies = InProcess(clients).exchange(ASK, {client.client_id: query.data for client in clients})
+        return [Reply.from_bytes(data or b"").answer for data in replies.values()]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ClassGradients, "rows", stopped)
+        with pytest.raises(KeyboardInterrupt) as caught:  # its traceback, which holds the frames, lives to the end
+            ask()
+    assert len(calls) == (2 if several else 1)  # in company, again while it finishes
+    assert [client._busy.locked() for client in clients] == [False] * len(clients)
+    assert [Message.from_bytes(data).client_id for data in ask()] == [client.client_id for client in clients]
+    assert [client.ledger.events[-2:] for client in clients] == [client.ledger.events[-1:] * 2 for client in clients]
+    assert isinstance(caught.value, KeyboardInterrupt)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import torch
 from wiring import PerClient
 
 from private_distdd.data.dataset import ImageDataset
@@ -146,3 +148,13 @@ def test_a_ledger_that_cannot_be_read_takes_no_answer_away(
     assert reply.ledger == b""
     assert Message.from_bytes(reply.answer).client_id == "c0"
     assert {record.name for record in caplog.records} == {"private_distdd_client.c0"}
+
+
+def test_an_answer_that_is_no_bytes_is_refused(clients: list[Client], run: Run) -> None:
+    class Odd(Client):
+        def answer(self, query: Query) -> Any:
+            return argparse.Namespace(data=None)
+
+    own = Odd("c0", ImageDataset(torch.zeros(1, *run.info.shape), torch.zeros(1, dtype=torch.int64), run.info))
+    reply = Reply.from_bytes(Endpoint(own).handle("ask", query(run).data))
+    assert reply == Reply(Refusal("failed").to_bytes(), own.ledger.to_bytes())

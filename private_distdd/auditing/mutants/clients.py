@@ -60,7 +60,7 @@ class _Idle(Client):
         try:
             while True:
                 empty = torch.zeros(0, measured.dimension)
-                examples = measuring.send((yield examples) if len(examples.labels) else empty)
+                examples = measuring.send((yield examples) if examples.size else empty)
         except StopIteration as end:
             values: Tensor = end.value
             return values
