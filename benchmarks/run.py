@@ -1,6 +1,6 @@
 """All speed benchmarks, one process each: python benchmarks/run.py [--quick] [--out FOLDER] [--threads N].
 
-`--quick` stays under five minutes.  Each file can be run alone with the same options.
+`--quick`: fewer repeats, smaller cases.  Each file can be run alone with the same options.
 """
 
 from __future__ import annotations

@@ -76,6 +76,10 @@ class Question(PlainQuestion, Measurable, Protocol):
         """A message's values, float32 [num_groups, dimension], made of at most `events` measurements and nothing else.
 
         A later measurement may depend on the values of earlier ones: they are what everybody may see.
+
+        Clients of one process share the question and have answers under way side by side.  So neither this nor `rows`
+        may change the question: what one answer has seen stays in its local variables, and a measurement that depends
+        on it is a new `Measurable`, which is yielded in place of `self`.
         """
         ...
 

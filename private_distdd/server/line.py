@@ -15,7 +15,8 @@ _log = logging.getLogger("private_distdd")
 class Traffic(NamedTuple):
     """Bytes that one client sent and received, of all requests and replies: every try counts, and the ledgers too.
 
-    Public: all messages to one query have one size (A4), and a ledger tells nothing but what was asked (A7).
+    All messages to one query have one size (A4), and a ledger tells nothing but what was asked (A7).  But how often a
+    client was asked depends on who was late, and so on timings: outside the guarantee (docs/theorem.md, section 9).
     """
 
     sent: int = 0
