@@ -32,7 +32,7 @@ FORMAT = "private_distdd.release/1"
 SYNTHETIC, CARD, CARD_PAGE, PREVIEW = "synthetic.safetensors", "card.json", "card.html", "preview.png"
 MANIFEST, LEDGERS = "manifest.json", "ledgers"
 TEACHER = "teacher.safetensors"  # not in every release
-_LONGEST_FILES = {SYNTHETIC: SYNTHETIC_BYTES, TEACHER: TRAINED_BYTES + HEADER_BYTES}
+_LONGEST = {SYNTHETIC: SYNTHETIC_BYTES, TEACHER: TRAINED_BYTES + HEADER_BYTES}
 _LONGEST_LINE = 400  # of a failure, in characters
 
 
@@ -107,7 +107,7 @@ def _longest(name: str) -> int:
     """The most bytes that a file of this name is read of."""
     if name.startswith(f"{LEDGERS}/"):
         return LEDGER_BYTES
-    return _LONGEST_FILES.get(name, PAGE_BYTES)
+    return _LONGEST.get(name, PAGE_BYTES)
 
 
 def read_release(folder: Path) -> Contents | list[str]:
