@@ -154,7 +154,9 @@ def _targets(dataset: ImageDataset, soft_weight: float) -> Tensor:
         return dataset.labels
     if not isinstance(dataset, SyntheticDataset):
         raise ConfigurationError(
-            f"soft labels of a {type(dataset).__name__}", "a SyntheticDataset that has some", "Train on hard labels."
+            f"soft labels of an object of type {type(dataset).__name__}",
+            "a SyntheticDataset that has some",
+            "Train on hard labels.",
         )
     hard = F.one_hot(dataset.labels, dataset.info.num_classes)
     return (1 - soft_weight) * hard + soft_weight * dataset.require_soft_labels()

@@ -259,7 +259,7 @@ def test_soft_labels_that_are_not_there_or_not_asked_for_well_are_refused() -> N
     for labels in ("soft", "mixed"):
         with pytest.raises(ConfigurationError, match="soft labels of a synthetic set that has none"):
             evaluate(first_per_class(1), TEST, labels=labels)
-        with pytest.raises(ConfigurationError, match="soft labels of a ImageDataset"):
+        with pytest.raises(ConfigurationError, match="soft labels of an object of type ImageDataset"):
             evaluate(TRAIN, TEST, labels=labels)
     with pytest.raises(ConfigurationError, match="labels = 'both'; allowed: one of"):
         evaluate(softened(), TEST, labels="both")
