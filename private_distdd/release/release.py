@@ -111,11 +111,10 @@ class Release(Contents):
         Whoever can write the whole folder can forge what follows from nothing else in it, and no check of the folder
         alone can tell: a client left out with its ledger; ledgers written anew, or cut and their chain and card redone
         with them; names, versions, seeds and other settings; rounds in which nobody answered; fewer messages used than
-        were sent; the traffic; another S of the same shape with its picture, other soft labels, another teacher of the same
-        architecture; a page when the card names another version
-        of the library.  Against that: get the manifest's hash from the maker by another way, and let each owner look up
-        the head of their own ledger on the card.  That noise and coins were really drawn is trusted (and audited); see
-        docs/verifying.md.
+        were sent; the traffic; another S of the same shape with its picture, other soft labels or other weights of the
+        teacher; a page when the card names another version of the library.  Against that: get the manifest's hash from
+        the maker by another way, and let each owner look up the head of their own ledger on the card.  That noise and
+        coins were really drawn is trusted (and audited); see docs/verifying.md.
 
         Raises:
             ReleaseError: one line for each failure.
