@@ -70,7 +70,7 @@ class SyntheticDataset(ImageDataset):
     Attributes:
         images: float32 [classes * ipc, *info.shape] as stored, detached, on the CPU.
         labels: int64 [classes * ipc].
-        soft_labels: float32 [len(self), classes], likewise, or None; iteration yields `labels` see `soft`.
+        soft_labels: float32 [len(self), classes], or None; iteration yields `labels`, and `soft` these.
         ipc: stored examples per class, at least 1.
 
     Raises:
