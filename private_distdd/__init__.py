@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from private_distdd.methods.distdd import DistDD
     from private_distdd.networks.register import register_model
     from private_distdd.networks.spec import ModelSpec
+    from private_distdd.networks.trained import TrainedNetwork
     from private_distdd.privacy.ledger import Budget, Ledger
     from private_distdd.privacy.plan import Privacy, PrivacyPlan
     from private_distdd.release.release import Release
@@ -49,6 +50,7 @@ _HOMES = {
     "Release": "release.release",
     "RoundRecord": "server.record",
     "SyntheticDataset": "synthetic.dataset",
+    "TrainedNetwork": "networks.trained",
     "dirichlet_split": "simulation.splits",
     "evaluate": "evaluation",
     "from_torch": "data.normalised",
@@ -76,6 +78,7 @@ __all__ = [
     "Release",
     "RoundRecord",
     "SyntheticDataset",
+    "TrainedNetwork",
     "dirichlet_split",
     "evaluate",
     "from_torch",

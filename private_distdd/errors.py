@@ -35,7 +35,7 @@ class DataError(PrivateDistDDError, ValueError):
 
 
 class ModelError(PrivateDistDDError, ValueError):
-    """A network breaks an assumption of the privacy theorem, or is not registered."""
+    """A network breaks an assumption of the privacy theorem, is not registered, or has weights that do not fit it."""
 
 
 class QueryRefusedError(PrivateDistDDError):

@@ -7,6 +7,9 @@ the result.  DC averages over 20 networks of fresh random weights, and over 5 sy
 DC's published MNIST figures come from 1000 epochs with crops, scalings and rotations (its main.py and get_daparam);
 `epochs=1000, augment=True` is the nearest to that here, shifts being the only augmentation.
 
+With soft labels it is another protocol, which every result names: the loss is, or is mixed with, the cross-entropy to a
+distribution over the classes.
+
 Everything random here is public and seeded, and drawn from generators of its own: the default random states of torch
 and numpy are left as they were.
 """
@@ -21,14 +24,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from private_distdd.data.dataset import ImageDataset
+from private_distdd.data.info import DatasetInfo
 from private_distdd.errors import ConfigurationError, DataError
 from private_distdd.networks.device import require_device
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.synthetic.dataset import SyntheticDataset
 from private_distdd.validate import require_count, require_number
+
+LABELS = ("hard", "soft", "mixed")
 
 
 @dataclass(frozen=True)
@@ -39,11 +45,18 @@ class Evaluation:
         model: the architecture.
         seeds: of initialisation, order and augmentation, one a network.
         accuracies: share of the test set that is classified rightly, in [0, 1], one a network.
+        soft_weight: share of the soft labels in the loss, in [0, 1].
     """
 
     model: ModelSpec
     seeds: tuple[int, ...]
     accuracies: tuple[float, ...]
+    soft_weight: float = 0.0
+
+    @property
+    def labels(self) -> str:
+        """What was trained on: "hard", "soft" or "mixed".  Results of different ones are not to be compared."""
+        return {0.0: "hard", 1.0: "soft"}.get(self.soft_weight, "mixed")
 
     @property
     def mean(self) -> float:
@@ -57,7 +70,10 @@ class Evaluation:
 
     def __str__(self) -> str:
         spread = f" ± {self.std:.1%}" if len(self.accuracies) > 1 else ""
-        return f"{self.mean:.1%}{spread} ({self.model.name}, {len(self.seeds)} seed{'s'[: len(self.seeds) > 1]})"
+        mixed = f", {self.soft_weight:.0%} soft" if self.labels == "mixed" else ""
+        protocol = "" if self.labels == "hard" else f", {self.labels} labels{mixed}"
+        seeds = f"{len(self.seeds)} seed{'s'[: len(self.seeds) > 1]}"
+        return f"{self.mean:.1%}{spread} ({self.model.name}, {seeds}{protocol})"
 
 
 def train_network(
@@ -70,6 +86,7 @@ def train_network(
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
     augment: bool = False,
+    soft_weight: float = 0.0,
     seed: int,
     device: str | torch.device = "cpu",
 ) -> nn.Module:
@@ -83,10 +100,13 @@ def train_network(
         augment: shift every image, each time it is seen, by whole pixels drawn uniformly from -H/8 ... H/8 and
             -W/8 ... W/8 (at least 1), filling with black.  (DC crops with 4 of 32 pixels, and also scales and rotates.)
             False for tables.
+        soft_weight: w in [0, 1]; the loss is 1 - w times the cross-entropy to the labels and w times that to the soft
+            labels, which the set must have where w > 0.
         seed: of the initial weights, the order and the shifts.
 
     Raises:
-        ConfigurationError: an argument is outside its range, or rows of a table are to be augmented.
+        ConfigurationError: an argument is outside its range, rows of a table are to be augmented, or the set has no
+            soft labels.
         DataError: the data set is empty.
         ModelError: the model cannot be built for these examples.
     """
@@ -95,6 +115,9 @@ def train_network(
     for name, value in (("momentum", momentum), ("weight_decay", weight_decay)):
         require_number(name, value, math.nextafter(0, -1), math.inf, "a finite number of at least 0", "Correct it.")
     require_number("learning_rate", learning_rate, 0, math.inf, "a finite number > 0", "The protocol's is 0.01.")
+    require_number(
+        "soft_weight", soft_weight, math.nextafter(0, -1), math.nextafter(1, 2), "a number in [0, 1]", "0: hard labels."
+    )
     require_device(device)
     if not len(dataset):
         raise DataError("an empty training set", "at least one example", "Train on something.")
@@ -103,22 +126,40 @@ def train_network(
     info = dataset.info
     if augment:  # what cannot be is refused before anything is built
         info.augment(dataset.images[:1], torch.Generator())
+    images, targets = dataset.images.to(device), _targets(dataset, soft_weight).to(device)
     network = spec.build(info.shape, info.num_classes, seed).to(device).train()
-    images, labels = dataset.images.to(device), dataset.labels.to(device)
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.SGD(network.parameters(), learning_rate, momentum=momentum, weight_decay=weight_decay)
     for epoch in range(epochs):
         if epoch == epochs // 2 + 1:
             optimizer.param_groups[0]["lr"] = learning_rate / 10
-        order = torch.randperm(len(labels), generator=generator)
-        for start in range(0, len(labels), batch_size):
+        order = torch.randperm(len(images), generator=generator)
+        for start in range(0, len(images), batch_size):
             chosen = order[start : start + batch_size].to(device)
             batch = info.augment(images[chosen], generator) if augment else images[chosen]
             optimizer.zero_grad()
-            loss = F.cross_entropy(network(batch), labels[chosen])
+            loss = F.cross_entropy(network(batch), targets[chosen])
             torch.autograd.backward(loss)
             optimizer.step()
     return network.eval()
+
+
+def _targets(dataset: ImageDataset, soft_weight: float) -> Tensor:
+    """What the cross-entropy is to: int64 [n], or float32 [n, classes] where soft labels have a share in it.
+
+    Raises:
+        ConfigurationError: they do, and the set has none.
+    """
+    if not soft_weight:
+        return dataset.labels
+    if not isinstance(dataset, SyntheticDataset):
+        raise ConfigurationError(
+            f"soft labels of an object of type {type(dataset).__name__}",
+            "a SyntheticDataset that has some",
+            "Train on hard labels.",
+        )
+    hard = F.one_hot(dataset.labels, dataset.info.num_classes)
+    return (1 - soft_weight) * hard + soft_weight * dataset.require_soft_labels()
 
 
 def accuracy(
@@ -155,6 +196,8 @@ def evaluate(
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
     augment: bool = False,
+    labels: str = "hard",
+    soft_weight: float = 0.7,
     device: str | torch.device = "cpu",
 ) -> Evaluation:
     """Train one fresh network a seed on `dataset` and score each on `test`.
@@ -171,20 +214,16 @@ def evaluate(
         momentum: see `train_network`.
         weight_decay: see `train_network`.
         augment: see `train_network`.
+        labels: what is trained on: "hard" labels, "soft" ones, or both: "mixed".
+        soft_weight: share of the soft labels in "mixed", in (0, 1).
         device: see `train_network`.
 
     Raises:
         DataError: the two sets differ in shape, classes or normalisation, or one is empty.
         ConfigurationError, ModelError: see `train_network`.
     """
-    for name in ("shape", "num_classes", "mean", "std"):
-        trained, tested = getattr(dataset.info, name), getattr(test.info, name)
-        if trained != tested:
-            raise DataError(
-                f"test set with {name} {tested}, training set with {trained}",
-                "the same shape, classes and normalisation",
-                "Load the test set with load_dataset(..., mean=, std=) of the training set's info.",
-            )
+    require_alike(dataset.info, test.info)
+    weight = _soft_weight(labels, soft_weight)
     if not len(test):  # before the minutes of training
         raise DataError("an empty test set", "at least one example", "Test on something.")
     seeds = tuple(seeds)
@@ -202,8 +241,32 @@ def evaluate(
             momentum=momentum,
             weight_decay=weight_decay,
             augment=augment,
+            soft_weight=weight,
             seed=seed,
             device=device,
         )
         accuracies.append(accuracy(network, test, device=device))
-    return Evaluation(spec, seeds, tuple(accuracies))
+    return Evaluation(spec, seeds, tuple(accuracies), weight)
+
+
+def require_alike(trained: DatasetInfo, tested: DatasetInfo) -> None:
+    """Refuse a test set of another kind than a network was trained for.
+
+    Raises:
+        DataError: the two differ in shape, classes or normalisation.
+    """
+    for name in ("shape", "num_classes", "mean", "std"):
+        own, others = getattr(trained, name), getattr(tested, name)
+        if own != others:
+            raise DataError(
+                f"test set with {name} {others}, training set with {own}",
+                "the same shape, classes and normalisation",
+                "Load the test set with load_dataset(..., mean=, std=) of the training set's info.",
+            )
+
+
+def _soft_weight(labels: str, mixed: float) -> float:
+    if labels not in LABELS:
+        raise ConfigurationError(f"labels = {labels!r}", f"one of {LABELS}", "'hard' is DC's protocol.")
+    require_number("soft_weight", mixed, 0, 1, "a number in (0, 1)", "labels='hard' and labels='soft' are the ends.")
+    return {"hard": 0.0, "soft": 1.0}.get(labels, mixed)

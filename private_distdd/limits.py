@@ -19,6 +19,7 @@ PAGE_BYTES = 1 << 26  # a release's card, manifest, page or picture, one each
 LEDGER_BYTES = 1 << 28  # a ledger that somebody hands over: some 500,000 messages
 RELEASE_LEDGERS_BYTES = 1 << 30  # all ledgers of a release together
 SYNTHETIC_BYTES = 1 << 32  # a release's synthetic data set
+TRAINED_BYTES = 1 << 30  # all weights of a trained network together
 
 NAME_LENGTH = 256  # characters of a data set's name
 CLASSES = 1 << 16

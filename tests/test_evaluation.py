@@ -170,3 +170,102 @@ def test_tables_are_learnt_and_never_augmented() -> None:
         evaluate(train, test)
     with pytest.raises(DataError, match="shape"):
         evaluate(train, TEST, model="mlp")
+
+
+# Soft labels: protocols of their own
+
+
+def softened(partition: int = 1, wrong: bool = False) -> SyntheticDataset:
+    """Real digits with soft labels: .6 on the true class, or on the next one."""
+    data = first_per_class(4)
+    labels = data.labels.repeat_interleave(partition**2)
+    soft = torch.full((len(labels), 10), 0.4 / 9)
+    soft[torch.arange(len(labels)), (labels + wrong) % 10] = 0.6
+    return SyntheticDataset(data.images, data.labels, data.info, partition, soft)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_the_loss_is_the_weighted_sum_by_hand(weight: float) -> None:
+    data = softened(wrong=True)
+    soft = data.require_soft_labels()
+    spec = ModelSpec("mlp", {"width": 4})
+    trained = train_network(
+        spec, data, epochs=2, learning_rate=0.5, momentum=0, weight_decay=0, soft_weight=weight, seed=3
+    )
+    by_hand = spec.build((1, 8, 8), 10, seed=3)
+    for rate in (0.5, 0.5):
+        log_p = by_hand(data.images).log_softmax(dim=1)
+        hard_loss = -log_p[torch.arange(len(data)), data.labels].mean()
+        loss = (1 - weight) * hard_loss - weight * (soft * log_p).sum(dim=1).mean()
+        gradients = torch.autograd.grad(loss, list(by_hand.parameters()))
+        with torch.no_grad():
+            for parameter, gradient in zip(by_hand.parameters(), gradients, strict=True):
+                parameter -= rate * gradient
+    for found, expected in zip(trained.parameters(), by_hand.parameters(), strict=True):
+        assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_hard_is_the_default_and_looks_at_no_soft_label() -> None:
+    options: dict[str, Any] = {"epochs": 3, "batch_size": 16, "augment": True, "seed": 1}
+    plain, soft, forced = (
+        train_network(SMALL, data, **options, **more).state_dict()
+        for data, more in ((first_per_class(4), {}), (softened(wrong=True), {}), (softened(), {"soft_weight": 1.0}))
+    )
+    assert all(torch.equal(plain[name], soft[name]) for name in plain)
+    assert not torch.equal(plain["0.weight"], forced["0.weight"])
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_what_soft_labels_say_is_learnt(augment: bool) -> None:
+    """Labels that all point to the next class teach the next class; mixed, the heavier side wins."""
+    options: dict[str, Any] = {"model_args": SMALL.arguments, "seeds": [0], "epochs": 40, "augment": augment}
+    mean = {
+        (labels, weight): evaluate(softened(wrong=True), TEST, labels=labels, soft_weight=weight, **options).mean
+        for labels, weight in (("hard", 0.7), ("soft", 0.7), ("mixed", 0.9), ("mixed", 0.1))
+    }
+    assert mean["hard", 0.7] > 0.5
+    assert mean["mixed", 0.1] > 0.5
+    assert mean["soft", 0.7] < 0.2
+    assert mean["mixed", 0.9] < 0.2
+
+
+def test_each_part_of_a_mosaic_is_trained_with_its_own_soft_label() -> None:
+    """As the expanded set, and as a set of whole images that are the parts."""
+    data = softened(2)
+    soft = torch.rand((len(data), 10), generator=torch.Generator().manual_seed(0))
+    mosaics = SyntheticDataset(data.images, data.labels, data.info, 2, soft / soft.sum(dim=1, keepdim=True))
+    parts = torch.stack([image for image, _ in mosaics.soft()])
+    labels = torch.tensor([label for _, label in mosaics])
+    whole = SyntheticDataset(parts, labels, data.info, 1, torch.stack([row for _, row in mosaics.soft()]))
+    options: dict[str, Any] = {"epochs": 3, "batch_size": 16, "soft_weight": 0.7, "seed": 1}
+    first, *others = (train_network(SMALL, own, **options).state_dict() for own in (mosaics, mosaics.expanded(), whole))
+    for other in others:
+        assert all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_a_result_names_its_protocol() -> None:
+    options: dict[str, Any] = {"model": "mlp", "model_args": {"width": 4}, "seeds": [0], "epochs": 1}
+    found = {labels: evaluate(softened(), TEST, labels=labels, **options) for labels in ("hard", "soft", "mixed")}
+    assert {labels: result.labels for labels, result in found.items()} == {name: name for name in found}
+    assert {labels: result.soft_weight for labels, result in found.items()} == {"hard": 0, "soft": 1, "mixed": 0.7}
+    assert str(found["hard"]).endswith("(mlp, 1 seed)")
+    assert str(found["soft"]).endswith("(mlp, 1 seed, soft labels)")
+    assert str(found["mixed"]).endswith("(mlp, 1 seed, mixed labels, 70% soft)")
+    assert found["hard"] == evaluate(softened(), TEST, **options)
+    assert Evaluation(SMALL, (0,), (0.5,)).labels == "hard"
+
+
+def test_soft_labels_that_are_not_there_or_not_asked_for_well_are_refused() -> None:
+    for labels in ("soft", "mixed"):
+        with pytest.raises(ConfigurationError, match="soft labels of a synthetic set that has none"):
+            evaluate(first_per_class(1), TEST, labels=labels)
+        with pytest.raises(ConfigurationError, match="soft labels of an object of type ImageDataset"):
+            evaluate(TRAIN, TEST, labels=labels)
+    with pytest.raises(ConfigurationError, match="labels = 'both'; allowed: one of"):
+        evaluate(softened(), TEST, labels="both")
+    for weight in (0, 1, -0.1, math.nan, "1", True):
+        with pytest.raises(ConfigurationError, match="soft_weight"):
+            evaluate(softened(), TEST, labels="mixed", soft_weight=weight)  # type: ignore[arg-type]
+    for weight in (-1e-9, 1.000001, math.nan):
+        with pytest.raises(ConfigurationError, match="soft_weight"):
+            train_network(SMALL, softened(), soft_weight=weight, seed=0)

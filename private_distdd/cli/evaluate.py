@@ -1,4 +1,4 @@
-"""`private-distdd evaluate`: what networks learn from a release, on real test data."""
+"""`private-distdd evaluate`: what networks learn from a release, or its own classifier, on real test data."""
 
 from __future__ import annotations
 
@@ -25,23 +25,32 @@ def add(commands: Commands) -> None:
     evaluate.add_argument("--seeds", type=int, default=3, metavar="N", help="networks trained")
     evaluate.add_argument("--epochs", type=int, default=300, help="passes over S")
     evaluate.add_argument("--augment", action="store_true", help="shift images at random while training")
+    what = evaluate.add_mutually_exclusive_group()
+    what.add_argument(
+        "--labels", default="hard", help="what is trained on: hard, soft, or mixed (30 %% hard, 70 %% soft)"
+    )
+    what.add_argument("--teacher", action="store_true", help="test the release's own classifier; nothing is trained")
     evaluate.add_argument("--device", default="cpu", help="cpu or cuda")
     add_threads_option(evaluate)
     evaluate.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the accuracy of networks trained on a release, beside its claim if that holds; 0.
+    """Print the accuracy of networks trained on a release, or of its classifier, beside its claim if that holds; 0.
 
     Raises:
-        ConfigurationError: a release of no published data set without `--dataset`, or `--model-args` that are no JSON.
+        ConfigurationError: a release of no published data set without `--dataset`, `--model-args` that are no JSON,
+            or what was asked for, soft labels or a teacher, is not in the release.
     """
     from private_distdd.data.load import load_dataset, published_names
-    from private_distdd.evaluation import evaluate
+    from private_distdd.evaluation import accuracy, evaluate, require_alike
+    from private_distdd.networks.device import require_device
     from private_distdd.release.release import Release
 
     release = Release.load(options.release)
-    info = release.dataset.info
+    info, teacher = release.dataset.info, release.teacher if options.teacher else None
+    if options.teacher and teacher is None:
+        raise ConfigurationError("--teacher for a release without one", "a release with a teacher", "Leave it out.")
     try:
         model_args = json.loads(options.model_args)
     except json.JSONDecodeError as error:
@@ -62,16 +71,23 @@ def run(options: argparse.Namespace) -> int:
             f"note: S stands for {info.name!r}, the test {test.info.form.many} are of {test.info.name!r}",
             file=sys.stderr,
         )
-    result = evaluate(
-        release.dataset,
-        test,
-        model=options.model,
-        model_args=model_args,
-        seeds=range(options.seeds),
-        epochs=options.epochs,
-        augment=options.augment,
-        device=options.device,
-    )
+    if teacher is None:
+        result: object = evaluate(
+            release.dataset,
+            test,
+            model=options.model,
+            model_args=model_args,
+            seeds=range(options.seeds),
+            epochs=options.epochs,
+            augment=options.augment,
+            labels=options.labels,
+            device=options.device,
+        )
+    else:
+        require_alike(teacher.info, test.info)
+        require_device(options.device)
+        share = accuracy(teacher.build().to(options.device), test, device=options.device)
+        result = f"{share:.1%} (the release's classifier, {teacher.spec.name})"
     said = claim(release)
     if release.failures():
         said = f"NOT VERIFIED: private-distdd verify {options.release} says what is wrong with its claim"

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from private_distdd.errors import PrivateDistDDError
+from private_distdd.networks.trained import TrainedNetwork
 from private_distdd.privacy.events import RELATION, UNIT
 from private_distdd.privacy.ledger import parse
 from private_distdd.release.bill import as_number, bill_of
@@ -34,6 +35,7 @@ def build_release(
     messages: Mapping[str, int],
     traffic: Mapping[str, Mapping[str, int]] | None = None,
     unaccounted: Mapping[str, int] | None = None,
+    teacher: TrainedNetwork | None = None,
 ) -> Release:
     """Assemble a release; every epsilon on its card is computed from the ledgers.
 
@@ -48,6 +50,7 @@ def build_release(
         messages: messages used, by client.
         traffic: bytes "sent" and "received", by client.
         unaccounted: the same of clients whose ledger does not account for them; the release is then not private.
+        teacher: a classifier made from the same messages, and from nothing else of the clients; for S's own info.
     """
     bills = {name: bill_of(parse(data), run) for name, data in sorted(ledgers.items())}
     finite = bool(bills) and all(math.isfinite(as_number(bill["claim"]["epsilon"])) for bill in bills.values())
@@ -71,7 +74,11 @@ def build_release(
         card["unaccounted"] = dict(unaccounted)
     if traffic is not None:
         card["traffic"] = {name: dict(traffic[name]) for name in sorted({*bills, *(unaccounted or {})})}
-    return Release(dataset, card, ledgers)
+    if dataset.soft_labels is not None:
+        card["soft_labels"] = True
+    if teacher is not None:
+        card["teacher"] = teacher.spec.to_json()
+    return Release(dataset, card, ledgers, teacher=teacher)
 
 
 def build_sound_release(

@@ -47,7 +47,7 @@ def render_card(card: Mapping[str, Any]) -> str:
         crowd="crowd" if len(clients) > _CROWD else "",
         verdict="private" if card["private"] else "not-private",
         headline="PRIVATE" if card["private"] else "NOT PRIVATE",
-        claims=_unaccounted(card) + _claims(card, plan),
+        claims=_unaccounted(card) + _claims(card, plan) + _teacher(card),
         facts=fact_list(_facts(card, plan)),
         curve="" if plan is None or not card["private"] else curve_figure(plan, clients),
         bills=_bills(clients, plan),
@@ -92,6 +92,17 @@ def _claims(card: Mapping[str, Any], plan: PrivacyPlan | None) -> str:
     return "".join(sentences)
 
 
+def _teacher(card: Mapping[str, Any]) -> str:
+    """That the classifier beside S costs nothing more."""
+    if "teacher" not in card:
+        return ""
+    price = "with the same ε: " if card["private"] else ""
+    return (
+        f"<p>A classifier (teacher, <b>{safe(card['teacher']['name'])}</b>) comes with the set, {price}post-processing "
+        "of the same messages.</p>"
+    )
+
+
 def _facts(card: Mapping[str, Any], plan: PrivacyPlan | None) -> Iterable[tuple[str, str]]:
     """What the claim is about: names as HTML, values as text."""
     data, progress = card["data"], card["progress"]
@@ -119,6 +130,10 @@ def _facts(card: Mapping[str, Any], plan: PrivacyPlan | None) -> Iterable[tuple[
     yield "data set", data["name"]
     yield form.many, form.words
     yield "synthetic set", f"{data['num_classes']} classes, {card['ipc']} {form.many} each"
+    if card.get("soft_labels"):
+        yield "labels", "hard, and soft: a distribution over the classes for each example"
+    if "teacher" in card:
+        yield "classifier (teacher)", card["teacher"]["name"]
 
 
 def _bills(clients: Mapping[str, Any], plan: PrivacyPlan | None) -> str:

@@ -1,4 +1,4 @@
-"""What a release holds: S, its card, and the ledgers that the card's numbers follow from."""
+"""What a release holds: S, its card, the ledgers that its numbers follow from, and a classifier where there is one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from private_distdd.networks.trained import TrainedNetwork
 from private_distdd.release.bill import as_number
 from private_distdd.synthetic.dataset import SyntheticDataset
 
@@ -21,12 +22,14 @@ class Contents:
         card: the record described in docs/verifying.md; plain JSON values.
         ledgers: each client's ledger file as it stood at the end, by client_id.
         folder: where it was loaded from; `verify` then also checks the page and the picture there.
+        teacher: a classifier made from the same messages, for examples as S has them, or None.
     """
 
     dataset: SyntheticDataset
     card: Mapping[str, Any]
     ledgers: Mapping[str, bytes]
     folder: Path | None = field(default=None, compare=False)
+    teacher: TrainedNetwork | None = None
 
     @property
     def private(self) -> bool:

@@ -12,7 +12,15 @@ from typing import Any
 
 from private_distdd.encoding import sha256, to_json
 from private_distdd.files import read_file
-from private_distdd.limits import LEDGER_BYTES, PAGE_BYTES, RELEASE_LEDGERS_BYTES, SYNTHETIC_BYTES
+from private_distdd.limits import (
+    HEADER_BYTES,
+    LEDGER_BYTES,
+    PAGE_BYTES,
+    RELEASE_LEDGERS_BYTES,
+    SYNTHETIC_BYTES,
+    TRAINED_BYTES,
+)
+from private_distdd.networks.trained import TrainedNetwork
 from private_distdd.release.card import render_card
 from private_distdd.release.contents import Contents
 from private_distdd.release.form import form_failures, version
@@ -23,6 +31,8 @@ from private_distdd.validate import IDENTIFIER
 FORMAT = "private_distdd.release/1"
 SYNTHETIC, CARD, CARD_PAGE, PREVIEW = "synthetic.safetensors", "card.json", "card.html", "preview.png"
 MANIFEST, LEDGERS = "manifest.json", "ledgers"
+TEACHER = "teacher.safetensors"  # not in every release
+_LONGEST = {SYNTHETIC: SYNTHETIC_BYTES, TEACHER: TRAINED_BYTES + HEADER_BYTES}
 _LONGEST_LINE = 400  # of a failure, in characters
 
 
@@ -97,7 +107,7 @@ def _longest(name: str) -> int:
     """The most bytes that a file of this name is read of."""
     if name.startswith(f"{LEDGERS}/"):
         return LEDGER_BYTES
-    return SYNTHETIC_BYTES if name == SYNTHETIC else PAGE_BYTES
+    return _LONGEST.get(name, PAGE_BYTES)
 
 
 def read_release(folder: Path) -> Contents | list[str]:
@@ -114,7 +124,8 @@ def read_release(folder: Path) -> Contents | list[str]:
         if malformed := form_failures(card):
             return list(map(line_of, malformed))
         ledgers = {Path(name).stem: data for name, data in contents.items() if name.startswith(f"{LEDGERS}/")}
-        return Contents(SyntheticDataset.load(folder / SYNTHETIC), card, ledgers, folder)
+        teacher = TrainedNetwork.load(folder / TEACHER) if TEACHER in contents else None
+        return Contents(SyntheticDataset.load(folder / SYNTHETIC), card, ledgers, folder, teacher)
     except Exception as error:  # the folder is anybody's: whatever it breaks is a finding, not a crash
         return [line_of(f"it cannot be read as a release: {type(error).__name__}: {error}")]
 
@@ -129,5 +140,6 @@ def _file_failures(contents: Mapping[str, bytes], manifest: bytes) -> list[str]:
     failures += [f"{name} was added" for name in sorted(contents.keys() - files.keys())]
     failures += [f"{n} was changed" for n in sorted(files.keys() & contents.keys()) if files[n] != sha256(contents[n])]
     failures += [f"{name} is not listed" for name in sorted(required - files.keys())]
-    failures += [f"{n} is no part of a release" for n in sorted(files) if n not in required and not own.fullmatch(n)]
+    known = {*required, TEACHER}
+    failures += [f"{n} is no part of a release" for n in sorted(files) if n not in known and not own.fullmatch(n)]
     return failures

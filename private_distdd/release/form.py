@@ -48,6 +48,8 @@ _CARD: dict[str, CardForm] = {
     "clients": (dict,),
     "versions": dict.fromkeys(("python", *PACKAGES), (str,)),
 }
+# What only cards of releases have that hold such things.
+_ADDED: dict[str, CardForm] = {"soft_labels": (bool,), "teacher": {"name": (str,), "arguments": (dict,)}}
 _SETTINGS = ("rounds", "privacy")  # every method states these
 
 
@@ -72,6 +74,7 @@ def form_failures(card: object) -> list[str]:
     # Not every card has them: only such as have lost ledgers, and those since bytes are counted.
     optional: dict[str, CardForm] = {"unaccounted": (int,), "traffic": _TRAFFIC}
     form = _CARD | {name: dict.fromkeys(card[name], own) for name, own in optional.items() if name in card}
+    form |= {name: own for name, own in _ADDED.items() if name in card}
     failures = list(_form_failures(card, form, "card"))
     if not failures:
         failures += [f"card: settings: {n} is missing" for n in _SETTINGS if n not in card["method"]["settings"]]

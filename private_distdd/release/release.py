@@ -21,6 +21,7 @@ from private_distdd.release.folder import (
     MANIFEST,
     PREVIEW,
     SYNTHETIC,
+    TEACHER,
     contents_of,
     manifest_of,
     pretty,
@@ -40,6 +41,7 @@ class Release(Contents):
         card: the record described in docs/verifying.md; plain JSON values.
         ledgers: each client's ledger file as it stood at the end, by client_id.
         folder: where it was loaded from; `verify` then also checks the page and the picture there.
+        teacher: a classifier made from the same messages, so that the card's claim is its claim too; None without.
     """
 
     def save(self, path: str | Path) -> Path:
@@ -76,6 +78,8 @@ class Release(Contents):
             name = require_identifier("client_id", client_id)
             with open(folder / LEDGERS / f"{name}.jsonl", "xb") as file:  # "a" and "A" may be one file
                 file.write(data)
+        if self.teacher is not None:
+            self.teacher.save(folder / TEACHER)
         shutil.copymode(folder / CARD, folder / SYNTHETIC)  # safetensors writes for the owner's eyes only
         contents = contents_of(folder)
         (folder / MANIFEST).write_bytes(manifest_of({name: sha256(data) for name, data in contents.items()}))
@@ -93,7 +97,7 @@ class Release(Contents):
         """
         found = read_release(Path(path))
         if isinstance(found, Contents):
-            return cls(found.dataset, found.card, found.ledgers, found.folder)
+            return cls(found.dataset, found.card, found.ledgers, found.folder, found.teacher)
         raise ReleaseError(f"{path}: " + "; ".join(found), "a release folder as it was saved", "Ask for it again.")
 
     def verify(self) -> None:
@@ -107,10 +111,10 @@ class Release(Contents):
         Whoever can write the whole folder can forge what follows from nothing else in it, and no check of the folder
         alone can tell: a client left out with its ledger; ledgers written anew, or cut and their chain and card redone
         with them; names, versions, seeds and other settings; rounds in which nobody answered; fewer messages used than
-        were sent; the traffic; another S of the same shape with its picture; a page when the card names another version
-        of the library.  Against that: get the manifest's hash from the maker by another way, and let each owner look up
-        the head of their own ledger on the card.  That noise and coins were really drawn is trusted (and audited); see
-        docs/verifying.md.
+        were sent; the traffic; another S of the same shape with its picture, other soft labels or other weights of the
+        teacher; a page when the card names another version of the library.  Against that: get the manifest's hash from
+        the maker by another way, and let each owner look up the head of their own ledger on the card.  That noise and
+        coins were really drawn is trusted (and audited); see docs/verifying.md.
 
         Raises:
             ReleaseError: one line for each failure.

@@ -11,7 +11,7 @@ from private_distdd.privacy.plan import PrivacyPlan
 from private_distdd.release.bill import as_number
 from private_distdd.release.compare import close_to
 from private_distdd.release.contents import Contents
-from private_distdd.release.folder import FORMAT
+from private_distdd.release.folder import FORMAT, TEACHER
 from private_distdd.synthetic.dataset import LARGEST_PIXEL
 
 # Settings under which clients' data would leave them beside the mechanism, with what they are under a plan.
@@ -46,6 +46,10 @@ def statement_failures(release: Contents, plan: PrivacyPlan | None) -> Iterator[
         yield f"card: partition is {settings.get('partition', 1)!r} in the settings, S has {dataset.partition}"
     if settings.get("ipc", card["ipc"]) != card["ipc"]:
         yield f"card: ipc is {settings['ipc']!r} in the settings, {card['ipc']!r} beside them"
+    soft = dataset.soft_labels is not None
+    if card.get("soft_labels", False) is not soft:
+        yield f"card: soft_labels is {card.get('soft_labels', False)!r}, but it must be {soft!r}"
+    yield from _teacher_failures(release)
     if len(to_json(settings)) > _LONGEST_SETTINGS:
         yield f"card: settings of more than {_LONGEST_SETTINGS} characters"
     named = {*clients, *card.get("unaccounted", {})}
@@ -71,3 +75,13 @@ def statement_failures(release: Contents, plan: PrivacyPlan | None) -> Iterator[
     target = asked["target_epsilon"]
     if target is not None and not plan.epsilon <= target * (1 + 1e-6):
         yield f"card: the plan costs epsilon {plan.epsilon!r}, more than the target {target!r}"
+
+
+def _teacher_failures(release: Contents) -> Iterator[str]:
+    """The classifier that the card names is the one that is there, and takes examples as S has them."""
+    named, teacher = release.card.get("teacher"), release.teacher
+    found = None if teacher is None else teacher.spec.to_json()
+    if to_json(named) != to_json(found):  # in Python 1 == True
+        yield f"card: teacher is {named!r}, but {TEACHER} holds {found!r}"
+    if teacher is not None and teacher.info != release.dataset.info:
+        yield f"{TEACHER}: it is for {teacher.info}, S is of {release.dataset.info}"

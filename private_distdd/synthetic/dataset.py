@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.utils.data import TensorDataset
 
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.form import Form, forms
@@ -25,9 +26,17 @@ _log = logging.getLogger("private_distdd")
 FORMAT = "private_distdd.synthetic/1"
 _MOSAICS = "private_distdd.synthetic/2"  # a reader of 1 would take mosaics for whole images
 _OTHERS = "private_distdd.synthetic/3"  # and would look for images in a table
-# What the header of each format says beside the name and the classes.
-_HEADERS: dict[str, set[str]] = {FORMAT: set(), _MOSAICS: {"partition"}, _OTHERS: {"form"}}
+_SOFT = "private_distdd.synthetic/4"  # with soft labels, of whole images, mosaics or a table
+# What the header of each format may say beside the name and the classes: one of these.
+_HEADERS: dict[str, list[set[str]]] = {
+    FORMAT: [set()],
+    _MOSAICS: [{"partition"}],
+    _OTHERS: [{"form"}],
+    _SOFT: [set(), {"partition"}, {"form"}],
+}
 _DTYPES = {"images": torch.float32, "labels": torch.int64, "mean": torch.float64, "std": torch.float64}
+_SOFT_DTYPES = {"soft_labels": torch.float32}
+_SUM_TOLERANCE = 1e-4  # of a soft label's sum: float32 rounding of 65,536 classes is below it
 LARGEST_PIXEL = 1e6  # of S, on the normalised scale: beyond it, it is no example of anything
 
 
@@ -55,18 +64,29 @@ class SyntheticDataset(ImageDataset):
         labels: integers [classes * ipc]: 0 `ipc` times, then 1, and so on.
         info: of the data set that S stands for, with the public normalisation constants.
         partition: l, parts of an image in each direction; divides height and width; 1 for tables.
+        soft_labels: floating point [classes * ipc * l^2, classes], a distribution over the classes for every example
+            that the data set yields, in that order: finite, at least 0, each row's sum 1 within 10^-4.  None without.
 
     Attributes:
         images: float32 [classes * ipc, *info.shape] as stored, detached, on the CPU.
         labels: int64 [classes * ipc].
+        soft_labels: float32 [len(self), classes], or None; iteration yields `labels`, and `soft` these.
         ipc: stored examples per class, at least 1.
 
     Raises:
-        DataError: as `ImageDataset`, or classes that are not all there in equal number and in order.
+        DataError: as `ImageDataset`, classes that are not all there in equal number and in order, or soft labels that
+            are not as above.
         ConfigurationError: see `require_partition`.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, info: DatasetInfo, partition: int = 1) -> None:
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        info: DatasetInfo,
+        partition: int = 1,
+        soft_labels: Tensor | None = None,
+    ) -> None:
         super().__init__(images, labels, info)
         self.partition = require_partition(partition, info.shape)
         self.ipc = len(self.labels) // info.num_classes
@@ -76,6 +96,7 @@ class SyntheticDataset(ImageDataset):
                 f"each of the {info.num_classes} classes ipc >= 1 times, class 0 first",
                 "Build labels with torch.arange(num_classes).repeat_interleave(ipc).",
             )
+        self.soft_labels = None if soft_labels is None else _distributions(soft_labels, len(self), info.num_classes)
 
     def __len__(self) -> int:
         return len(self.labels) * self.partition**2
@@ -86,10 +107,35 @@ class SyntheticDataset(ImageDataset):
         image, part = divmod(index % len(self), self.partition**2)
         return expand(self.images[image : image + 1], self.partition)[part], int(self.labels[image])
 
-    def expanded(self) -> ImageDataset:
-        """Everything that iteration yields, in memory: what networks are trained on."""
+    def expanded(self) -> SyntheticDataset:
+        """Everything that iteration yields, in memory and with its soft labels, partition 1: what is trained on."""
         labels = self.labels.repeat_interleave(self.partition**2)
-        return ImageDataset(expand(self.images, self.partition).contiguous(), labels, self.info)
+        images = expand(self.images, self.partition).contiguous()
+        return SyntheticDataset(images, labels, self.info, soft_labels=self.soft_labels)
+
+    def soft(self) -> TensorDataset:
+        """The same examples in the same order with their soft labels, in memory: (float32 [*shape], float32 [classes]).
+
+        `torch.nn.functional.cross_entropy` takes such labels as they are.
+
+        Raises:
+            ConfigurationError: there are none.
+        """
+        return TensorDataset(self.expanded().images, self.require_soft_labels())
+
+    def require_soft_labels(self) -> Tensor:
+        """`soft_labels`, where there are any.
+
+        Raises:
+            ConfigurationError: there are none.
+        """
+        if self.soft_labels is None:
+            raise ConfigurationError(
+                "soft labels of a synthetic set that has none",
+                "hard labels, which iteration yields",
+                "Train on the hard labels, or take a release whose card says soft_labels.",
+            )
+        return self.soft_labels
 
     def save(self, path: str | Path) -> None:
         """Write everything to one safetensors file at `path`; nothing is pickled, nothing is lost in rounding."""
@@ -106,6 +152,9 @@ class SyntheticDataset(ImageDataset):
             header |= {"format": _MOSAICS, "partition": self.partition}
         if info.form.name != ImageForm.name:
             header |= {"format": _OTHERS, "form": info.form.name}
+        if self.soft_labels is not None:
+            header |= {"format": _SOFT}
+            tensors |= {"soft_labels": self.soft_labels}
         save_file(tensors, path, {"json": json.dumps(header, sort_keys=True)})
 
     @classmethod
@@ -124,12 +173,12 @@ class SyntheticDataset(ImageDataset):
             raise DataError(f"{str(path)!r}: {error}", "a readable safetensors file", remedy) from error
         types = {key: tensor.dtype for key, tensor in tensors.items()}
         form = _form_of(header)
-        if form is None or types != _DTYPES:
+        if form is None or types != _DTYPES | (_SOFT_DTYPES if header["format"] == _SOFT else {}):
             names = " or ".join(repr(form.name) for form in forms() if form is not ImageForm)
             raise DataError(
                 f"{str(path)!r} with header {header!r} and tensors {types}",
                 f"format {FORMAT!r}, {_MOSAICS!r} with a partition or {_OTHERS!r} with form {names}, and tensors "
-                f"{_DTYPES}",
+                f"{_DTYPES}; or {_SOFT!r} with {_SOFT_DTYPES} beside them",
                 remedy,
             )
         images, labels, mean, std = (tensors[key] for key in _DTYPES)
@@ -147,7 +196,7 @@ class SyntheticDataset(ImageDataset):
             std=tuple(std.tolist()),
         )
         try:
-            return cls(images, labels, info, header.get("partition", 1))
+            return cls(images, labels, info, header.get("partition", 1), tensors.get("soft_labels"))
         except ConfigurationError as error:
             raise DataError(f"{str(path)!r}: {error}", "a partition of its images", remedy) from error
 
@@ -166,7 +215,34 @@ def _form_of(header: object) -> type[Form] | None:
     """The form of the examples that a file's header speaks of; None where it speaks of none, or against itself."""
     if not isinstance(header, dict) or not isinstance(header.get("format"), str):
         return None
-    if set(header) & {"partition", "form"} != _HEADERS.get(header["format"], {"another format"}):
+    if set(header) & {"partition", "form"} not in _HEADERS.get(header["format"], []):
         return None
     known = {form.name: form for form in forms() if form is not ImageForm}
     return known.get(str(header["form"])) if "form" in header else ImageForm
+
+
+def _distributions(soft_labels: Tensor, count: int, num_classes: int) -> Tensor:
+    """Soft labels as float32 [count, num_classes] on the CPU.
+
+    Raises:
+        DataError: another shape or kind, or a row that is no distribution.
+    """
+    allowed = f"a floating point tensor [{count}, {num_classes}], a row for every example that the data set yields"
+    if not isinstance(soft_labels, Tensor) or not soft_labels.is_floating_point():
+        found = soft_labels.dtype if isinstance(soft_labels, Tensor) else type(soft_labels).__name__
+        raise DataError(f"soft labels are {found}", allowed, "Give probabilities, such as logits.softmax(dim=1).")
+    if soft_labels.shape != (count, num_classes):
+        raise DataError(
+            f"soft labels of shape {list(soft_labels.shape)}", allowed, "With a partition l give l^2 rows an image."
+        )
+    rows = soft_labels.detach().to("cpu", torch.float32).contiguous()
+    off = (rows.sum(dim=1, dtype=torch.float64) - 1).abs()
+    wrong = (~((rows >= 0).all(dim=1) & (off <= _SUM_TOLERANCE))).nonzero()  # a NaN or an infinity is neither
+    if len(wrong):
+        row = rows[int(wrong[0])]
+        raise DataError(
+            f"soft label of example {int(wrong[0])} has least value {float(row.min()):g} and sum {float(row.sum()):g}",
+            f"finite values of at least 0 with sum 1 within {_SUM_TOLERANCE:g}",
+            "Give probabilities, such as logits.softmax(dim=1).",
+        )
+    return rows

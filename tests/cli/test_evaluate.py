@@ -1,4 +1,4 @@
-"""`private-distdd evaluate`: no claim that does not verify, and other data are said."""
+"""`private-distdd evaluate`: no claim that does not verify; other data and other labels are said."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from commands import QUICK
 
-from private_distdd import Release
+from private_distdd import ModelSpec, Release, SyntheticDataset, TrainedNetwork, load_dataset
 from private_distdd.cli import main
+from private_distdd.evaluation import accuracy
 
 
 def test_evaluate_does_not_print_a_claim_that_does_not_verify(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -38,3 +40,49 @@ def test_evaluating_on_other_data_is_said(here: Path, capsys: pytest.CaptureFixt
     assert "S stands for 'digits', the test images are of 'own'" in capsys.readouterr().err
     assert main(["verify", "nowhere"]) == 2
     assert "no such folder" in capsys.readouterr().err
+
+
+def with_teacher(source: str, folder: str, seed: int = 0) -> TrainedNetwork:
+    """The release again, with soft labels that are the hard ones and with a classifier."""
+    release = Release.load(source)
+    data, spec = release.dataset, ModelSpec("mlp", {"width": 8})
+    teacher = TrainedNetwork(spec, spec.build((1, 8, 8), 10, seed).state_dict(), data.info)
+    soft = SyntheticDataset(data.images, data.labels, data.info, soft_labels=torch.eye(10)[data.labels])
+    card = dict(release.card) | {"soft_labels": True, "teacher": spec.to_json()}
+    Release(soft, card, release.ledgers, teacher=teacher).save(folder)
+    return teacher
+
+
+def test_soft_labels_and_the_teacher(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["distill", *QUICK, "--target-epsilon", "5", "--output", "run"]) == 0
+    teacher = with_teacher("run", "soft")
+    assert main(["verify", "soft"]) == 0
+    capsys.readouterr()
+    quick = ["--epochs", "2", "--seeds", "1", "--model", "mlp"]
+    for labels, said in (("hard", ""), ("soft", ", soft labels"), ("mixed", ", mixed labels, 70% soft")):
+        assert main(["evaluate", "soft", *quick, "--labels", labels]) == 0
+        assert f"% (mlp, 1 seed{said}); epsilon 5.000 at delta 1e-05" in capsys.readouterr().out
+    assert main(["evaluate", "soft", "--teacher"]) == 0
+    share = accuracy(teacher.build(), load_dataset("digits")[1])
+    assert f"of digits: {share:.1%} (the release's classifier, mlp); epsilon 5.000" in capsys.readouterr().out
+    assert main(["evaluate", "soft", "--teacher", "--device", "nowhere"]) == 2
+    assert "device = 'nowhere'" in capsys.readouterr().err
+    np.savez("own.npz", x_train=np.zeros((1, 9, 9)), y_train=[0], x_test=np.zeros((1, 9, 9)), y_test=[0])
+    assert main(["evaluate", "soft", "--teacher", "--dataset", "own.npz"]) == 2
+    assert "test set with shape (1, 9, 9)" in capsys.readouterr().err
+
+
+def test_what_a_release_does_not_hold_is_not_evaluated(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["distill", *QUICK, "--target-epsilon", "5", "--output", "run"]) == 0
+    capsys.readouterr()
+    for asked, said in (
+        (["--labels", "soft"], "soft labels of a synthetic set that has none"),
+        (["--labels", "mixed"], "soft labels of a synthetic set that has none"),
+        (["--labels", "both"], "labels = 'both'"),
+        (["--teacher"], "--teacher for a release without one"),
+    ):
+        assert main(["evaluate", "run", *asked]) == 2
+        assert said in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["evaluate", "run", "--teacher", "--labels", "soft"])
+    assert "not allowed with" in capsys.readouterr().err

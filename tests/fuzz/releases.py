@@ -13,24 +13,33 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from hypothesis import strategies as st
 
 from private_distdd.cli import main
 from private_distdd.errors import PrivateDistDDError
+from private_distdd.networks.trained import TrainedNetwork
 from private_distdd.release.card import render_card
 from private_distdd.release.folder import MANIFEST, manifest_of, pretty
 from private_distdd.release.release import Release, verify_folder
+from private_distdd.synthetic.dataset import SyntheticDataset
 
 from .harness import Finding, bounded, outcome
 from .ledgers import chained
 from .mutate import byte_edits, dump, edited, edited_bytes, edited_tensors, envelope, record_edits, tensor_edits
 from .target import target
-from .valid import (
-    NAMES,
-    RUNS,
-    client,
-    fresh,
-)
+from .valid import INFO, NAMES, RUNS, SPEC, client, fresh, weights
+
+TAUGHT = ", taught"
+
+
+def taught(release: Release) -> Release:
+    """The release with soft labels and a classifier."""
+    data = release.dataset
+    soft = torch.full((len(data), INFO.num_classes), 1 / INFO.num_classes)
+    data = SyntheticDataset(data.images, data.labels, data.info, data.partition, soft)
+    card = dict(release.card) | {"soft_labels": True, "teacher": SPEC.to_json()}
+    return Release(data, card, release.ledgers, teacher=TrainedNetwork(SPEC, weights(SPEC), INFO))
 
 
 @functools.cache
@@ -38,14 +47,17 @@ def released(name: str) -> dict[str, bytes]:
     """The files of a sound release."""
     folder = fresh("released")
     with bounded():
-        RUNS[name].fit([client(n) for n in NAMES]).save(folder / "run")
+        release = RUNS[name.removesuffix(TAUGHT)].fit([client(n) for n in NAMES])
+        if name.endswith(TAUGHT):
+            release = taught(release)
+        release.save(folder / "run")
     files = sorted(path for path in (folder / "run").rglob("*") if path.is_file())
     found = {str(path.relative_to(folder / "run")): path.read_bytes() for path in files}
     assert not verify_folder(folder / "run")
     return found
 
 
-RELEASES = ("distdd", "collabdm open")
+RELEASES = ("distdd", "collabdm open", f"distdd{TAUGHT}")
 
 
 def write_release(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -64,7 +76,6 @@ def changed_releases() -> st.SearchStrategy[Any]:
     def of(name: str) -> st.SearchStrategy[Any]:
         files = released(name)
         card = json.loads(files["card.json"])
-        synthetic = safetensors.torch.load(files["synthetic.safetensors"])
         base, own = st.just(name), [json.loads(line) for line in files["ledgers/a.jsonl"].splitlines()]
         cards = st.tuples(base, st.just("card"), record_edits(card))
         return st.one_of(
@@ -72,8 +83,16 @@ def changed_releases() -> st.SearchStrategy[Any]:
             cards,
             cards,
             st.tuples(base, st.just("ledger"), record_edits(own)),
-            st.tuples(base, st.just("header"), record_edits(_synthetic_header(files))),
-            st.tuples(base, st.just("tensors"), tensor_edits(sorted(synthetic))),
+            *[
+                own
+                for file in sorted(name for name in files if name.endswith(".safetensors"))
+                for own in (
+                    st.tuples(base, st.just(f"header of {file}"), record_edits(_header(files[file]))),
+                    st.tuples(
+                        base, st.just(f"tensors of {file}"), tensor_edits(sorted(safetensors.torch.load(files[file])))
+                    ),
+                )
+            ],
             st.tuples(base, st.sampled_from(sorted(files)), byte_edits()),
             st.tuples(base, st.sampled_from([f"raw {file}" for file in sorted(files)]), byte_edits()),
         )
@@ -81,8 +100,7 @@ def changed_releases() -> st.SearchStrategy[Any]:
     return st.one_of(*[of(name) for name in RELEASES])
 
 
-def _synthetic_header(files: Mapping[str, bytes]) -> Any:
-    data = files["synthetic.safetensors"]
+def _header(data: bytes) -> Any:
     return json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["json"])
 
 
@@ -105,12 +123,12 @@ def write_changed_release(folder: Path, case: tuple[str, str, Any]) -> None:
         }
         files["card.json"] = pretty(card)
         files["card.html"] = render_card(card).encode()
-    elif what in ("header", "tensors"):
-        tensors = safetensors.torch.load(files["synthetic.safetensors"])
-        header = _synthetic_header(files)
-        header = edited(header, edits) if what == "header" else header
-        tensors = edited_tensors(tensors, edits) if what == "tensors" else tensors
-        files["synthetic.safetensors"] = envelope(header, tensors)
+    elif what.startswith(("header of ", "tensors of ")):
+        part, _, file = what.partition(" of ")
+        tensors, header = safetensors.torch.load(files[file]), _header(files[file])
+        header = edited(header, edits) if part == "header" else header
+        tensors = edited_tensors(tensors, edits) if part == "tensors" else tensors
+        files[file] = envelope(header, tensors)
     elif not what.startswith("raw "):
         files[what] = edited_bytes(files[what], edits)
     write_release(folder, files)
