@@ -46,7 +46,7 @@ def test_spec_is_a_frozen_hashable_json_value() -> None:
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: ModelSpec("os.system").build(GREY, 10), "'convnet', 'lenet', 'mlp', 'resnet'"),
+        (lambda: ModelSpec("os.system").build(GREY, 10), "'convnet', 'lenet', 'mlp', 'resnet', 'scatter_linear'"),
         (lambda: ModelSpec("convnet", {"breadth": 3}).build(GREY, 10), "unexpected keyword argument 'breadth'"),
         (lambda: ModelSpec("convnet", {"depth": 6}).build(GREY, 10), "a depth of at most 5"),
         (lambda: ModelSpec("convnet", {"depth": 4}).build((1, 8, 8), 10), "a depth of at most 3"),

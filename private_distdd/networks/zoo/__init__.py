@@ -4,3 +4,4 @@ from private_distdd.networks.zoo import convnet as _convnet  # noqa: F401 - regi
 from private_distdd.networks.zoo import lenet as _lenet  # noqa: F401
 from private_distdd.networks.zoo import mlp as _mlp  # noqa: F401
 from private_distdd.networks.zoo import resnet as _resnet  # noqa: F401
+from private_distdd.networks.zoo import scatter_linear as _scatter_linear  # noqa: F401
