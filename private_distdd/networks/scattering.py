@@ -109,7 +109,8 @@ class _Wavelets(nn.Module):
 
     def forward(self, spectrum: Tensor) -> Tensor:
         step, (high, wide), many = self._step, self._sides, spectrum.shape[-1]
-        folds = spectrum.view(step, high, 2, step, wide, 1, many).permute(0, 3, 1, 2, 4, 5, 6).flatten(0, 1)
+        whole = spectrum.view(step, high, 2, step, wide, 1, many)
+        folds = [whole[i, :, :, j] for i in range(step) for j in range(step)]
         products = folds[0] * self._folds[0]
         for wavelets, fold in zip(self._folds[1:], folds[1:], strict=True):
             products = torch.addcmul(products, fold, wavelets)
