@@ -91,7 +91,9 @@ def _add_method_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--participation", type=float, metavar="SHARE", help="of clients asked each round, by distdd (default 1)"
     )
-    parser.add_argument("--model", help="convnet, lenet, mlp or resnet, to be matched (default: convnet)")
+    parser.add_argument(
+        "--model", help="convnet, lenet, mlp, resnet or scatter_linear, to be matched (default: convnet)"
+    )
     parser.add_argument(
         "--set",
         action="append",

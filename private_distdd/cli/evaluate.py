@@ -20,7 +20,9 @@ def add(commands: Commands) -> None:
     )
     evaluate.add_argument("release", metavar="RELEASE", help="a release folder")
     add_data_options(evaluate, None, "the data to test on (default: those that the release names)")
-    evaluate.add_argument("--model", default="convnet", help="what is trained: convnet, lenet, mlp or resnet")
+    evaluate.add_argument(
+        "--model", default="convnet", help="what is trained: convnet, lenet, mlp, resnet or scatter_linear"
+    )
     evaluate.add_argument("--model-args", default="{}", metavar="JSON", help="its arguments")
     evaluate.add_argument("--seeds", type=int, default=3, metavar="N", help="networks trained")
     evaluate.add_argument("--epochs", type=int, default=300, help="passes over S")

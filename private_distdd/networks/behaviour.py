@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from private_distdd.data.form import Shape, form_of
 from private_distdd.errors import ModelError
 from private_distdd.networks.per_example import PerExampleGradients
+from private_distdd.networks.zeros import fill_zeros
 
 
 def check_behaviour(model: nn.Module, shape: Shape) -> None:
@@ -28,6 +29,7 @@ def check_behaviour(model: nn.Module, shape: Shape) -> None:
     with torch.random.fork_rng(devices=[]):
         try:
             probe = copy.deepcopy(model).to("cpu", torch.float64).train()
+            fill_zeros(probe)
             generator = torch.Generator().manual_seed(0)
             examples = torch.randn((4, *shape), dtype=torch.float64, generator=generator)
             buffers = {name: buffer.clone() for name, buffer in probe.named_buffers()}

@@ -53,6 +53,7 @@ class PerExampleGradients:
         if not self._parameters:
             raise ModelError("a network without trainable parameters", "at least one", "Unfreeze some parameters.")
         self.dimension = sum(p.numel() for p in self._parameters)
+        self._fixed, self._learnt = _parts(model)
         self._apart: list[Tensor] = []  # parameters of layers whose input does not depend on the examples
 
     def rows(self, examples: Tensor, labels: Tensor) -> Tensor:
@@ -68,10 +69,12 @@ class PerExampleGradients:
         with deterministic(), torch.enable_grad():
             for part, own, into in zip(*parts, strict=True):
                 places: dict[Tensor, Tensor] = dict(zip(self._parameters, self._columns(into), strict=True))
-                missed = self._backward(part.requires_grad_(True), own, places)
+                with torch.no_grad():
+                    features = self._fixed(part).detach()
+                missed = self._backward(features.requires_grad_(True), own, places)
                 if missed and not self._apart:
                     self._apart = missed
-                    missed = self._backward(part, own, places)
+                    missed = self._backward(features, own, places)
                 for parameter in missed:  # the loss does not depend on it
                     places[parameter].zero_()
         return rows
@@ -84,7 +87,7 @@ class PerExampleGradients:
         embedding of places: such layers' weights are asked for, too.
         """
         with self._hooked.writing_to(places) as missing:
-            torch.autograd.grad(loss_sum(self._hooked, examples, labels), [examples, *self._apart], allow_unused=True)
+            torch.autograd.grad(loss_sum(self._learnt, examples, labels), [examples, *self._apart], allow_unused=True)
             return list(missing)
 
     def named_columns(self, rows: Tensor) -> dict[str, Tensor]:
@@ -99,6 +102,16 @@ class PerExampleGradients:
     def _columns(self, rows: Tensor) -> Sequence[Tensor]:
         parts = torch.split(rows, [p.numel() for p in self._parameters], dim=1)
         return [part.view(len(part), *p.shape) for part, p in zip(parts, self._parameters, strict=True)]
+
+
+def _parts(model: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """The first layers of a sequence, in which nothing is learnt and no gradient needed, and the other layers."""
+    if type(model) is not nn.Sequential:
+        return nn.Identity(), model
+    fixed = 0
+    while not any(parameter.requires_grad for parameter in model[fixed].parameters()):
+        fixed += 1
+    return model[:fixed], model[fixed:]
 
 
 class _Hooked(GradSampleModule):  # type: ignore[misc]
@@ -120,8 +133,15 @@ class _Hooked(GradSampleModule):  # type: ignore[misc]
         inputs, backprops = self.rearrange_grad_samples(
             module=module, backprops=outputs[0].detach(), loss_reduction=loss_reduction, batch_first=batch_first
         )
-        rule = {**self.GRAD_SAMPLERS, **_RULES}.get(type(module), ft_compute_per_sample_gradient)
-        for parameter, gradients in rule(module, inputs, backprops).items():
+        if type(module) is nn.Linear and backprops.dim() == 2 and module.weight in self._missing:
+            torch.mul(backprops.unsqueeze(2), inputs[0].unsqueeze(1), out=self._places[module.weight])
+            self._missing.remove(module.weight)
+            found = {} if module.bias is None else {module.bias: backprops}
+        else:
+            found = {**self.GRAD_SAMPLERS, **_RULES}.get(type(module), ft_compute_per_sample_gradient)(
+                module, inputs, backprops
+            )
+        for parameter, gradients in found.items():
             if parameter in self._missing:
                 self._places[parameter].copy_(gradients)
                 self._missing.remove(parameter)

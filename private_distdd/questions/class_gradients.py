@@ -15,6 +15,7 @@ from private_distdd.limits import Cost
 from private_distdd.networks.micro_batch import MICRO_BATCH
 from private_distdd.networks.per_example import PerExampleGradients, examples_at_once
 from private_distdd.networks.spec import ModelSpec
+from private_distdd.networks.zeros import fill_zeros
 from private_distdd.questions.arguments import message_memory
 from private_distdd.questions.audited import Asked, SpecificAttack
 from private_distdd.questions.per_example import sum_gradient
@@ -74,9 +75,10 @@ class ClassGradients(MeasuredOnce):
         return Cost(memory, size.work)
 
     def public(self) -> ClassGradients:
-        """The same at the weights of seed 0."""
+        """The same at the weights of seed 0, and at others where these are zero."""
         arguments, info, device = self._given
         public = ModelSpec.from_json(arguments["model"]).build(info.shape, info.num_classes, seed=0)
+        fill_zeros(public)
         return ClassGradients(arguments, public.state_dict(), info, device)
 
     def groups(self, labels: Tensor) -> Tensor:

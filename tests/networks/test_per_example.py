@@ -81,7 +81,13 @@ def test_group_norms_of_maps_and_of_features(groups: int, bias: bool) -> None:
 
 @pytest.mark.parametrize(
     ("name", "arguments"),
-    [("convnet", {"width": 32}), ("convnet", {"width": 128, "depth": 2}), ("mlp", {}), ("resnet", {"width": 16})],
+    [
+        ("convnet", {"width": 32}),
+        ("convnet", {"width": 128, "depth": 2}),
+        ("mlp", {}),
+        ("resnet", {"width": 16}),
+        ("scatter_linear", {}),
+    ],
 )
 def test_opacus_rows_to_the_bit_and_in_parts(name: str, arguments: dict[str, int]) -> None:
     spec, shape = ModelSpec(name, arguments), (1, 16, 16)

@@ -27,6 +27,7 @@ SMALL = [
     ModelSpec("lenet", {"activation": "tanh", "pooling": "average"}),
     ModelSpec("mlp", {"width": 16, "depth": 3}),
     ModelSpec("resnet", {"width": 8, "blocks": 2}),
+    ModelSpec("scatter_linear"),
 ]
 
 
@@ -72,7 +73,7 @@ def test_sizes_are_those_of_the_literature() -> None:
     assert count("lenet", GREY) == 61_706
     assert count("mlp", GREY) == 784 * 128 + 128 + 128 * 128 + 128 + 128 * 10 + 10
     for name in registered_models():
-        if name in ("convnet", "lenet", "mlp", "resnet"):
+        if name in ("convnet", "lenet", "mlp", "resnet", "scatter_linear"):
             assert ModelSpec(name).build(GREY, 7, 0)(torch.zeros(2, *GREY)).shape == (2, 7)
 
 
@@ -106,7 +107,7 @@ def test_mlp_takes_rows_of_a_table_with_right_per_example_gradients(features: in
     assert spec.size((features,), 3).parameters == sum(p.numel() for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", ["convnet", "lenet", "resnet"])
+@pytest.mark.parametrize("name", ["convnet", "lenet", "resnet", "scatter_linear"])
 def test_networks_for_images_refuse_tables_and_name_one_that_does_not(name: str) -> None:
     for call in ("build", "validate", "size"):
         with pytest.raises(ModelError, match=f"'{name}' for rows of 13 features; allowed: images. Use 'mlp'"):

@@ -20,6 +20,7 @@ from private_distdd.networks.loss import loss_sum
 from private_distdd.networks.micro_batch import MICRO_BATCH, micro_batches
 from private_distdd.networks.per_example import PerExampleGradients
 from private_distdd.networks.spec import ModelSpec
+from private_distdd.networks.zeros import fill_zeros
 from private_distdd.privacy.mechanism import LATTICE, lattice_sums
 from private_distdd.questions.per_example import clipped_class_sums, sum_gradient
 
@@ -29,6 +30,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "mlp": {"width": 16},
     "lenet": {},
     "resnet": {"width": 8},
+    "scatter_linear": {},
 }
 VARIANTS = [
     *MODELS.items(),
@@ -39,7 +41,9 @@ model_names = st.sampled_from(sorted(MODELS))
 
 
 def build(name: str, arguments: dict[str, Any] | None = None, seed: int = 1) -> nn.Module:
-    return ModelSpec(name, MODELS[name] if arguments is None else arguments).build(SHAPE, CLASSES, seed)
+    model = ModelSpec(name, MODELS[name] if arguments is None else arguments).build(SHAPE, CLASSES, seed)
+    fill_zeros(model)  # a linear softmax starts from them
+    return model
 
 
 def batch(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,8 @@ from private_distdd.networks.scattering import CHANNELS, SMALLEST, STRIDE, Scatt
 from private_distdd.networks.zoo.arguments import require_image
 from private_distdd.validate import is_real, is_whole
 
+_MULTIPLE = 4  # of features: with 81, say, a row of logits depended on its place, to the bit (docs/theorem.md, 4.3)
+
 
 @register_model("scatter_linear")
 def scatter_linear(
@@ -22,6 +24,7 @@ def scatter_linear(
     Scattering (81 channels a colour, every fourth pixel), average pooling, normalisation of each example's groups of
     channels, and scaling of each example to one Euclidean norm.  The linear layer starts from zeros, whatever the seed:
     a linear softmax has no symmetry that a random start would have to break.  The network's state is that layer's.
+    Its inputs are as many as the features, and up to 3 zeros: a multiple of 4.
 
     Args:
         pool: coefficients are averaged over pool x pool places, 1 ... (their shorter side); at the lower and the right
@@ -47,11 +50,14 @@ def scatter_linear(
     if not is_whole(pool) or not 1 <= pool <= min(rows, columns):
         raise ModelError(f"pool = {pool!r}", f"a whole number, 1 ... {min(rows, columns)}", "1 averages nothing.")
     groups = 3 * colours if groups is None else groups
-    if not is_whole(groups) or groups < 1 or channels % groups:
-        raise ModelError(f"groups = {groups!r}", f"a divisor of {channels} channels", "Leave it out, or choose one.")
+    places = -(-rows // pool) * -(-columns // pool)
+    if not is_whole(groups) or groups < 1 or channels % groups or channels * places < 2 * groups:
+        allowed = f"a divisor of {channels} channels, with two values a group"
+        raise ModelError(f"groups = {groups!r}", allowed, "Leave it out, or choose another one.")
     if not is_real(norm) or not 0 < norm < 1000:
         raise ModelError(f"norm = {norm!r}", "0 < norm < 1000", "5 is usual.")
-    head = nn.Linear(channels * -(-rows // pool) * -(-columns // pool), num_classes)
+    features = channels * places
+    head = nn.Linear(features + -features % _MULTIPLE, num_classes)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     return nn.Sequential(
@@ -66,11 +72,11 @@ def scatter_linear(
 
 
 class _ToNorm(nn.Module):
-    """Each row scaled to one Euclidean norm; a row of norm below 10^-6, a blank image's, to a lesser one."""
+    """Each row scaled to one Euclidean norm, or to a lesser one where it is below 10^-6, and filled up with zeros."""
 
     def __init__(self, norm: float) -> None:
         super().__init__()
         self._norm = norm
 
     def forward(self, rows: Tensor) -> Tensor:
-        return self._norm * F.normalize(rows, eps=1e-6)
+        return F.pad(self._norm * F.normalize(rows, eps=1e-6), (0, -rows.shape[1] % _MULTIPLE))
