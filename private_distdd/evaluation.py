@@ -31,6 +31,7 @@ from private_distdd.data.info import DatasetInfo
 from private_distdd.errors import ConfigurationError, DataError
 from private_distdd.networks.device import require_device
 from private_distdd.networks.spec import ModelSpec
+from private_distdd.networks.training import train
 from private_distdd.synthetic.dataset import SyntheticDataset
 from private_distdd.validate import require_count, require_number
 
@@ -129,18 +130,18 @@ def train_network(
     images, targets = dataset.images.to(device), _targets(dataset, soft_weight).to(device)
     network = spec.build(info.shape, info.num_classes, seed).to(device).train()
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.SGD(network.parameters(), learning_rate, momentum=momentum, weight_decay=weight_decay)
-    for epoch in range(epochs):
-        if epoch == epochs // 2 + 1:
-            optimizer.param_groups[0]["lr"] = learning_rate / 10
-        order = torch.randperm(len(images), generator=generator)
-        for start in range(0, len(images), batch_size):
-            chosen = order[start : start + batch_size].to(device)
-            batch = info.augment(images[chosen], generator) if augment else images[chosen]
-            optimizer.zero_grad()
-            loss = F.cross_entropy(network(batch), targets[chosen])
-            torch.autograd.backward(loss)
-            optimizer.step()
+    train(
+        network,
+        images,
+        targets,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        generator=generator,
+        augment=(lambda batch: info.augment(batch, generator)) if augment else None,
+    )
     return network.eval()
 
 

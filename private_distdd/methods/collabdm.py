@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, TypeAlias
+
+from torch import Tensor
 
 from private_distdd.data.info import DatasetInfo
 from private_distdd.errors import ConfigurationError
@@ -13,16 +15,20 @@ from private_distdd.limits import STEPS
 from private_distdd.methods.collabdm_course import CollabDMCourse
 from private_distdd.methods.method import Method
 from private_distdd.methods.register import register_method
+from private_distdd.methods.teacher import Teacher
 from private_distdd.networks.embedding import EmbeddingSpec
 from private_distdd.networks.spec import ModelSpec
+from private_distdd.questions.class_embeddings import weights_of
 from private_distdd.questions.register import plain_question, private_question
 from private_distdd.server.layout import Field, Layout, is_between, is_part, prototypes
+from private_distdd.server.loop import named
 from private_distdd.server.start import Started
 from private_distdd.synthetic.mosaic import require_partition
 from private_distdd.validate import require_count, require_flag, require_number
 from private_distdd.wire.run import Run
 
 _SMALLEST_PART = 12  # pixels: of digits with 8, parts of 4 showed nothing
+Phase: TypeAlias = Literal["embedding", "teacher", "refinement"]
 _FREE = ("matching_steps", "matching_rate", "smoothness")  # what the same messages may be matched with again
 
 
@@ -56,6 +62,17 @@ class CollabDM(Method):
         smoothness: weight of S's total variation beside the distance, >= 0; keeps S from taking on noise.
         local_steps: without privacy only: clients first distil a share of S from their own data, in so many steps (at
             most 4,096) from mosaics of their real images, and S starts from that (the paper).  0: S starts from noise.
+        embedding_rounds: queries among which the networks are shared out, >= 1; divides `networks`.  With privacy each
+            query is one release, so at sample_rate 1 the numbers of rounds of the three kinds share the budget.
+        teacher_rounds: then, rounds that train a classifier, the teacher, by clipped gradients of all classes
+            together; it is released beside S, and gives S its soft labels.  0: none.
+        teacher: the registered network that is trained; the default is linear on public wavelet features.
+        teacher_args: its arguments.
+        teacher_rate: of a step along the mean gradient, > 0.
+        teacher_momentum: in [0, 1).
+        refinement_rounds: last, queries among which as many networks are shared out again, which were trained on a
+            first S, and whose means so tell more; divides `networks`.  0: none.
+        network_epochs: of their training, >= 1.
         quorum: see `Method`.
         deadline: see `Method`.
         message_format: see `Method`.
@@ -91,6 +108,14 @@ class CollabDM(Method):
     matching_rate: float = field(default=0.1, kw_only=True)
     smoothness: float = field(default=0.1, kw_only=True)
     local_steps: int = field(default=0, kw_only=True)
+    embedding_rounds: int = field(default=1, kw_only=True)
+    teacher_rounds: int = field(default=0, kw_only=True)
+    teacher: str = field(default="scatter_linear", kw_only=True)
+    teacher_args: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    teacher_rate: float = field(default=8.0, kw_only=True)
+    teacher_momentum: float = field(default=0.9, kw_only=True)
+    refinement_rounds: int = field(default=0, kw_only=True)
+    network_epochs: int = field(default=30, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -103,9 +128,19 @@ class CollabDM(Method):
         require_count("matching_steps", self.matching_steps, "1,500 is usual.")
         require_count("local_steps", self.local_steps, "0 starts from noise.", at_least=0, at_most=STEPS)
         require_number("matching_rate", self.matching_rate, 0, math.inf, "a finite number > 0", "0.1 is usual.")
-        least = math.nextafter(0, -1)
-        require_number("smoothness", self.smoothness, least, math.inf, "a finite number >= 0", "0 leaves it out.")
+        at_zero = math.nextafter(0, -1)
+        require_number("smoothness", self.smoothness, at_zero, math.inf, "a finite number >= 0", "0 leaves it out.")
         require_flag("augment", self.augment)
+        for name, least in (("embedding_rounds", 1), ("refinement_rounds", 0)):
+            rounds = require_count(name, getattr(self, name), "Rounds share the networks.", at_least=least)
+            if rounds and self.networks % rounds:
+                raise ConfigurationError(
+                    f"{name} = {rounds} with networks = {self.networks}", "a divisor of networks", "Change either."
+                )
+        require_count("teacher_rounds", self.teacher_rounds, "0 trains none.", at_least=0)
+        require_count("network_epochs", self.network_epochs, "30 is usual.")
+        require_number("teacher_rate", self.teacher_rate, 0, math.inf, "a finite number > 0", "8 is usual.")
+        require_number("teacher_momentum", self.teacher_momentum, at_zero, 1, "0 <= momentum < 1", "0.9 is usual.")
         if self.privacy is not None and self.privacy.max_grad_norm != 1:
             raise ConfigurationError(
                 f"max_grad_norm = {self.privacy.max_grad_norm} with CollabDM",
@@ -118,7 +153,8 @@ class CollabDM(Method):
                 "0",
                 "Images distilled at a client would leave it without passing the mechanism.",
             )
-        self._spec(1)  # the rest is checked when the specification is made
+        self._spec(1)  # the rest is checked when the specifications are made
+        self.teacher_spec  # noqa: B018
 
     def parts(self, info: DatasetInfo) -> int:
         """`partition`, or what it is by default for such images."""
@@ -127,17 +163,42 @@ class CollabDM(Method):
         sides = info.shape[1:]
         return 2 if sides and min(sides) >= 2 * _SMALLEST_PART and not any(side % 2 for side in sides) else 1
 
-    def embedding(self, info: DatasetInfo) -> EmbeddingSpec:
-        """What the query asks for."""
-        return self._spec(self.parts(info))
+    @property
+    def rounds(self) -> int:
+        """Of all phases together."""
+        return self.embedding_rounds + self.teacher_rounds + self.refinement_rounds
 
-    def _spec(self, parts: int) -> EmbeddingSpec:
+    def phase(self, t: int) -> tuple[Phase, int]:
+        """What round t is for, and which of these rounds it is."""
+        for phase, rounds in (("embedding", self.embedding_rounds), ("teacher", self.teacher_rounds)):
+            if t < rounds:
+                return phase, t  # type: ignore[return-value]
+            t -= rounds
+        return "refinement", t
+
+    @property
+    def teacher_spec(self) -> ModelSpec:
+        """The teacher's registered name with its arguments."""
+        return ModelSpec(self.teacher, self.teacher_args)
+
+    def embedding(self, info: DatasetInfo, phase: Phase = "embedding") -> EmbeddingSpec:
+        """What the queries of a phase ask for, all together."""
+        return self._spec(self.parts(info), phase)
+
+    def asked_in(self, phase: Phase, k: int, info: DatasetInfo) -> EmbeddingSpec:
+        """What the k-th query of a phase asks for: its share of the networks."""
+        rounds = self.embedding_rounds if phase == "embedding" else self.refinement_rounds
+        spec = self.embedding(info, phase)
+        return replace(spec, seeds=spec.seeds[k::rounds])
+
+    def _spec(self, parts: int, phase: Phase = "embedding") -> EmbeddingSpec:
         arguments = self.model_args
         if arguments is None:
             arguments = {"width": 32, "depth": 2} if self.model == "convnet" else {}
+        purpose = "networks" if phase == "embedding" else phase
         return EmbeddingSpec(
             ModelSpec(self.model, arguments),
-            tuple(int(seed) for seed in self.public_rng("networks").integers(2**62, size=self.networks)),
+            tuple(int(seed) for seed in self.public_rng(purpose).integers(2**62, size=self.networks)),
             parts if self.pool is None else self.pool,
             self.bandwidth,
             self.frequencies,
@@ -151,28 +212,38 @@ class CollabDM(Method):
 
     def settings(self) -> dict[str, Any]:
         """See `Method`."""
-        return super().settings() | {"model_args": dict(self._spec(1).model.arguments), "rounds": 1}
+        return super().settings() | {
+            "model_args": dict(self._spec(1).model.arguments),
+            "teacher_args": dict(self.teacher_args),
+            "rounds": self.rounds,
+        }
 
     def identity(self) -> dict[str, Any]:
-        """The settings but for those that the same messages may be matched with again."""
-        return {name: value for name, value in super().identity().items() if name not in _FREE}
+        """The settings but for those that the same messages may be matched with again: all, where S was asked about."""
+        free = () if self.refinement_rounds else _FREE
+        return {name: value for name, value in super().identity().items() if name not in free}
 
     def schedule(self, client_ids: Sequence[str]) -> list[list[str]]:
-        """Everybody, once."""
+        """Everybody, in every round."""
         self.require_rule(len(client_ids))
-        return [list(client_ids)]
+        return [list(client_ids)] * self.rounds
 
     def check(self, info: DatasetInfo) -> None:
         """See `Method`."""
         require_partition(self.parts(info), info.shape)
         # As a client will, so that a network it would refuse is refused before anybody is asked.
         question = plain_question if self.privacy is None else private_question
-        question(self.question, self.embedding(info).to_json(), {}, info, "cpu")
+        question(self.question, self.asked_in("embedding", 0, info).to_json(), {}, info, "cpu")
+        if self.teacher_rounds:
+            spec = self.teacher_spec
+            spec.validate(info.shape, info.num_classes)
+            weights = spec.build(info.shape, info.num_classes, 0).state_dict()
+            question("class_gradients", {"model": spec.to_json(), "granularity": "joint"}, weights, info, "cpu")
 
     def layout(self, run: Run, client_ids: Sequence[str]) -> Layout:
         """See `Method`."""
         info = run.info
-        queries = 3 if self.local_steps else 1  # embeddings; and for a share of S, counts and distillations
+        queries = self.rounds + (2 if self.local_steps else 0)  # for a share of S, counts and distillations
 
         def are_answers(value: Any, progress: Mapping[str, Any]) -> bool:
             return (
@@ -186,12 +257,31 @@ class CollabDM(Method):
             {
                 "active": Field("some of the clients, in order", lambda value, _: is_part(value, client_ids)),
                 "answered": Field(f"0 ... {queries} messages used, by client", are_answers),
+                "rounds": Field(f"1 ... {self.rounds}", lambda value, _: is_between(value, 1, self.rounds)),
             },
-            lambda _: prototypes(
-                start=(info.num_classes * self.ipc, *info.shape),
-                targets=(info.num_classes, self.embedding(info).dimension),
-            ),
+            lambda progress: self._state(info, progress["rounds"]),
         )
+
+    def _state(self, info: DatasetInfo, done: int) -> dict[str, Tensor]:
+        """What the course keeps after so many rounds."""
+        images, classes = (info.num_classes * self.ipc, *info.shape), info.num_classes
+        before = self.rounds - self.refinement_rounds
+        tensors = prototypes(
+            start=images,
+            embedding=(classes, min(done, self.embedding_rounds) * self.asked_in("embedding", 0, info).dimension),
+        )
+        if self.teacher_rounds:
+            tensors |= Teacher(
+                self.teacher_spec, info, 0, rate=self.teacher_rate, momentum=self.teacher_momentum, device="meta"
+            ).keep()
+        if self.refinement_rounds and done >= before:
+            spec = self.embedding(info, "refinement")
+            network = spec.model.build(spec.seen(info), classes, 0).to("meta").state_dict()
+            tensors |= {**prototypes(first=images), **named("networks", weights_of([network] * self.networks))}
+        if done > before:
+            length = self.asked_in("refinement", 0, info).dimension
+            tensors |= prototypes(refinement=(classes, (done - before) * length))
+        return tensors
 
     def course(self, started: Started) -> CollabDMCourse:
         """See `Method`."""

@@ -1,10 +1,10 @@
-"""One run of CollabDM: its one query, and the steps on S that match what came."""
+"""One run of CollabDM: its queries, and the steps on S that match what came."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -13,9 +13,13 @@ from torch import Tensor
 
 from private_distdd.errors import QueryRefusedError
 from private_distdd.matching.means import class_means, match_means
+from private_distdd.methods.refinement import trained_states
+from private_distdd.methods.teacher import Teacher
 from private_distdd.methods.without_privacy import allocate, class_counts, in_class_order
-from private_distdd.questions.class_embeddings import ClassEmbeddings
-from private_distdd.server.loop import Course, Kept
+from private_distdd.networks.embedding import Embedding
+from private_distdd.networks.trained import TrainedNetwork
+from private_distdd.questions.class_embeddings import ClassEmbeddings, read, weights_of
+from private_distdd.server.loop import Course, Kept, named, unnamed
 from private_distdd.server.reading import Wanted
 from private_distdd.server.start import Started
 from private_distdd.synthetic.dataset import SyntheticDataset, presentable
@@ -23,13 +27,14 @@ from private_distdd.wire.message import Message, stack
 from private_distdd.wire.query import Query
 
 if TYPE_CHECKING:  # it is its course
-    from private_distdd.methods.collabdm import CollabDM
+    from private_distdd.methods.collabdm import CollabDM, Phase
 
+MEANS: tuple[Phase, ...] = ("embedding", "refinement")  # whose messages are means to be matched
 _SHOWN = 50  # steps between two lines of progress, which shows their mean loss
 
 
 class CollabDMCourse(Course):
-    """One run: its one query, and the steps on S.
+    """One run: means of embeddings, steps of the teacher, means by networks trained on a first S; and the steps on S.
 
     Args:
         method: the knobs.
@@ -40,52 +45,96 @@ class CollabDMCourse(Course):
     uses_part_of_a_round: ClassVar[bool] = True
 
     def __init__(self, method: CollabDM, started: Started) -> None:
-        super().__init__(started, 1)
+        super().__init__(started, method.rounds)
         self.method = method
-        self.spec, self.parts = method.embedding(self.info), method.parts(self.info)
+        self.parts = method.parts(self.info)
         self.labels = torch.arange(self.info.num_classes).repeat_interleave(method.ipc)
         self.images = self.start = self._noise()  # what is released if nothing more comes
-        self.targets: Tensor | None = None  # the messages as one, float32 [classes, dimension]
+        self.targets: dict[Phase, list[Tensor]] = {phase: [] for phase in MEANS}  # aggregated messages, one a round
+        self.taught = self._teacher() if method.teacher_rounds else None
+        self.first: Tensor | None = None  # the first S
+        self.states: list[dict[str, Tensor]] = []  # of the networks that it trained
 
     @property
     def planned(self) -> int:
         """Steps on S."""
-        return self.method.matching_steps
+        return self.method.matching_steps * (2 if self.method.refinement_rounds else 1)
 
     def wanted(self, t: int) -> Mapping[str, Wanted]:
-        """The seeds of the networks, to everybody."""
-        run = self.session.run
-        query = Query(run.run_id, t, self.method.question, self.spec.to_json(), {}, run.plan)
-        return dict.fromkeys(self.session.active, Wanted(query, (self.info.num_classes, self.spec.dimension)))
+        """The round's networks, or the teacher's weights, to everybody."""
+        phase, k = self.method.phase(t)
+        if phase == "teacher":
+            assert self.taught is not None  # noqa: S101 - for the type checker: there are such rounds
+            taught = self.taught
+            return self._everybody(t, taught.question, taught.arguments, taught.state, (1, taught.dimension))
+        spec = self.method.asked_in(phase, k, self.info)
+        weights = weights_of(self._states_of(k)) if phase == "refinement" else {}
+        shape = (self.info.num_classes, spec.dimension)
+        return self._everybody(t, self.method.question, spec.to_json(), weights, shape)
 
     def step(self, t: int, messages: Sequence[Message]) -> float:
-        """Make of the messages what S will be matched with, and what it starts from."""
-        if messages:
-            self.targets = self.method.rule(*stack(messages))
+        """Keep what S will be matched with, or move the teacher; after the teacher's last round, make a first S."""
+        method, (phase, k) = self.method, self.method.phase(t)
+        if phase == "teacher" and self.taught is not None:
+            if messages:
+                self.taught.step(method.rule(*stack(messages))[0] / self._examples())
+        elif messages:
+            self.targets[phase].append(method.rule(*stack(messages)))
+        elif t and not self.interrupted:
+            dimension = method.asked_in(phase, k, self.info).dimension
+            self.targets[phase].append(torch.zeros(self.info.num_classes, dimension))
         elif not self.interrupted:
             raise QueryRefusedError(
                 "a query that no client answers",
                 "at least one client that can",
                 "Each client's own log (private_distdd_client.<id>) says why it did not.",
             )
-        if self.method.local_steps and not self.interrupted:
+        if t == 0 and method.local_steps and not self.interrupted:
             self.start = self._distilled()
+        if t + 1 == method.rounds - method.refinement_rounds < method.rounds and not self.interrupted:
+            self._first()
         return math.nan
 
-    def finish(self, show: Callable[[], None]) -> None:
+    def finish(self) -> None:
         """The steps on S."""
-        self.images = self.start.to(self.method.device)
-        if self.targets is not None:
-            self._match(self.targets, show)
+        start = self.start if self.first is None else self.first
+        self.images = start.to(self.method.device, copy=True)
+        self._match()
 
     def keep(self) -> Kept:
         """See `Course`."""
-        return Kept({}, {"start": self.start} | ({} if self.targets is None else {"targets": self.targets}), {})
+        state = {"start": self.start}
+        for phase, targets in self.targets.items():
+            state |= {phase: torch.cat(targets, dim=1)} if targets else {}
+        if self.taught is not None:
+            state |= self.taught.keep()
+        if self.first is not None:
+            state |= {"first": self.first, **named("networks", weights_of(self.states))}
+        return Kept({"rounds": self.rounds_done}, state, {})
 
     def restore(self, kept: Kept) -> None:
         """See `Course`."""
-        self.start, self.targets = kept.state["start"], kept.state["targets"]
-        self.rounds_begun = self.rounds_done = 1
+        method, state = self.method, kept.state
+        self.rounds_begun = self.rounds_done = kept.progress["rounds"]
+        self.start = state["start"]
+        for phase, targets in self.targets.items():
+            if phase in state:
+                length = method.asked_in(phase, 0, self.info).dimension
+                targets.extend(torch.split(state[phase], length, dim=1))
+        if self.taught is not None:
+            self.taught.restore(state)
+        if "first" in state:
+            self.first, self.steps_done = state["first"], method.matching_steps
+            weights = unnamed("networks", state)
+            self.states = [unnamed(str(k), weights) for k in range(method.networks)]
+
+    def teacher(self) -> TrainedNetwork | None:
+        """See `Course`."""
+        return self.taught.trained() if self._has_taught and self.taught is not None else None
+
+    @property
+    def _has_taught(self) -> bool:
+        return self.rounds_begun > self.method.embedding_rounds
 
     @property
     def chosen(self) -> Mapping[str, Any]:
@@ -94,7 +143,65 @@ class CollabDMCourse(Course):
 
     def dataset(self) -> SyntheticDataset:
         """See `Course`."""
-        return SyntheticDataset(presentable(self.images), self.labels, self.info, self.parts)
+        return self._labelled(self.images)
+
+    def _labelled(self, images: Tensor) -> SyntheticDataset:
+        """S, with the teacher's soft labels where it has been taught."""
+        dataset = SyntheticDataset(presentable(images), self.labels, self.info, self.parts)
+        return self.taught.softened(dataset) if self._has_taught and self.taught is not None else dataset
+
+    def _teacher(self) -> Teacher:
+        method = self.method
+        return Teacher(
+            method.teacher_spec,
+            self.info,
+            method.public_seed("teacher"),
+            rate=method.teacher_rate,
+            momentum=method.teacher_momentum,
+            device=method.device,
+        )
+
+    def _everybody(
+        self,
+        t: int,
+        question: str,
+        arguments: Mapping[str, Any],
+        tensors: Mapping[str, Tensor],
+        shape: tuple[int, int],
+    ) -> Mapping[str, Wanted]:
+        run = self.session.run
+        wanted = Wanted(Query(run.run_id, t, question, arguments, tensors, run.plan), shape)
+        return dict.fromkeys(self.session.active, wanted)
+
+    def _examples(self) -> float:
+        """What a sum of gradients is divided by: all examples, as the noisy messages count them."""
+        if self.session.run.plan is None:  # sums come with counts, and were divided by them
+            return 1.0
+        found = [self._read("embedding", k)[1].sum() for k in range(len(self.targets["embedding"]))]
+        return max(1.0, float(torch.stack(found).mean()) if found else 1.0)
+
+    def _read(self, phase: Phase, k: int) -> tuple[Tensor, Tensor]:
+        """One round's sums of embeddings, [networks, classes, 2 m], and counts, [classes]."""
+        spec = self.method.asked_in(phase, k, self.info)
+        return read(self.targets[phase][k], len(spec.seeds))
+
+    def _states_of(self, k: int) -> list[dict[str, Tensor]]:
+        """Of the networks of the k-th round of refinement."""
+        return self.states[k :: self.method.refinement_rounds]
+
+    def _first(self) -> None:
+        """A first S, and the networks that it trains, which see the data as no random network does."""
+        method = self.method
+        self.images = self.start.to(method.device, copy=True)
+        self._match()
+        self.first = presentable(self.images)
+        self.states = trained_states(
+            method.embedding(self.info, "refinement"),
+            self._labelled(self.images),
+            epochs=method.network_epochs,
+            seed=method.public_seed("training"),
+            device=method.device,
+        )
 
     def _noise(self) -> Tensor:
         shape = (len(self.labels), *self.info.shape)
@@ -102,12 +209,12 @@ class CollabDMCourse(Course):
 
     def _distilled(self) -> Tensor:
         """Without privacy: what the clients distilled from their own data, in its classes' places."""
-        method, run = self.method, self.session.run
+        method, run, last = self.method, self.session.run, self.method.rounds
         shares = allocate(
-            class_counts(self.session, 1), self.session.active, method.ipc, method.public_rng("allocation")
+            class_counts(self.session, last), self.session.active, method.ipc, method.public_rng("allocation")
         )
         arguments = {
-            "embedding": self.spec.to_json(),
+            "embedding": method.embedding(self.info).to_json(),
             "partition": self.parts,
             "steps": method.local_steps,
             "rate": method.matching_rate,
@@ -117,7 +224,14 @@ class CollabDMCourse(Course):
         answers = self.session.ask(
             {
                 name: Wanted(
-                    Query(run.run_id, 2, "class_distillations", {**arguments, "counts": list(share)}, {}, None),
+                    Query(
+                        run.run_id,
+                        method.rounds + 1,
+                        "class_distillations",
+                        {**arguments, "counts": list(share)},
+                        {},
+                        None,
+                    ),
                     (sum(share), math.prod(self.info.shape)),
                 )
                 for name, share in shares.items()
@@ -128,23 +242,35 @@ class CollabDMCourse(Course):
             raise KeyboardInterrupt
         return in_class_order(self._noise(), answers.messages, shares, self.info)
 
-    def _match(self, targets: Tensor, show: Callable[[], None]) -> None:
-        method = self.method
-        embeddings = ClassEmbeddings(self.spec, self.info, method.device)
+    def _match(self) -> None:
+        """The steps on S towards everything that came: one `matching_steps` of them."""
+        method, before = self.method, self.steps_done
+        networks: list[Embedding] = []
+        means: list[Tensor] = []
+        for phase, targets in self.targets.items():
+            for k, target in enumerate(targets):
+                if not bool(target.any()):  # nobody answered
+                    continue
+                spec = method.asked_in(phase, k, self.info)
+                states = self._states_of(k) if phase == "refinement" else None
+                networks += ClassEmbeddings(spec, self.info, method.device, states).networks
+                means.append(class_means(*read(target.to(method.device), len(spec.seeds))))
+        if not networks:
+            return
         losses: list[float] = []
 
         def report(step: int, loss: float) -> None:
             nonlocal losses
             losses = [*losses, loss][-_SHOWN:]
-            self.steps_done, self.loss = step, statistics.fmean(losses)
+            self.steps_done, self.loss = before + step, statistics.fmean(losses)
             if step % _SHOWN == 0 or step == method.matching_steps:
-                show()
+                self.show()
 
         match_means(
             self.images,
             self.labels.to(method.device),
-            embeddings.networks,
-            class_means(*embeddings.read(targets.to(method.device))),
+            networks,
+            torch.cat(means),
             self.info,
             partition=self.parts,
             steps=method.matching_steps,

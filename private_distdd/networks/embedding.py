@@ -25,6 +25,7 @@ from private_distdd.limits import Cost
 from private_distdd.networks.micro_batch import MICRO_BATCH
 from private_distdd.networks.movement import moved, random_movement
 from private_distdd.networks.spec import ModelSpec, require_seeds
+from private_distdd.networks.state import load_state
 from private_distdd.validate import require_count, require_number
 
 _TINY = 1e-12
@@ -155,19 +156,30 @@ class Embedding:
         seed: one of `spec.seeds`.
         info: public shape and normalisation.
         device: where it is computed.
+        state: the network's weights, as its `state_dict()` names them; by default those that `seed` draws.
 
     Raises:
-        ModelError: the network cannot be built for what it is to see, or does not end in a linear layer.
+        ModelError: the network cannot be built for what it is to see, does not end in a linear layer, or the state does
+            not fit.
         ConfigurationError: see `EmbeddingSpec.seen`.
     """
 
-    def __init__(self, spec: EmbeddingSpec, seed: int, info: DatasetInfo, device: str) -> None:
+    def __init__(
+        self,
+        spec: EmbeddingSpec,
+        seed: int,
+        info: DatasetInfo,
+        device: str,
+        state: Mapping[str, Tensor] | None = None,
+    ) -> None:
         network = spec.model.build(spec.seen(info), info.num_classes, seed)
         if type(network) is not nn.Sequential or not isinstance(network[-1], nn.Linear):
             instead = "'convnet'" if info.form.spatial else "'mlp'"
             raise ModelError(
                 f"the embedding of {spec.model.name!r}", "an nn.Sequential that ends in nn.Linear", f"Take {instead}."
             )
+        if state is not None:
+            load_state(network, state)
         self._network = network[:-1].to(device).requires_grad_(False)
         rng = np.random.default_rng([seed, 1])
         shape = (network[-1].in_features, spec.frequencies)
@@ -176,13 +188,15 @@ class Embedding:
         self._black = None if info.bounds is None else info.bounds[0].to(device)
         self._pool = spec.pool if info.form.spatial else None
 
-    def __call__(self, examples: Tensor) -> Tensor:
-        """float32 [n, *shape] -> float32 [n, 2 m]."""
+    def seen(self, examples: Tensor) -> Tensor:
+        """What the network sees of examples, float32 [n, *shape]: moved and pooled."""
         if self._movement is not None and self._black is not None:
             examples = moved(examples, self._movement, self._black)
-        if self._pool is not None:
-            examples = F.avg_pool2d(examples, self._pool)
+        return examples if self._pool is None else F.avg_pool2d(examples, self._pool)
+
+    def __call__(self, examples: Tensor) -> Tensor:
+        """float32 [n, *shape] -> float32 [n, 2 m]."""
         # Huge values overflow: such features count as 0, and the row still has norm 1.
-        features = self._network(examples).flatten(1).nan_to_num(0.0, 0.0, 0.0)
+        features = self._network(self.seen(examples)).flatten(1).nan_to_num(0.0, 0.0, 0.0)
         angles = (features / (torch.linalg.vector_norm(features, dim=1, keepdim=True) + _TINY)) @ self._frequencies
         return torch.cat([angles.cos(), angles.sin()], dim=1) / math.sqrt(angles.shape[1])

@@ -1,21 +1,22 @@
-"""The question "class_embeddings": sums over each class of embeddings by random networks under public seeds."""
+"""The question "class_embeddings": sums over each class of embeddings by networks that are public."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from private_distdd.data.info import DatasetInfo
+from private_distdd.errors import ModelError
 from private_distdd.limits import Cost
 from private_distdd.networks.embedding import Embedding, EmbeddingSpec
 from private_distdd.networks.micro_batch import deterministic, micro_batches
 from private_distdd.networks.spec import ModelSpec
-from private_distdd.questions.arguments import message_memory, refuse_tensors
+from private_distdd.questions.arguments import message_memory
 from private_distdd.questions.audited import Asked, SpecificAttack
 from private_distdd.questions.question import MeasuredOnce
 from private_distdd.questions.register import register_question
@@ -32,11 +33,20 @@ class ClassEmbeddings:
         spec: see `EmbeddingSpec`.
         info: public shape and normalisation.
         device: where rows are computed.
+        states: the networks' weights; by default those that their seeds draw.
+
+    Raises:
+        ModelError, ConfigurationError: see `Embedding`.
     """
 
-    def __init__(self, spec: EmbeddingSpec, info: DatasetInfo, device: str) -> None:
+    def __init__(
+        self, spec: EmbeddingSpec, info: DatasetInfo, device: str, states: Sequence[Mapping[str, Tensor]] | None = None
+    ) -> None:
         self.spec = spec
-        self.networks = [Embedding(spec, seed, info, device) for seed in spec.seeds]
+        self.networks = [
+            Embedding(spec, seed, info, device, None if states is None else states[k])
+            for k, seed in enumerate(spec.seeds)
+        ]
 
     def rows(self, images: Tensor) -> Tensor:
         """float32 [n, *shape] -> float32 [n, dimension], rows of norm 1 up to rounding."""
@@ -46,10 +56,8 @@ class ClassEmbeddings:
         return torch.cat([*parts, images.new_full((len(images), 1), _COUNT_WEIGHT)], dim=1)
 
     def read(self, sums: Tensor) -> tuple[Tensor, Tensor]:
-        """Sums of rows, float [groups, dimension], as sums of embeddings [K, groups, 2 m] and as counts [groups]."""
-        embedded = sums[:, :-1].reshape(len(sums), len(self.networks), -1).transpose(0, 1)
-        scale = math.sqrt((1 - _COUNT_WEIGHT**2) / len(self.networks))
-        return embedded / scale, sums[:, -1] / _COUNT_WEIGHT
+        """See `read`."""
+        return read(sums, len(self.networks))
 
     def class_sums(self, images: Tensor, labels: Tensor, num_classes: int) -> Tensor:
         """Plain sums of rows by class, float64 [num_classes, dimension]: without privacy."""
@@ -59,15 +67,44 @@ class ClassEmbeddings:
         return sums
 
 
+def read(sums: Tensor, networks: int) -> tuple[Tensor, Tensor]:
+    """Sums of rows, float [groups, dimension], as sums of embeddings [networks, groups, 2 m] and as counts [groups]."""
+    embedded = sums[:, :-1].reshape(len(sums), networks, -1).transpose(0, 1)
+    return embedded / math.sqrt((1 - _COUNT_WEIGHT**2) / networks), sums[:, -1] / _COUNT_WEIGHT
+
+
+def weights_of(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The weights of a query's networks as its tensors: "0/name" is that of the first one's `name`."""
+    return {f"{k}/{name}": value for k, state in enumerate(states) for name, value in state.items()}
+
+
+def _states(tensors: Mapping[str, Tensor], networks: int) -> list[dict[str, Tensor]] | None:
+    """The inverse of `weights_of`; None where there are none.
+
+    Raises:
+        ModelError: weights of something that is none of the networks.
+    """
+    if not tensors:
+        return None
+    states: list[dict[str, Tensor]] = [{} for _ in range(networks)]
+    prefixes = {str(k): state for k, state in enumerate(states)}
+    for key, value in tensors.items():
+        prefix, _, name = key.partition("/")
+        if prefix not in prefixes:
+            raise ModelError(f"tensor {key!r}", f"names that begin with 0/ ... {networks - 1}/", "Send its networks'.")
+        prefixes[prefix][name] = value
+    return states
+
+
 @register_question("class_embeddings")
 class EmbeddingSums(MeasuredOnce):
-    """The question "class_embeddings": embeddings of random networks under public seeds, summed by class.
+    """The question "class_embeddings": embeddings by networks under public seeds or with given weights, by class.
 
     An example's row holds its embeddings by all networks and has norm 1, so C = 1 clips nothing.
 
     Args:
         arguments: an `EmbeddingSpec` as JSON.
-        tensors: none: seeds define the networks.
+        tensors: none, where seeds define the networks; else all networks' weights, as `weights_of` names them.
         info: public class list, shape and normalisation.
         device: where the embeddings are computed.
 
@@ -80,11 +117,10 @@ class EmbeddingSums(MeasuredOnce):
     def __init__(
         self, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], info: DatasetInfo, device: str
     ) -> None:
-        refuse_tensors(tensors)
         spec = EmbeddingSpec.from_json(arguments)
         spec.validate(info)
         self._spec, self._given = spec, (info, device)
-        self._embeddings = ClassEmbeddings(spec, info, device)
+        self._embeddings = ClassEmbeddings(spec, info, device, _states(tensors, len(spec.seeds)))
         self.num_groups = info.num_classes
         self.dimension = spec.dimension
 
@@ -114,10 +150,14 @@ class EmbeddingSums(MeasuredOnce):
 
     @staticmethod
     def examples(info: DatasetInfo, width: int) -> Mapping[str, Asked]:
-        """For audits: embeddings by two small networks."""
+        """For audits: embeddings by two small networks, under their seeds and with weights sent."""
         network, moved = ModelSpec("mlp", {"width": width, "depth": 1}), len(info.shape) == 3  # a table has no places
         spec = EmbeddingSpec(network, (0, 1), 1, 0.5, 42 * width, moved)
-        return {"class embeddings": (spec.to_json(), {})}
+        sent = [network.build(spec.seen(info), info.num_classes, seed).state_dict() for seed in (2, 3)]
+        return {
+            "class embeddings": (spec.to_json(), {}),
+            "class embeddings, weights sent": (spec.to_json(), weights_of(sent)),
+        }
 
     @staticmethod
     def blocks(arguments: Mapping[str, Any], info: DatasetInfo) -> Mapping[str, int]:

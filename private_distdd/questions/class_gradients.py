@@ -15,6 +15,7 @@ from private_distdd.limits import Cost
 from private_distdd.networks.micro_batch import MICRO_BATCH
 from private_distdd.networks.per_example import PerExampleGradients, examples_at_once
 from private_distdd.networks.spec import ModelSpec
+from private_distdd.networks.state import load_state
 from private_distdd.networks.zeros import fill_zeros
 from private_distdd.questions.arguments import message_memory
 from private_distdd.questions.audited import Asked, SpecificAttack
@@ -49,10 +50,7 @@ class ClassGradients(MeasuredOnce):
         self._given = arguments, info, device
         self._spec.validate(info.shape, info.num_classes)
         self._model = self._spec.build(info.shape, info.num_classes)
-        try:
-            self._model.load_state_dict(dict(tensors))
-        except (RuntimeError, TypeError) as error:
-            raise ModelError("weights that do not fit the network", "its own state, by name", str(error)) from error
+        load_state(self._model, tensors)
         self._model.to(device)
         self.num_groups = 1 if self._joint else info.num_classes
         self.dimension = sum(p.numel() for p in self._model.parameters() if p.requires_grad)

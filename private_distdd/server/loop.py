@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
+from private_distdd.networks.trained import TrainedNetwork
 from private_distdd.release.build import build_sound_release
 from private_distdd.release.release import Release
 from private_distdd.server.progress import progress_bar
@@ -51,6 +52,7 @@ class Course(ABC):
         rounds_begun, rounds_done: those whose messages may have been used, and those that are over.
         steps_done: on S.
         loss: the mean distance that was matched last; NaN before the first step.
+        show: called where there is progress to be seen between the rounds, or after the last.
     """
 
     unit: ClassVar[str] = "round"
@@ -65,6 +67,7 @@ class Course(ABC):
         self.info = self.session.run.info
         self.rounds_begun = self.rounds_done = self.steps_done = 0
         self.loss, self.interrupted = math.nan, False
+        self.show: Callable[[], None] = lambda: None
 
     @property
     @abstractmethod
@@ -82,8 +85,8 @@ class Course(ABC):
     def step(self, t: int, messages: Sequence[Message]) -> float:
         """Use round t's messages, which may be none; returns the loss, NaN where nothing was matched."""
 
-    def finish(self, show: Callable[[], None]) -> None:  # noqa: B027 - most methods are done by then
-        """What comes after the last round; it calls `show` when there is progress to be seen."""
+    def finish(self) -> None:  # noqa: B027 - most methods are done by then
+        """What comes after the last round."""
 
     @abstractmethod
     def keep(self) -> Kept:
@@ -96,6 +99,10 @@ class Course(ABC):
     @abstractmethod
     def dataset(self) -> SyntheticDataset:
         """S as it is."""
+
+    def teacher(self) -> TrainedNetwork | None:
+        """A network that the messages trained, if the method trains one to be released beside S."""
+        return None
 
     @property
     def chosen(self) -> Mapping[str, Any]:
@@ -147,14 +154,18 @@ def run(
     shown = progress_bar(course.planned, session.run.plan, unit=course.unit, shown=progress)
     tell = on_round_end or (lambda record: None)
     with shown as bar, contextlib.suppress(KeyboardInterrupt):
-        while course.rounds_done < course.rounds and session.active:
+        if course.unit == "step":
+            course.show = lambda: bar(course.steps_done, course.record(_ever_answered(course)))
+        while course.rounds_done < course.rounds and session.active and not course.interrupted:
             record = _round(course, course.rounds_done)
             if course.unit == "round":
                 bar(record.server_round, record)
                 tell(record)
+            else:
+                course.show()
         if not session.active:
             _log.warning("no client is left: the run ends after round %d", course.rounds_done)
-        course.finish(lambda: bar(course.steps_done, course.record(_ever_answered(course))))
+        course.finish()
     if course.unit == "step":
         with contextlib.suppress(KeyboardInterrupt):  # what was paid for is released in any case
             tell(course.record(_ever_answered(course)))
@@ -175,6 +186,7 @@ def run(
         messages=session.answered,
         traffic={name: traffic._asdict() for name, traffic in session.traffic.items()},
         unaccounted=accounts.unaccounted,
+        teacher=course.teacher(),
     )
 
 

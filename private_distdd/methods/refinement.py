@@ -1,0 +1,49 @@
+"""Networks trained on a first S: what they see of the data is what tells its classes apart."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from private_distdd.networks.embedding import Embedding, EmbeddingSpec
+from private_distdd.networks.training import train
+from private_distdd.synthetic.dataset import SyntheticDataset
+
+_HARD = 0.3  # share of the hard labels beside soft ones
+
+
+def trained_states(
+    spec: EmbeddingSpec, dataset: SyntheticDataset, *, epochs: int, seed: int, device: str
+) -> list[dict[str, Tensor]]:
+    """The weights of a query's networks, trained on S as they will see examples, on the CPU.
+
+    Args:
+        spec: of the query; its seeds draw the first weights.
+        dataset: S; soft labels count for 0.7 where it has some.
+        epochs: >= 1, in batches of 64, by SGD with rate 0.01, momentum 0.9 and weight decay 5e-4.
+        seed: of the order, and public.
+        device: where they are trained.
+    """
+    info, examples = dataset.info, dataset.expanded()
+    targets = examples.labels
+    if examples.soft_labels is not None:
+        targets = _HARD * F.one_hot(targets, info.num_classes) + (1 - _HARD) * examples.soft_labels
+    states = []
+    for network_seed in spec.seeds:
+        network = spec.model.build(spec.seen(info), info.num_classes, network_seed).to(device).train()
+        with torch.no_grad():
+            images = Embedding(spec, network_seed, info, device).seen(examples.images.to(device))
+        train(
+            network,
+            images,
+            targets.to(device),
+            epochs=epochs,
+            batch_size=64,
+            learning_rate=0.01,
+            momentum=0.9,
+            weight_decay=5e-4,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        states.append({name: value.detach().cpu().clone() for name, value in network.state_dict().items()})
+    return states
