@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Hashable
-from typing import ClassVar, NamedTuple, Protocol, TypeAlias
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, TypeAlias
 
 from torch import Tensor
 
@@ -56,7 +57,8 @@ class Measurable(Protocol):
         ...
 
 
-class FixedMap(NamedTuple):
+@dataclass(frozen=True)
+class FixedMap:
     """A public map of one example that is the same in many queries, so that a client may compute it once.
 
     Args:
@@ -72,14 +74,14 @@ class OnOutputs:
     """A `Measurable` whose `rows` takes, in place of examples, what a fixed map makes of them.
 
     Args:
-        question: of whose examples' rows it makes the same.
+        question: what makes the same rows of the examples themselves.
         fixed: the map.
         rows: float32 [64, ...], outputs of the map, and labels int64 [64] -> float32 [64, dimension].
     """
 
     def __init__(self, question: Measurable, fixed: FixedMap, rows: Callable[[Tensor, Tensor], Tensor]) -> None:
         self.num_groups, self.dimension = question.num_groups, question.dimension
-        self.fixed, self._question, self._rows = fixed, question, rows
+        self.question, self.fixed, self._rows = question, fixed, rows
 
     def rows(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """One row an example, to the bit that of the question."""
@@ -87,7 +89,7 @@ class OnOutputs:
 
     def groups(self, labels: Tensor) -> Tensor:
         """As the question's."""
-        return self._question.groups(labels)
+        return self.question.groups(labels)
 
 
 Measuring: TypeAlias = Generator[Measurable, Tensor, Tensor]

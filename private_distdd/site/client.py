@@ -48,8 +48,9 @@ class Client:
     """One data owner.
 
     The data set is read and checked once, here; it then stays in memory (4 bytes a pixel) and is never sent.  Networks
-    that begin with fixed public features (`scatter_linear`) have these computed once: those of the network asked for
-    last stay in memory, too, and take n x d x 4 bytes for n examples of d features (up to 5.1 times the images).
+    that begin with fixed public features (`scatter_linear`) have these computed once, where a run's plan takes each
+    example more than once on average: those of the network asked for last stay in memory, too, and take n x d x 4 bytes
+    for n examples of d features (up to 5.1 times the images).
 
     Args:
         client_id: `[A-Za-z0-9_-]{1,64}`.
@@ -311,7 +312,14 @@ class Client:
 
     def _measured(self, measured: Measurable, plan: PrivacyPlan) -> Answering[Tensor]:
         """One measurement: coins, rows, clipping, sums and noise."""
-        source = self._kept.of(self._images, measured.fixed) if isinstance(measured, OnOutputs) else self._images
+        source = self._images
+        if isinstance(measured, OnOutputs):
+            if (
+                plan.sample_rate * plan.max_queries * plan.events_per_query > 1
+            ):  # more examples are taken than there are
+                source = self._kept.of(source, measured.fixed)
+            else:
+                measured = measured.question
         groups, dimension = measured.num_groups, measured.dimension
         measurement = _mechanism(plan).begin(len(self._labels), groups, dimension, self._randomness)
         for part in torch.split(torch.from_numpy(measurement.batch), MICRO_BATCH):

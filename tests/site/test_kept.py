@@ -60,8 +60,8 @@ LINEAR, DEEP = ModelSpec("scatter_linear"), ModelSpec("test_kept")
 SEEDS = [3, 4, 5]
 
 
-def run_of(info: DatasetInfo, events: int = 1, sample_rate: float = 0.5) -> Run:
-    return Run("run-1", info, PrivacyPlan(0.01, sample_rate, 1.0, 1.0, 9, 1e-5, events_per_query=events))
+def run_of(info: DatasetInfo, events: int = 1, sample_rate: float = 0.5, queries: int = 9) -> Run:
+    return Run("run-1", info, PrivacyPlan(0.01, sample_rate, 1.0, 1.0, queries, 1e-5, events_per_query=events))
 
 
 def asked(run: Run, server_round: int, spec: ModelSpec = DEEP, granularity: str = "class", events: str = "") -> Query:
@@ -128,6 +128,15 @@ def test_outputs_of_the_newest_map_alone_are_kept(
     relabelled.enroll(run)
     relabelled.answer(asked(run, 5, LINEAR))
     assert len(mapped) == 6  # the same images
+
+
+@pytest.mark.parametrize(("queries", "events", "kept"), [(2, 1, False), (3, 1, True), (1, 3, True)])
+def test_nothing_is_kept_where_a_plan_takes_few_examples(
+    make_images: MakeImages, tiny_info: DatasetInfo, mapped: list[int], queries: int, events: int, kept: bool
+) -> None:
+    run = run_of(tiny_info, events, 0.4, queries)
+    enrolled(make_images, run, 70).answer(asked(run, 0, events="each" if events > 1 else ""))
+    assert bool(mapped) is kept
 
 
 def test_a_failure_of_the_map_comes_after_the_charge_and_costs_it(
