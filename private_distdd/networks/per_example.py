@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from private_distdd.errors import ModelError
 from private_distdd.networks.loss import loss_sum
 from private_distdd.networks.micro_batch import MICRO_BATCH, deterministic
+from private_distdd.networks.scattering import Scattering
 
 _UNFOLDED = 1 << 18  # values of images unfolded at a time: they stay in a core's cache
 _ACTIVATIONS = 5_000_000  # values that a part's layers hand on: with more, every tensor is fresh pages of memory
@@ -63,14 +64,40 @@ class PerExampleGradients:
             examples: float [n, *shape]; a micro-batch of one size, where no bit may depend on n.
             labels: int64 [n].
         """
+        return self._rows(self._fixed, examples, labels)
+
+    @property
+    def has_features(self) -> bool:
+        """Whether the network begins with costly layers that are the same in every network of its specification.
+
+        They hold a `Scattering`, whose buffers follow from the size of an image, and beside it neither parameters nor
+        buffers, which a query or a seed might have set.
+        """
+        layers = list(self._fixed.children())
+        others = [layer for layer in layers if not isinstance(layer, Scattering)]
+        return len(others) < len(layers) and not any((*layer.parameters(), *layer.buffers()) for layer in others)
+
+    def features(self, examples: Tensor) -> Tensor:
+        """What the layers before the first that learns make of the examples: float [n, ...], each by itself."""
+        with deterministic(), torch.no_grad():
+            return torch.cat([self._fixed(part) for part in torch.split(examples, self._size(examples))])
+
+    def rows_of_features(self, features: Tensor, labels: Tensor) -> Tensor:
+        """`rows`, to the bit, of what `features` made of the examples."""
+        # Copied: products of matrices may see where in memory a part begins, and fresh ones all begin alike.
+        return self._rows(torch.clone, features, labels)
+
+    def _size(self, examples: Tensor) -> int:
+        return self._at_once if examples.is_cpu else max(1, len(examples))
+
+    def _rows(self, first: Callable[[Tensor], Tensor], examples: Tensor, labels: Tensor) -> Tensor:
         rows = examples.new_empty((len(examples), self.dimension))
-        at_once = self._at_once if examples.is_cpu else max(1, len(examples))
-        parts = (torch.split(tensor, at_once) for tensor in (examples.detach(), labels, rows))
+        parts = (torch.split(tensor, self._size(examples)) for tensor in (examples.detach(), labels, rows))
         with deterministic(), torch.enable_grad():
             for part, own, into in zip(*parts, strict=True):
                 places: dict[Tensor, Tensor] = dict(zip(self._parameters, self._columns(into), strict=True))
                 with torch.no_grad():
-                    features = self._fixed(part).detach()
+                    features = first(part).detach()
                 missed = self._backward(features.requires_grad_(True), own, places)
                 if missed and not self._apart:
                     self._apart = missed

@@ -14,13 +14,14 @@ from private_distdd.errors import ModelError
 from private_distdd.limits import Cost
 from private_distdd.networks.micro_batch import MICRO_BATCH
 from private_distdd.networks.per_example import PerExampleGradients, examples_at_once
+from private_distdd.networks.register import FACTORIES
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.networks.state import load_state
 from private_distdd.networks.zeros import fill_zeros
 from private_distdd.questions.arguments import message_memory
 from private_distdd.questions.audited import Asked, SpecificAttack
 from private_distdd.questions.per_example import sum_gradient
-from private_distdd.questions.question import MeasuredOnce
+from private_distdd.questions.question import FixedMap, Measurable, Measuring, OnOutputs
 from private_distdd.questions.register import register_question
 
 GRANULARITIES = ("class", "joint")
@@ -28,7 +29,7 @@ _ACTIVATION = 16  # bytes a value that a layer hands on: kept, differentiated, a
 
 
 @register_question("class_gradients")
-class ClassGradients(MeasuredOnce):
+class ClassGradients:
     """The question "class_gradients": gradients of a network at given weights, summed by class.
 
     Args:
@@ -42,6 +43,7 @@ class ClassGradients(MeasuredOnce):
     """
 
     attacks: ClassVar[frozenset[SpecificAttack]] = frozenset({"inversion", "membership"})
+    events: ClassVar[int] = 1
 
     def __init__(
         self, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], info: DatasetInfo, device: str
@@ -91,6 +93,19 @@ class ClassGradients(MeasuredOnce):
     def rows(self, images: Tensor, labels: Tensor) -> Tensor:
         """Per-example gradients, float32 [n, dimension]: what the mechanism clips, sums and covers with noise."""
         return self._per_example.rows(images, labels)
+
+    @cached_property
+    def measured(self) -> Measurable:
+        """Itself, or the same of features that a client computes once: see `PerExampleGradients.has_features`."""
+        own, info = self._per_example, self._given[1]
+        if not own.has_features:
+            return self
+        key = FACTORIES[self._spec.name], self._spec, info.shape, info.num_classes  # a name may be registered anew
+        return OnOutputs(self, FixedMap(key, own.features), own.rows_of_features)
+
+    def answer(self) -> Measuring:
+        """One measurement."""
+        return (yield self.measured)
 
     def plain(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Plain sums by group and their counts; chunk sums are added in float64, so the split moves rounding only."""

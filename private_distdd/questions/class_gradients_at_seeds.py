@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import torch
@@ -16,7 +17,7 @@ from private_distdd.networks.spec import ModelSpec, require_seeds
 from private_distdd.questions.arguments import message_memory, refuse_tensors, require_fields
 from private_distdd.questions.audited import Asked, SpecificAttack
 from private_distdd.questions.class_gradients import GRANULARITIES, ClassGradients
-from private_distdd.questions.question import Measuring
+from private_distdd.questions.question import Measurable, Measuring, OnOutputs
 from private_distdd.questions.register import register_question
 
 NETWORK_EVENTS = ("one", "each")
@@ -102,15 +103,27 @@ class GradientsAtSeeds:
 
     def rows(self, images: Tensor, labels: Tensor) -> Tensor:
         """Per-example gradients of one network after another, over sqrt(K) for one event: float32 [n, dimension]."""
-        return torch.cat([network.rows(images, labels) for network in self._networks], dim=1).mul_(self._scale)
+        return self._side_by_side(self._networks, images, labels)
+
+    def _side_by_side(self, parts: Sequence[Measurable], examples: Tensor, labels: Tensor) -> Tensor:
+        return torch.cat([part.rows(examples, labels) for part in parts], dim=1).mul_(self._scale)
+
+    @cached_property
+    def _measured(self) -> Measurable:
+        """All networks in one event, on features that they share where they begin with the same fixed layers."""
+        parts = [network.measured for network in self._networks]
+        first = parts[0]
+        if not isinstance(first, OnOutputs):
+            return self
+        return OnOutputs(self, first.fixed, partial(self._side_by_side, parts))
 
     def answer(self) -> Measuring:
         """One measurement of all networks, or one of each."""
         if self.events == 1:
-            return (yield self)
+            return (yield self._measured)
         found = []
         for network in self._networks:
-            found.append((yield network))
+            found.append((yield network.measured))
         return torch.cat(found, dim=1)
 
     def plain(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Hashable
+from dataclasses import dataclass
 from typing import ClassVar, Protocol, TypeAlias
 
 from torch import Tensor
@@ -54,6 +55,41 @@ class Measurable(Protocol):
     def groups(self, labels: Tensor) -> Tensor:
         """The group of each example, int64 [n], in [0, num_groups)."""
         ...
+
+
+@dataclass(frozen=True)
+class FixedMap:
+    """A public map of one example that is the same in many queries, so that a client may compute it once.
+
+    Args:
+        key: equal keys mean equal maps, whatever the query.
+        outputs: float32 [64, *shape] -> float32 [64, ...], of each example by itself and public values alone (A2).
+    """
+
+    key: Hashable
+    outputs: Callable[[Tensor], Tensor]
+
+
+class OnOutputs:
+    """A `Measurable` whose `rows` takes, in place of examples, what a fixed map makes of them.
+
+    Args:
+        question: what makes the same rows of the examples themselves.
+        fixed: the map.
+        rows: float32 [64, ...], outputs of the map, and labels int64 [64] -> float32 [64, dimension].
+    """
+
+    def __init__(self, question: Measurable, fixed: FixedMap, rows: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self.num_groups, self.dimension = question.num_groups, question.dimension
+        self.question, self.fixed, self._rows = question, fixed, rows
+
+    def rows(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """One row an example, to the bit that of the question."""
+        return self._rows(outputs, labels)
+
+    def groups(self, labels: Tensor) -> Tensor:
+        """As the question's."""
+        return self.question.groups(labels)
 
 
 Measuring: TypeAlias = Generator[Measurable, Tensor, Tensor]

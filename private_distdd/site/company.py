@@ -22,7 +22,7 @@ class Examples(NamedTuple):
 
     Args:
         measured: whose rows.
-        images: float32 [64, *shape]: the examples, then zeros.
+        images: float32 [64, ...]: the examples, or what a fixed map made of them, then zeros.
         labels: int64 [64], likewise.
         size: m, how many are examples; secret.
     """

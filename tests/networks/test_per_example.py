@@ -13,6 +13,7 @@ from private_distdd.networks import per_example
 from private_distdd.networks.loss import loss_sum
 from private_distdd.networks.per_example import PerExampleGradients, examples_at_once
 from private_distdd.networks.spec import ModelSpec
+from private_distdd.networks.zeros import fill_zeros
 
 
 def one_by_one(model: nn.Module, examples: Tensor, labels: Tensor) -> Tensor:
@@ -102,6 +103,25 @@ def test_opacus_rows_to_the_bit_and_in_parts(name: str, arguments: dict[str, int
     first, again = gradients.rows(examples, labels), gradients.rows(examples.flip(0), labels.flip(0))
     assert torch.allclose(first, theirs, rtol=1e-5, atol=1e-6 * float(theirs.abs().max()))
     assert torch.equal(first, again.flip(0))  # nothing is left of one call for the next
+
+
+@pytest.mark.parametrize(
+    ("shape", "at_once"), [((1, 28, 28), 16), ((3, 32, 32), 8), ((1, 8, 8), 64), ((2, 13, 11), 32)]
+)
+def test_rows_of_fixed_features_are_those_of_examples_to_the_bit(shape: tuple[int, int, int], at_once: int) -> None:
+    model = ModelSpec("scatter_linear").build(shape, 10)
+    fill_zeros(model)
+    gradients = PerExampleGradients(model, at_once)
+    examples = torch.randn((64, *shape), generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(64) % 10
+    features, rows = gradients.features(examples), gradients.rows(examples, labels)
+    assert not features.requires_grad
+    assert torch.equal(gradients.rows_of_features(features, labels), rows)
+    odd = torch.zeros(features.numel() + 1)[1:].view_as(features).copy_(features)  # elsewhere in memory, to four bytes
+    assert torch.equal(gradients.rows_of_features(odd, labels), rows)
+    moved = torch.arange(64).roll(17)
+    assert torch.equal(gradients.rows_of_features(features[moved], labels[moved]), rows[moved])
+    assert not torch.equal(gradients.rows_of_features(features[moved], labels), rows)
 
 
 class Twice(nn.Module):

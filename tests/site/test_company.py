@@ -36,6 +36,7 @@ NETWORKS = [
     ModelSpec("convnet", {"width": 4, "norm": "none", "activation": "tanh"}),
     ModelSpec("convnet", {"width": 8, "norm": "group", "activation": "gelu"}),
     ModelSpec("resnet", {"width": 16}),
+    ModelSpec("scatter_linear"),  # on features that each client keeps
 ]
 
 
