@@ -60,7 +60,9 @@ class DistDD(Method):
             newest network, each other one a random one of these.  1 is the paper; more is free post-processing.
         network_steps: zeta_theta, steps on the network a round, >= 0.
         network_rate: eta_theta, their rate, > 0.
-        network_update: "synthetic": SGD on S (eq. 7); "aggregated": one step along the aggregated gradient (line 20).
+        network_momentum: in [0, 1): what a step on the network keeps of the one before; begins anew with each network.
+        network_update: "synthetic": SGD on S (eq. 7); "aggregated": one step along the aggregated gradient (line 20);
+            a network that is never drawn anew is then released beside S as its teacher, and gives it soft labels.
         reinit_every: rounds after which the network is drawn anew, >= 1, or None for never (the paper).
         initialization: S starts from "noise" (standard normal) or, without privacy only, from "real" images.
         batch_per_class: without privacy only: |B_c|, real examples of each class a round, over all clients together,
@@ -100,6 +102,7 @@ class DistDD(Method):
     memory: int = field(default=20, kw_only=True)
     network_steps: int = field(default=10, kw_only=True)
     network_rate: float = field(default=0.1, kw_only=True)
+    network_momentum: float = field(default=0.0, kw_only=True)
     network_update: str = field(default="synthetic", kw_only=True)
     reinit_every: int | None = field(default=5, kw_only=True)
     initialization: str = field(default="noise", kw_only=True)
@@ -117,6 +120,8 @@ class DistDD(Method):
             require_count("reinit_every", self.reinit_every, "None never draws the network anew.")
         for name in ("matching_rate", "network_rate"):
             require_number(name, getattr(self, name), 0, math.inf, "a finite number > 0", "0.1 or 0.01 is usual.")
+        at_zero = math.nextafter(0, -1)
+        require_number("network_momentum", self.network_momentum, at_zero, 1, "0 <= momentum < 1", "0.9 is usual.")
         require_number(
             "participation",
             self.participation,
@@ -164,6 +169,11 @@ class DistDD(Method):
                 "Real images would leave their owners without passing the mechanism.",
             )
         self.spec  # noqa: B018 - arguments are checked when the specification is made
+
+    @property
+    def teaches(self) -> bool:
+        """Do the clients' gradients alone train one network from the first round to the last?"""
+        return self.network_update == "aggregated" and self.network_steps == 1 and self.reinit_every is None
 
     @property
     def spec(self) -> ModelSpec:

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from private_distdd.errors import ConfigurationError
 from private_distdd.matching.gradients import DISTANCES, distance_slope, parameter_shapes
+from private_distdd.methods.teacher import softened, trained_network
 from private_distdd.methods.without_privacy import allocate, class_counts, in_class_order
 from private_distdd.networks.loss import loss_sum
+from private_distdd.networks.trained import TrainedNetwork
 from private_distdd.server.loop import Course, Kept, named, unnamed
 from private_distdd.server.reading import Wanted
 from private_distdd.server.start import Started
@@ -54,6 +56,7 @@ class DistDDCourse(Course):
         self.has_start = False  # has S its first images?
         self.optimizer = self._optimizer()
         self.network = self._fresh_network(0)
+        self.velocity = self._rest()
         self.memory: list[_Remembered] = []
 
     @property
@@ -77,7 +80,7 @@ class DistDDCourse(Course):
         method, run = self.method, self.session.run
         born = t - t % (method.reinit_every or method.rounds)  # the round of the network's seed
         if t == born:
-            self.network = self._fresh_network(t)
+            self.network, self.velocity = self._fresh_network(t), self._rest()
         groups = self.info.num_classes if method.granularity == "class" else 1
         length = sum(size.numel() for size in parameter_shapes(self.network))
         shape = (groups, method.networks_per_query * length)
@@ -122,6 +125,7 @@ class DistDDCourse(Course):
         }
         optimizer = self.optimizer.state_dict()["state"].get(0, {})  # nothing before the first step
         network = named("network", self.network.state_dict())
+        network |= named("velocity", {str(k): value for k, value in enumerate(self.velocity)})
         memory: dict[int, dict[str, Tensor]] = {}
         for t, remembered, target in self.memory:
             if self.method.networks_per_query > 1:  # their seeds make the networks anew
@@ -142,6 +146,8 @@ class DistDDCourse(Course):
             groups = self.optimizer.state_dict()["param_groups"]  # they follow from the settings
             self.optimizer.load_state_dict({"state": {0: optimizer}, "param_groups": groups})
         self.network.load_state_dict(unnamed("network", state))
+        moving = unnamed("velocity", state)
+        self.velocity = [moving[str(k)].to(self.method.device) for k in range(len(moving))]
         for t, tensors in sorted(kept.memory.items()):
             networks = self._networks(t)
             if self.method.networks_per_query == 1:
@@ -150,7 +156,17 @@ class DistDDCourse(Course):
 
     def dataset(self) -> SyntheticDataset:
         """See `Course`."""
-        return SyntheticDataset(presentable(self.images), self.labels, self.info)
+        dataset = SyntheticDataset(presentable(self.images), self.labels, self.info)
+        return softened(dataset, self.network) if self._taught else dataset
+
+    def teacher(self) -> TrainedNetwork | None:
+        """See `Course`."""
+        return trained_network(self.method.spec, self.network, self.info) if self._taught else None
+
+    @property
+    def _taught(self) -> bool:
+        """Has a network been trained that is worth a release?"""
+        return self.method.teaches and self.steps_done > 0
 
     def _batches(self, t: int, client_ids: Sequence[str], per_class: int) -> dict[str, tuple[int, ...]] | None:
         """Without privacy: how many examples of each class each client draws, as if all data were in one place."""
@@ -207,9 +223,18 @@ class DistDDCourse(Course):
                     part.reshape(p.shape)
                     for part, p in zip(torch.split(flat, [p.numel() for p in parameters]), parameters, strict=True)
                 )
+            if method.network_momentum:
+                step = tuple(method.network_momentum * v + g for v, g in zip(self.velocity, step, strict=True))
+                self.velocity = list(step)
             with torch.no_grad():
                 for parameter, gradient in zip(parameters, step, strict=True):
                     parameter.sub_(gradient, alpha=method.network_rate)
+
+    def _rest(self) -> list[Tensor]:
+        """The velocity of a network that has not moved; nothing without momentum."""
+        if not self.method.network_momentum:
+            return []
+        return [torch.zeros_like(p, requires_grad=False) for p in self.network.parameters() if p.requires_grad]
 
     def _seeds(self, t: int) -> list[int]:
         """Of the networks that are drawn in round t."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from private_distdd.limits import EXAMPLES
+from private_distdd.matching.gradients import parameter_shapes
 from private_distdd.server.layout import Field, Layout, is_between, is_part, prototypes
 from private_distdd.server.loop import named
 from private_distdd.wire.run import Run
@@ -23,6 +24,7 @@ def distdd_layout(method: DistDD, run: Run, client_ids: Sequence[str]) -> Layout
     shape = (info.num_classes * method.ipc, *info.shape)
     fresh = method.spec.build(info.shape, info.num_classes)
     network = named("network", {name: value.to("meta") for name, value in fresh.state_dict().items()})
+    parameters = parameter_shapes(fresh)
     # Without privacy clients are asked for their counts, and perhaps for real images to start from, beforehand.
     before = 0 if run.plan is not None else 1 + (method.initialization == "real")
 
@@ -51,11 +53,13 @@ def distdd_layout(method: DistDD, run: Run, client_ids: Sequence[str]) -> Layout
             tensors |= named("optimizer", {"step": step, **prototypes(exp_avg=shape, exp_avg_sq=shape)})
         elif progress["steps"]:
             tensors |= named("optimizer", prototypes(momentum_buffer=shape))
+        if method.network_momentum:
+            tensors |= named("velocity", prototypes(**{str(k): size for k, size in enumerate(parameters)}))
         return tensors
 
     groups = info.num_classes if method.granularity == "class" else 1
     several = method.networks_per_query > 1  # networks, which their seeds make anew
-    length = sum(p.numel() for p in fresh.parameters() if p.requires_grad)
+    length = sum(size.numel() for size in parameters)
     return Layout(
         run,
         {

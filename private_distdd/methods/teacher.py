@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from private_distdd.data.info import DatasetInfo
 from private_distdd.errors import ModelError
@@ -76,21 +76,31 @@ class Teacher:
             self._velocity[int(k)].copy_(value)
 
     def trained(self) -> TrainedNetwork | None:
-        """What is released; None where noise, or a rate that is too large, left no finite weights."""
-        try:
-            return TrainedNetwork(self.spec, self.state, self.info)
-        except ModelError as error:
-            _log.warning("no teacher is released: %s", error)
-            return None
+        """See `trained_network`."""
+        return trained_network(self.spec, self.network, self.info)
 
     def softened(self, dataset: SyntheticDataset) -> SyntheticDataset:
-        """S with the teacher's opinion of every example as its soft labels; as it is where that is not finite."""
-        self.network.eval()
-        device = self._velocity[0].device
-        with torch.inference_mode():
-            logits = [self.network(part.to(device)).cpu() for part in torch.split(dataset.expanded().images, _AT_ONCE)]
-        soft = torch.cat(logits).softmax(dim=1)
-        if not bool(torch.isfinite(soft).all()):
-            _log.warning("the teacher diverged: S has no soft labels")
-            return dataset
-        return SyntheticDataset(dataset.images, dataset.labels, dataset.info, dataset.partition, soft)
+        """See `softened`."""
+        return softened(dataset, self.network)
+
+
+def trained_network(spec: ModelSpec, network: nn.Module, info: DatasetInfo) -> TrainedNetwork | None:
+    """What is released; None where noise, or a rate that is too large, left no finite weights."""
+    try:
+        return TrainedNetwork(spec, network.state_dict(), info)
+    except ModelError as error:
+        _log.warning("no teacher is released: %s", error)
+        return None
+
+
+def softened(dataset: SyntheticDataset, network: nn.Module) -> SyntheticDataset:
+    """S with the network's opinion of every example as its soft labels; as it is where that is not finite."""
+    device = next(network.parameters()).device
+    network.eval()
+    with torch.inference_mode():
+        logits = [network(part.to(device)).cpu() for part in torch.split(dataset.expanded().images, _AT_ONCE)]
+    soft = torch.cat(logits).softmax(dim=1)
+    if not bool(torch.isfinite(soft).all()):
+        _log.warning("the teacher diverged: S has no soft labels")
+        return dataset
+    return SyntheticDataset(dataset.images, dataset.labels, dataset.info, dataset.partition, soft)
