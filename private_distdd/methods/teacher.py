@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from private_distdd.data.info import DatasetInfo
@@ -17,6 +18,7 @@ from private_distdd.server.loop import named, unnamed
 from private_distdd.synthetic.dataset import SyntheticDataset
 
 _log = logging.getLogger("private_distdd")
+_TEMPERATURES = [2 ** (k / 2) for k in range(-10, 11)]  # 1/32 ... 32
 _AT_ONCE = 64  # examples whose soft labels are computed together
 
 
@@ -94,13 +96,19 @@ def trained_network(spec: ModelSpec, network: nn.Module, info: DatasetInfo) -> T
 
 
 def softened(dataset: SyntheticDataset, network: nn.Module) -> SyntheticDataset:
-    """S with the network's opinion of every example as its soft labels; as it is where that is not finite."""
+    """S with the network's opinion of every example as its soft labels; as it is where that is not finite.
+
+    The opinion is softmax(logits / temperature), at the temperature at which S's own labels are likeliest: a network
+    of few steps is never sure, and its labels would tell little (temperature scaling, Guo et al. 2017).
+    """
     device = next(network.parameters()).device
     network.eval()
+    examples = dataset.expanded()
     with torch.inference_mode():
-        logits = [network(part.to(device)).cpu() for part in torch.split(dataset.expanded().images, _AT_ONCE)]
-    soft = torch.cat(logits).softmax(dim=1)
-    if not bool(torch.isfinite(soft).all()):
+        logits = torch.cat([network(part.to(device)).cpu() for part in torch.split(examples.images, _AT_ONCE)])
+    if not bool(torch.isfinite(logits).all()):
         _log.warning("the teacher diverged: S has no soft labels")
         return dataset
+    temperature = min(_TEMPERATURES, key=lambda one: float(F.cross_entropy(logits / one, examples.labels)))
+    soft = (logits / temperature).softmax(dim=1)
     return SyntheticDataset(dataset.images, dataset.labels, dataset.info, dataset.partition, soft)
