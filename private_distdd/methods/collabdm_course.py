@@ -249,7 +249,7 @@ class CollabDMCourse(Course):
         means: list[Tensor] = []
         for phase, targets in self.targets.items():
             for k, target in enumerate(targets):
-                if not bool(target.any()):  # nobody answered
+                if not bool(target.any()) and (phase, k) != (MEANS[0], 0):  # nobody answered; the first was answered
                     continue
                 spec = method.asked_in(phase, k, self.info)
                 states = self._states_of(k) if phase == "refinement" else None

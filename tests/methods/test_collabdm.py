@@ -72,7 +72,7 @@ def open_fit(method: CollabDM, clients: Sequence[Client], **arguments: Any) -> R
 def targets(method: CollabDM, clients: Sequence[Client], folder: Path) -> Tensor:
     """The aggregated messages of a run."""
     (method.fit if method.privacy else functools.partial(open_fit, method))(clients, checkpoint=folder)
-    return unpack((folder / STATE).read_bytes())[1]["targets"]
+    return unpack((folder / STATE).read_bytes())[1]["embedding"]
 
 
 def means(method: CollabDM, images: Tensor, labels: Tensor) -> Tensor:

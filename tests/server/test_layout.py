@@ -178,9 +178,9 @@ DAMAGES: list[tuple[str, str, Edit]] = [
     ("private", "optimizer/exp_avg is ", replaced("optimizer/exp_avg", lambda t: t[0])),
     ("private", "optimizer/step is not what", replaced("optimizer/step", lambda t: t * 0 - 1)),
     ("open", "momentum_buffer is ", replaced("optimizer/momentum_buffer", lambda t: t.flatten())),
-    ("collabdm", "'targets' is missing", lambda header, state: state.pop("targets")),
-    ("collabdm", "targets is ", replaced("targets", lambda t: t[:, :-1].contiguous())),
-    ("collabdm", "targets holds NaN", replaced("targets", last_nan)),
+    ("collabdm", "'embedding' is missing", lambda header, state: state.pop("embedding")),
+    ("collabdm", "embedding is ", replaced("embedding", lambda t: t[:, :-1].contiguous())),
+    ("collabdm", "embedding holds NaN", replaced("embedding", last_nan)),
     ("collabdm", "start is torch.uint8", replaced("start", lambda t: t.to(torch.uint8))),
 ]
 MEMORIES: list[tuple[str, Callable[[dict[int, dict[str, torch.Tensor]]], object]]] = [
