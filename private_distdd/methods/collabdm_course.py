@@ -58,7 +58,7 @@ class CollabDMCourse(Course):
     @property
     def planned(self) -> int:
         """Steps on S."""
-        return self.method.matching_steps * (2 if self.method.refinement_rounds else 1)
+        return self.method.matching_steps * self.method.matchings
 
     def wanted(self, t: int) -> Mapping[str, Wanted]:
         """The round's networks, or the teacher's weights, to everybody."""
