@@ -168,6 +168,11 @@ class CollabDM(Method):
         """Of all phases together."""
         return self.embedding_rounds + self.teacher_rounds + self.refinement_rounds
 
+    @property
+    def matchings(self) -> int:
+        """How often S is matched, with `matching_steps` each: at the end, and a first S before rounds of refinement."""
+        return 2 if self.refinement_rounds else 1
+
     def phase(self, t: int) -> tuple[Phase, int]:
         """What round t is for, and which of these rounds it is."""
         for phase, rounds in (("embedding", self.embedding_rounds), ("teacher", self.teacher_rounds)):
@@ -216,6 +221,7 @@ class CollabDM(Method):
             "model_args": dict(self._spec(1).model.arguments),
             "teacher_args": dict(self.teacher_args),
             "rounds": self.rounds,
+            "matchings": self.matchings,
         }
 
     def identity(self) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class CollabDMCourse(Course):
     @property
     def planned(self) -> int:
         """Steps on S."""
-        return self.method.matching_steps * (2 if self.method.refinement_rounds else 1)
+        return self.method.matching_steps * self.method.matchings
 
     def wanted(self, t: int) -> Mapping[str, Wanted]:
         """The round's networks, or the teacher's weights, to everybody."""
@@ -77,7 +77,8 @@ class CollabDMCourse(Course):
         method, (phase, k) = self.method, self.method.phase(t)
         if phase == "teacher" and self.taught is not None:
             if messages:
-                self.taught.step(method.rule(*stack(messages))[0] / self._examples())
+                sums, counts = stack(messages)
+                self.taught.step(method.rule(sums, counts)[0] / self._examples(counts))
         elif messages:
             self.targets[phase].append(method.rule(*stack(messages)))
         elif t and not self.interrupted:
@@ -116,7 +117,7 @@ class CollabDMCourse(Course):
         """See `Course`."""
         method, state = self.method, kept.state
         self.rounds_begun = self.rounds_done = kept.progress["rounds"]
-        self.start = state["start"]
+        self.images = self.start = state["start"]
         for phase, targets in self.targets.items():
             if phase in state:
                 length = method.asked_in(phase, 0, self.info).dimension
@@ -124,17 +125,14 @@ class CollabDMCourse(Course):
         if self.taught is not None:
             self.taught.restore(state)
         if "first" in state:
-            self.first, self.steps_done = state["first"], method.matching_steps
+            self.images = self.first = state["first"]
+            self.steps_done = method.matching_steps
             weights = unnamed("networks", state)
             self.states = [unnamed(str(k), weights) for k in range(method.networks)]
 
     def teacher(self) -> TrainedNetwork | None:
         """See `Course`."""
-        return self.taught.trained() if self._has_taught and self.taught is not None else None
-
-    @property
-    def _has_taught(self) -> bool:
-        return self.rounds_begun > self.method.embedding_rounds
+        return self.taught.trained() if self.taught is not None and self.taught.moved else None
 
     @property
     def chosen(self) -> Mapping[str, Any]:
@@ -148,7 +146,7 @@ class CollabDMCourse(Course):
     def _labelled(self, images: Tensor) -> SyntheticDataset:
         """S, with the teacher's soft labels where it has been taught."""
         dataset = SyntheticDataset(presentable(images), self.labels, self.info, self.parts)
-        return self.taught.softened(dataset) if self._has_taught and self.taught is not None else dataset
+        return self.taught.softened(dataset) if self.taught is not None and self.taught.moved else dataset
 
     def _teacher(self) -> Teacher:
         method = self.method
@@ -173,17 +171,25 @@ class CollabDMCourse(Course):
         wanted = Wanted(Query(run.run_id, t, question, arguments, tensors, run.plan), shape)
         return dict.fromkeys(self.session.active, wanted)
 
-    def _examples(self) -> float:
-        """What a sum of gradients is divided by: all examples, as the noisy messages count them."""
-        if self.session.run.plan is None:  # sums come with counts, and were divided by them
-            return 1.0
-        found = [self._read("embedding", k)[1].sum() for k in range(len(self.targets["embedding"]))]
-        return max(1.0, float(torch.stack(found).mean()) if found else 1.0)
+    def _examples(self, counts: Tensor | None) -> float:
+        """What the rule makes of the number of examples: what it makes of their gradients is divided by this.
 
-    def _read(self, phase: Phase, k: int) -> tuple[Tensor, Tensor]:
-        """One round's sums of embeddings, [networks, classes, 2 m], and counts, [classes]."""
-        spec = self.method.asked_in(phase, k, self.info)
-        return read(self.targets[phase][k], len(spec.seeds))
+        Args:
+            counts: int64 [clients, 1], without privacy; with it, None: then the noisy means have counted them.
+        """
+        plan = self.session.run.plan
+        if counts is not None:
+            found, least = self.method.rule(counts[:, :, None].to(torch.float32), counts), 1.0
+        else:
+            assert plan is not None  # noqa: S101 - for the type checker: messages without privacy have counts
+            targets = self.targets["embedding"]
+            found = torch.stack([read(targets[k], 1)[1].sum() for k in self._told("embedding")])
+            least = 1 / plan.divisor
+        return max(least, float(found.mean()))
+
+    def _told(self, phase: Phase) -> list[int]:
+        """Which rounds of a phase told something: zeros stand for one that nobody answered, but never the first."""
+        return [k for k, target in enumerate(self.targets[phase]) if (phase, k) == (MEANS[0], 0) or bool(target.any())]
 
     def _states_of(self, k: int) -> list[dict[str, Tensor]]:
         """Of the networks of the k-th round of refinement."""
@@ -248,13 +254,11 @@ class CollabDMCourse(Course):
         networks: list[Embedding] = []
         means: list[Tensor] = []
         for phase, targets in self.targets.items():
-            for k, target in enumerate(targets):
-                if not bool(target.any()) and (phase, k) != (MEANS[0], 0):  # nobody answered; the first was answered
-                    continue
+            for k in self._told(phase):
                 spec = method.asked_in(phase, k, self.info)
                 states = self._states_of(k) if phase == "refinement" else None
                 networks += ClassEmbeddings(spec, self.info, method.device, states).networks
-                means.append(class_means(*read(target.to(method.device), len(spec.seeds))))
+                means.append(class_means(*read(targets[k].to(method.device), len(spec.seeds))))
         if not networks:
             return
         losses: list[float] = []

@@ -66,6 +66,11 @@ class Teacher:
                 velocity.mul_(self._momentum).add_(part.reshape(parameter.shape).to(velocity))
                 parameter.sub_(velocity, alpha=self._rate)
 
+    @property
+    def moved(self) -> bool:
+        """Has it been taught anything yet?"""
+        return any(bool(velocity.any()) for velocity in self._velocity)
+
     def keep(self) -> dict[str, Tensor]:
         """Weights and momentum, for checkpoints."""
         velocity = {str(k): value for k, value in enumerate(self._velocity)}

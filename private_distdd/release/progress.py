@@ -18,7 +18,10 @@ def begun(card: Mapping[str, Any]) -> int:
 def progress_failures(
     card: Mapping[str, Any], plan: PrivacyPlan | None, histories: Mapping[str, History]
 ) -> Iterator[str]:
-    """Rounds and matching steps against the ledgers: steps are taken in rounds in which somebody answered."""
+    """Rounds and matching steps against the ledgers: steps are taken in rounds in which somebody answered.
+
+    Settings with "matchings" say that they are taken so often for several rounds together.
+    """
     progress, settings, run_id = card["progress"], card["method"]["settings"], card["run_id"]
     done, planned, steps = progress["rounds_done"], progress["rounds_planned"], progress["matching_steps"]
     if not 0 <= done <= planned:
@@ -47,6 +50,11 @@ def progress_failures(
         elif steps and not min(len(possible), answers):
             yield f"card: {steps} matching steps; by the ledgers, nobody answered"
         return
-    least, most = (n * settings["matching_steps"] for n in (len(certain), min(len(possible), answers)))
+    told = min(len(possible), answers)
+    matched = (len(certain), told)
+    if "matchings" in settings:
+        most = settings["matchings"] if told else 0
+        matched = (0 if progress["stopped_early"] else most, most)
+    least, most = (n * settings["matching_steps"] for n in matched)
     if not least <= steps <= most:
         yield f"card: {steps} matching steps; by the ledgers, {least} to {most} were taken"

@@ -113,7 +113,7 @@ class Course(ABC):
     def stopped_early(self) -> bool:
         """Was less done than planned?"""
         done = self.rounds_done if self.unit == "round" else self.steps_done
-        return self.interrupted or done < self.planned
+        return self.interrupted or self.rounds_done < self.rounds or done < self.planned
 
     def save(self) -> None:
         """Write the checkpoint, if there is one."""
@@ -156,13 +156,18 @@ def run(
     with shown as bar, contextlib.suppress(KeyboardInterrupt):
         if course.unit == "step":
             course.show = lambda: bar(course.steps_done, course.record(_ever_answered(course)))
-        while course.rounds_done < course.rounds and session.active and not course.interrupted:
-            record = _round(course, course.rounds_done)
-            if course.unit == "round":
-                bar(record.server_round, record)
-                tell(record)
-            else:
-                course.show()
+        try:
+            while course.rounds_done < course.rounds and session.active and not course.interrupted:
+                record = _round(course, course.rounds_done)
+                if course.unit == "round":
+                    bar(record.server_round, record)
+                    tell(record)
+                else:
+                    course.show()
+        except KeyboardInterrupt:
+            if course.unit == "round" or course.steps_done:
+                raise  # S is what it has come to
+            course.interrupted = True  # what was paid for is still to be used
         if not session.active:
             _log.warning("no client is left: the run ends after round %d", course.rounds_done)
         course.finish()

@@ -56,6 +56,14 @@ Small = functools.partial(  # every default that is a matter of measurement is p
     matching_rate=0.1,
     smoothness=0.0,
     local_steps=0,
+    embedding_rounds=1,
+    teacher_rounds=0,
+    teacher="mlp",
+    teacher_args={"width": 4, "depth": 1},
+    teacher_rate=0.5,
+    teacher_momentum=0.9,
+    refinement_rounds=0,
+    network_epochs=2,
     privacy=NOISY,
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from private_distdd.privacy.plan import Privacy
 from private_distdd.privacy.randomness import InsecureRandomness
 from private_distdd.site.client import Client
 from private_distdd.wire.message import Message
+from private_distdd.wire.query import Query
 
 
 def test_private_runs_differ_and_open_runs_do_not(make_images: MakeImages, case: Case) -> None:
@@ -57,17 +59,25 @@ HOLDINGS: dict[str, dict[str, Any]] = {
 }
 
 
+def asked(query: Query) -> bytes:
+    """A query's bytes, where it carries weights but for these: they follow from noisy messages."""
+    return dataclasses.replace(
+        query, tensors={name: torch.zeros_like(tensor) for name, tensor in query.tensors.items()}
+    ).data
+
+
 def test_nothing_but_the_noisy_values_depends_on_the_data(make_images: MakeImages, case: Case) -> None:
-    """Sizes, enrolments, the queries' number and their very bytes: the same for all data."""
+    """Sizes, enrolments, the queries' number and their bytes: the same for all data."""
     seen = set()
     for holding in HOLDINGS.values():
         wire = Wire([Client("a", make_images(**holding)), Client("b", make_images(9))])
         release = fit(case.make(privacy=NOISY), wire)
         release.verify()
         run_id = release.card["run_id"].encode()
-        assert {query.question for _, query, _ in wire.answers} == {case.question}  # no counts, no images
+        assert {query.question for _, query, _ in wire.answers} == case.questions  # no counts, no images
         assert all(query.batch is None for _, query, _ in wire.answers)
-        own = [(query.data.replace(run_id, b""), len(data)) for name, query, data in wire.answers if name == "a"]
+        assert any(query.tensors for _, query, _ in wire.answers) == case.weights
+        own = [(asked(query).replace(run_id, b""), len(data)) for name, query, data in wire.answers if name == "a"]
         assert len(own) == case.queries
         assert all(len(data) == size for (_, size), (_, _, data) in zip(own, wire.answers[1::2], strict=True))
         values = [Message.from_bytes(data).values for name, _, data in wire.answers if name == "a"]

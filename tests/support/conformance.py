@@ -37,20 +37,33 @@ class Case:
     Args:
         make: the method, to be called with knobs.
         queries: T_max of its private run.
-        statistic: the one that a private run asks for.
+        questions: those that a private run asks.
         counts: knobs that are whole numbers of at least 1.
         numbers: knobs that are finite numbers above 0.
         events: measurements that a query takes.
         draws: its runs without privacy draw real images over the clients in their order, some of every class.
+        matchings: how often S is matched, with `matching_steps` each; None after every query.
+        weights: its queries carry weights that follow from earlier messages.
     """
 
     make: Callable[..., Any]
     queries: int
-    question: str
+    questions: frozenset[str]
     counts: tuple[str, ...]
     numbers: tuple[str, ...]
     events: int = 1
     draws: bool = False
+    matchings: int | None = None
+    weights: bool = False
+
+    @property
+    def heard(self) -> list[int]:
+        """After which rounds the callback is called: each, or where S is matched after the rounds, the last."""
+        return list(range(1, self.queries + 1)) if self.matchings is None else [self.queries]
+
+    def steps(self, method: Any) -> int:
+        """On S, by a method with these settings."""
+        return int((self.matchings or self.queries) * method.matching_steps)
 
 
 COLLABDM = functools.partial(
@@ -69,6 +82,14 @@ COLLABDM = functools.partial(
     matching_rate=0.1,
     smoothness=0.1,
     local_steps=0,
+    embedding_rounds=1,
+    teacher_rounds=0,
+    teacher="mlp",
+    teacher_args={"width": 4, "depth": 1},
+    teacher_rate=0.5,
+    teacher_momentum=0.9,
+    refinement_rounds=0,
+    network_epochs=2,
 )
 
 
@@ -98,10 +119,19 @@ def distdd(events: int = 1, **knobs: Any) -> Case:
     return Case(
         functools.partial(DISTDD, **knobs),
         2,
-        "class_gradients_at_seeds",
+        frozenset({"class_gradients_at_seeds"}),
         ("ipc", "rounds", "matching_steps", "memory", "networks_per_query"),
         ("matching_rate", "network_rate"),
         events,
+    )
+
+
+def collabdm(make: Callable[..., CollabDM], **others: Any) -> Case:
+    return Case(
+        make,
+        counts=("ipc", "partition", "networks", "frequencies", "pool", "matching_steps", "embedding_rounds"),
+        numbers=("matching_rate", "bandwidth", "teacher_rate"),
+        **({"queries": 1, "questions": frozenset({"class_embeddings"}), "matchings": 1} | others),
     )
 
 
@@ -109,20 +139,14 @@ CASES = {
     "DistDD": distdd(),
     "DistDD, two networks in one event": distdd(networks_per_query=2, memory=2),
     "DistDD, two networks in an event each": distdd(2, networks_per_query=2, network_events="each"),
-    "CollabDM": Case(
-        COLLABDM,
-        1,
-        "class_embeddings",
-        ("ipc", "partition", "networks", "frequencies", "pool", "matching_steps"),
-        ("matching_rate", "bandwidth"),
-    ),
-    "CollabDM, local start": Case(
-        local_start,
-        1,
-        "class_embeddings",
-        ("ipc", "partition", "networks", "frequencies", "pool", "matching_steps"),
-        ("matching_rate", "bandwidth"),
-        draws=True,
+    "CollabDM": collabdm(COLLABDM),
+    "CollabDM, local start": collabdm(local_start, draws=True),
+    "CollabDM, rounds of all kinds": collabdm(
+        functools.partial(COLLABDM, networks=2, embedding_rounds=2, teacher_rounds=2, refinement_rounds=1),
+        queries=5,
+        questions=frozenset({"class_embeddings", "class_gradients"}),
+        matchings=2,
+        weights=True,
     ),
 }
 
