@@ -68,7 +68,7 @@ class CollabDM(Method):
             together; it is released beside S, and gives S its soft labels.  0: none.
         teacher: the registered network that is trained; the default is linear on public wavelet features.
         teacher_args: its arguments.
-        teacher_rate: of a step along the mean gradient, > 0.
+        teacher_rate: of a step along the mean gradient, in (0, 10^6).
         teacher_momentum: in [0, 1).
         refinement_rounds: last, queries among which as many networks are shared out again, which were trained on a
             first S, and whose means so tell more; divides `networks`.  0: none.
@@ -139,7 +139,8 @@ class CollabDM(Method):
                 )
         require_count("teacher_rounds", self.teacher_rounds, "0 trains none.", at_least=0)
         require_count("network_epochs", self.network_epochs, "30 is usual.")
-        require_number("teacher_rate", self.teacher_rate, 0, math.inf, "a finite number > 0", "8 is usual.")
+        # With messages as they may arrive (limits.VALUE) no step can then overflow: the teacher can be kept.
+        require_number("teacher_rate", self.teacher_rate, 0, 1e6, "0 < teacher_rate < 10^6", "8 is usual.")
         require_number("teacher_momentum", self.teacher_momentum, at_zero, 1, "0 <= momentum < 1", "0.9 is usual.")
         if self.privacy is not None and self.privacy.max_grad_norm != 1:
             raise ConfigurationError(

@@ -1,0 +1,456 @@
+"""CollabDM's three kinds of rounds: what each asks, what they cost together, and who may miss which."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from phases import INFO, NOISY, QUIET, ROUNDS, MakeImages, Phases, Wire, kept, matched, members, run, start
+from scipy import optimize, stats
+from torch import Tensor
+
+from private_distdd.errors import ConfigurationError, ModelError, QueryRefusedError
+from private_distdd.methods import collabdm_course
+from private_distdd.methods.collabdm import CollabDM
+from private_distdd.methods.teacher import Teacher
+from private_distdd.networks.embedding import EmbeddingSpec
+from private_distdd.privacy.accountants import epsilon
+from private_distdd.privacy.events import SampledGaussian
+from private_distdd.privacy.plan import Privacy
+from private_distdd.questions.class_embeddings import read
+from private_distdd.release.release import Release
+from private_distdd.site.client import Client
+
+# The schedule and its price
+
+
+def test_each_round_has_its_kind_and_everybody_is_asked_in_all() -> None:
+    method = Phases(networks=12, embedding_rounds=3, teacher_rounds=2, refinement_rounds=4)
+    assert [method.phase(t) for t in range(9)] == [
+        *(("embedding", k) for k in range(3)),
+        *(("teacher", k) for k in range(2)),
+        *(("refinement", k) for k in range(4)),
+    ]
+    assert method.schedule(["a", "b"]) == [["a", "b"]] * 9
+    plan = method.plan(["a", "b"])
+    assert plan is not None
+    assert plan.max_queries == method.rounds == method.settings()["rounds"] == 9
+
+
+def gaussian_epsilon(sigma: float, delta: float) -> float:
+    """Balle and Wang 2018, theorem 8, solved by bisection."""
+
+    def excess(eps: float) -> float:
+        a, b = 1 / (2 * sigma), eps * sigma
+        return float(stats.norm.cdf(a - b) - math.exp(eps) * stats.norm.cdf(-a - b)) - delta
+
+    return float(optimize.brentq(excess, 1e-9, 60))
+
+
+def test_all_rounds_together_are_so_many_gaussians(make_images: MakeImages) -> None:
+    """T releases of one sigma are one of sigma / sqrt(T): the closed form, and not that of a round more or less."""
+    clients = members(make_images, 2)
+    release = run(Phases(privacy=NOISY), clients)
+    exact = gaussian_epsilon(5.0 / math.sqrt(6), 1e-5)
+    for client in clients:
+        events = list(client.ledger.events)
+        assert events == [SampledGaussian(5.0, 1.0)] * 6
+        assert epsilon(events, 1e-5, "gdp") == pytest.approx(exact, rel=1e-6)
+        assert exact * (1 - 1e-9) <= release.epsilon[client.client_id] < 1.02 * exact
+    for wrong in (5, 7):
+        assert gaussian_epsilon(5.0 / math.sqrt(wrong), 1e-5) != pytest.approx(exact, rel=0.05)
+    target = run(Phases(privacy=Privacy(target_epsilon=2.0)), members(make_images, 1))
+    assert 1.98 < target.epsilon["c0"] <= 2.0
+    once = run(
+        Phases(privacy=Privacy(target_epsilon=2.0), embedding_rounds=1, teacher_rounds=0, refinement_rounds=0),
+        members(make_images, 1),
+    )
+    ratio = target.card["plan"]["noise_multiplier"] / once.card["plan"]["noise_multiplier"]
+    assert ratio == pytest.approx(math.sqrt(6), rel=1e-2)
+
+
+def test_what_each_round_asks(make_images: MakeImages) -> None:
+    method, wire = Phases(), Wire(members(make_images))
+    run(method, wire)
+    assert [query.server_round for _, query in wire.queries] == [t for t in range(6) for _ in range(3)]
+    seeds: dict[str, list[int]] = {"embedding": [], "refinement": []}
+    for t, name in enumerate(ROUNDS):
+        query, phase = wire.asked(t), name.split()[0]
+        if phase == "teacher":
+            assert query.question == "class_gradients"
+            assert query.arguments == {
+                "model": {"name": "mlp", "arguments": {"width": 4, "depth": 1}},
+                "granularity": "joint",
+            }
+            continue
+        assert query.question == "class_embeddings"
+        spec = EmbeddingSpec.from_json(query.arguments)
+        assert len(spec.seeds) == 2
+        seeds[phase] += spec.seeds
+        assert bool(query.tensors) == (phase == "refinement")
+        assert dataclasses.replace(spec, seeds=(1,)) == dataclasses.replace(method.embedding(INFO), seeds=(1,))
+    first = np.random.default_rng([0, *b"networks"]).integers(2**62, size=4).tolist()
+    assert sorted(seeds["embedding"]) == sorted(first)  # as one query would have named them
+    assert sorted(seeds["refinement"]) == sorted(method.embedding(INFO, "refinement").seeds)
+    assert len({*seeds["embedding"], *seeds["refinement"]}) == 8
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 4])
+def test_the_networks_of_all_rounds_are_those_of_one(rounds: int) -> None:
+    whole = Phases(embedding_rounds=1, refinement_rounds=1)
+    method = Phases(embedding_rounds=rounds, refinement_rounds=rounds)
+    for phase in ("embedding", "refinement"):
+        parts = [method.asked_in(phase, k, INFO).seeds for k in range(rounds)]
+        assert {len(part) for part in parts} == {4 // rounds}
+        assert sorted(itertools.chain(*parts)) == sorted(whole.asked_in(phase, 0, INFO).seeds)
+
+
+def means_by_seed(method: CollabDM, found: Tensor) -> dict[int, Tensor]:
+    parts, length = {}, method.asked_in("embedding", 0, INFO).dimension
+    for k, part in enumerate(torch.split(found, length, dim=1)):
+        embedded, counts = read(part, method.networks // method.embedding_rounds)
+        for seed, own in zip(method.asked_in("embedding", k, INFO).seeds, embedded, strict=True):
+            parts[seed] = own / counts[:, None]
+    return parts
+
+
+@pytest.mark.parametrize("privacy", [QUIET, None], ids=["quiet", "open"])
+def test_means_of_several_rounds_are_those_of_one(
+    make_images: MakeImages, tmp_path: Path, privacy: Privacy | None
+) -> None:
+    found = []
+    for rounds in (1, 2, 4):
+        method = Phases(embedding_rounds=rounds, teacher_rounds=0, refinement_rounds=0, privacy=privacy)
+        run(method, members(make_images), checkpoint=tmp_path / str(rounds))
+        found.append(means_by_seed(method, kept(tmp_path / str(rounds))["embedding"]))
+    assert len(found[0]) == 4
+    one, other = list(found[0])[:2]
+    assert not torch.allclose(found[0][one], found[0][other], atol=1e-2)
+    for several in found[1:]:
+        assert several.keys() == found[0].keys()
+        assert all(torch.allclose(several[seed], found[0][seed], atol=1e-3) for seed in several)
+
+
+# S
+
+
+def test_one_round_alone_is_the_method_of_before_to_the_bit(make_images: MakeImages) -> None:
+    method = Phases(embedding_rounds=1, teacher_rounds=0, refinement_rounds=0, seed=3)
+    wire = Wire(members(make_images))
+    release = run(method, wire)
+    seeds = np.random.default_rng([3, *b"networks"]).integers(2**62, size=4).tolist()
+    query = wire.asked(0)
+    assert (query.question, query.tensors, query.arguments["seeds"]) == ("class_embeddings", {}, seeds)
+    assert query.arguments == method.embedding(INFO).to_json()
+    assert torch.equal(
+        release.dataset.images, matched(method, start(method), [(method.embedding(INFO), wire.mean(0), None)])
+    )
+    assert release.teacher is None
+    assert release.dataset.soft_labels is None
+    assert release.card["progress"] == {
+        "rounds_planned": 1,
+        "rounds_done": 1,
+        "matching_steps": 4,
+        "stopped_early": False,
+    }
+
+
+def told(method: CollabDM, wire: Wire, *rounds: int) -> list[Any]:
+    """What `matched` needs to know of these rounds."""
+    found = []
+    for t in rounds:
+        query = wire.asked(t)
+        spec = EmbeddingSpec.from_json(query.arguments)
+        states = None
+        if query.tensors:
+            states = [
+                {name[2:]: tensor for name, tensor in query.tensors.items() if name.startswith(f"{k}/")}
+                for k in range(len(spec.seeds))
+            ]
+        found.append((spec, wire.mean(t), states))
+    return found
+
+
+def test_s_is_matched_twice_and_at_last_with_all_that_came(make_images: MakeImages, tmp_path: Path) -> None:
+    """A first S from the first means; what is released goes on from it, with the means by trained networks too."""
+    method, wire = Phases(seed=2), Wire(members(make_images))
+    release = run(method, wire, checkpoint=tmp_path / "run")
+    first = matched(method, start(method), told(method, wire, 0, 1))
+    assert torch.equal(kept(tmp_path / "run")["first"], first)
+    last = matched(method, first, told(method, wire, 0, 1, 4, 5))
+    assert torch.equal(release.dataset.images, last)
+    assert not torch.equal(matched(method, first, told(method, wire, 0, 1)), last)
+    assert not torch.equal(matched(method, start(method), told(method, wire, 0, 1, 4, 5)), last)
+    assert release.card["progress"]["matching_steps"] == 8
+    assert not release.card["progress"]["stopped_early"]
+
+
+# Who does not answer
+
+
+@pytest.mark.parametrize("t", range(6), ids=ROUNDS)
+def test_a_client_may_miss_a_round_of_each_kind(make_images: MakeImages, t: int) -> None:
+    method, wire = Phases(), Wire(members(make_images), {t: ["c1"]})
+    release = run(method, wire)
+    assert {name: bill["messages_used"] for name, bill in release.card["clients"].items()} == {
+        "c0": 6,
+        "c1": 5,
+        "c2": 6,
+    }
+    assert not release.card["progress"]["stopped_early"]
+    first = matched(method, start(method), told(method, wire, 0, 1))
+    assert torch.equal(release.dataset.images, matched(method, first, told(method, wire, 0, 1, 4, 5)))
+    assert release.teacher is not None
+
+
+@pytest.mark.parametrize("t", range(1, 6), ids=ROUNDS[1:])
+@pytest.mark.parametrize("privacy", [NOISY, None], ids=["private", "open"])
+def test_a_later_round_that_nobody_answers_is_left_out(
+    make_images: MakeImages, t: int, privacy: Privacy | None
+) -> None:
+    method = Phases(privacy=privacy)
+    everybody = ["c0", "c1", "c2"]
+    wire = Wire(members(make_images, allow_without_privacy=privacy is None), {t: everybody})
+    release = run(method, wire)
+    assert {bill["messages_used"] for bill in release.card["clients"].values()} == {5}
+    assert not release.card["progress"]["stopped_early"]
+    assert release.card["progress"]["rounds_done"] == 6
+    assert release.teacher is not None
+    rounds = [s for s in (0, 1) if s != t]
+    first = matched(method, start(method), told(method, wire, *rounds))
+    rounds += [s for s in (4, 5) if s != t]
+    assert torch.equal(release.dataset.images, matched(method, first, told(method, wire, *rounds)))
+
+
+def test_a_first_round_that_nobody_answers_ends_the_run(make_images: MakeImages) -> None:
+    wire = Wire(members(make_images), {0: ["c0", "c1", "c2"]})
+    with pytest.raises(QueryRefusedError, match="no client answers"):
+        run(Phases(), wire)
+    assert not wire.queries
+
+
+def test_clients_that_are_gone_for_good_end_the_rounds(
+    make_images: MakeImages, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Absent in three rounds in a row they leave; S is matched once with what came, and the card says so."""
+    everybody = ["c0", "c1", "c2"]
+    method, wire = Phases(), Wire(members(make_images), dict.fromkeys(range(1, 6), everybody))
+    with caplog.at_level(logging.WARNING):
+        release = run(method, wire)
+    assert "no client is left: the run ends after round 4" in caplog.text
+    progress = release.card["progress"]
+    assert progress == {"rounds_planned": 6, "rounds_done": 4, "matching_steps": 8, "stopped_early": True}
+    assert release.teacher is None  # nothing taught it
+    assert release.dataset.soft_labels is None
+
+
+# Ctrl-C
+
+
+@pytest.mark.parametrize("t", range(6), ids=ROUNDS)
+@pytest.mark.parametrize("answered", [0, 1])
+def test_ctrl_c_while_clients_answer_releases_what_was_paid_for(
+    make_images: MakeImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, t: int, answered: int
+) -> None:
+    """Nobody is asked any more, in this round or a later one; S is matched with all that came."""
+    method, clients = Phases(), members(make_images)
+    wire, calls, real = Wire(clients), itertools.count(), Client._private
+
+    def stop(self: Client, *arguments: Any) -> Any:
+        if next(calls) == 3 * t + answered:
+            raise KeyboardInterrupt
+        return real(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Client, "_private", stop)
+        release = run(method, wire, checkpoint=tmp_path / "run")
+    asked = [t + (i <= answered) for i in range(3)]
+    assert [release.card["clients"][c.client_id]["charges"] for c in clients] == asked
+    used = [t + (i < answered) for i in range(3)]
+    assert [release.card["clients"][c.client_id]["messages_used"] for c in clients] == used
+    progress = release.card["progress"]
+    assert progress["stopped_early"]
+    assert progress["rounds_done"] == t + 1
+    taught = t > 2 or (t == 2 and answered == 1)
+    assert (release.teacher is not None) is (release.dataset.soft_labels is not None) is taught
+    came = [s for s in (0, 1, 4, 5) if s < t or (s == t and answered)]
+    first = [s for s in came if s < 2]
+    expected = matched(method, start(method), told(method, wire, *first)) if first else start(method)
+    if t > 3:
+        expected = matched(method, expected, told(method, wire, *came))
+    assert torch.equal(release.dataset.images, expected)
+    assert progress["matching_steps"] == (0 if not came else 8 if t > 3 else 4)
+    later = run(method, clients, checkpoint=tmp_path / "run", resume=True)
+    assert not later.card["progress"]["stopped_early"]
+    charges = {name: bill["charges"] for name, bill in later.card["clients"].items()}
+    # Who was being asked had been charged, and had sealed nothing: it cannot answer the last round any more.
+    assert charges == dict.fromkeys(("c0", "c1", "c2"), 6)
+
+
+@pytest.mark.parametrize("t", [0, 1])
+def test_ctrl_c_while_the_teacher_moves_still_matches_s(
+    make_images: MakeImages, monkeypatch: pytest.MonkeyPatch, t: int
+) -> None:
+    """Not only while clients answer: the means had been paid for."""
+    method, wire, calls, real = Phases(), Wire(members(make_images)), itertools.count(), Teacher.step
+
+    def stop(self: Teacher, gradient: Tensor) -> None:
+        if next(calls) == t:
+            raise KeyboardInterrupt
+        real(self, gradient)
+
+    monkeypatch.setattr(Teacher, "step", stop)
+    release = run(method, wire)
+    assert torch.equal(release.dataset.images, matched(method, start(method), told(method, wire, 0, 1)))
+    assert release.card["progress"] == {
+        "rounds_planned": 6,
+        "rounds_done": 3 + t,
+        "matching_steps": 4,
+        "stopped_early": True,
+    }
+    assert (release.teacher is not None) is (t == 1)
+
+
+@pytest.mark.parametrize("step", range(1, 8))
+def test_ctrl_c_while_s_is_matched_leaves_s_as_it_is(
+    make_images: MakeImages, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    real, calls = torch.optim.Adam.step, itertools.count()
+
+    def stop(*arguments: Any, **named: Any) -> Any:
+        if next(calls) == step:
+            raise KeyboardInterrupt
+        return real(*arguments, **named)
+
+    wire = Wire(members(make_images))
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.Adam, "step", stop)
+        release = run(Phases(), wire)
+    progress = release.card["progress"]
+    assert progress["matching_steps"] == step
+    assert progress["rounds_done"] == (4 if step < 4 else 6)
+    assert progress["stopped_early"]
+    assert release.teacher is not None
+    assert len(wire.answers) == 3 * progress["rounds_done"]
+
+
+def test_ctrl_c_before_the_first_step_still_matches_s(make_images: MakeImages, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S would be noise, and the means had been paid for; a second Ctrl-C ends it."""
+    for times, steps in ((1, 4), (2, 0)):
+        real, calls = torch.optim.Adam.step, itertools.count()
+
+        def stop(*arguments: Any, real: Any = real, calls: Any = calls, times: int = times, **named: Any) -> Any:
+            if next(calls) < times:
+                raise KeyboardInterrupt
+            return real(*arguments, **named)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.optim.Adam, "step", stop)
+            progress = run(Phases(), members(make_images)).card["progress"]
+        assert progress["matching_steps"] == steps
+        assert progress["stopped_early"]
+
+
+def test_ctrl_c_while_networks_are_trained_releases_the_first_s(
+    make_images: MakeImages, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def stop(*arguments: Any, **named: Any) -> Any:
+        raise KeyboardInterrupt
+
+    method, clients = Phases(), members(make_images)
+    wire = Wire(clients)
+    with monkeypatch.context() as patch:
+        patch.setattr(collabdm_course, "trained_states", stop)
+        release = run(method, wire, checkpoint=tmp_path / "run")
+    assert torch.equal(release.dataset.images, matched(method, start(method), told(method, wire, 0, 1)))
+    assert release.card["progress"] == {
+        "rounds_planned": 6,
+        "rounds_done": 4,
+        "matching_steps": 4,
+        "stopped_early": True,
+    }
+    later = run(method, clients, checkpoint=tmp_path / "run", resume=True)
+    assert not later.card["progress"]["stopped_early"]
+    assert {bill["charges"] for bill in later.card["clients"].values()} == {6}
+
+
+# Without privacy
+
+
+@pytest.mark.parametrize("aggregator", ["mean", "sum", "median", "trimmed_mean(share=0.4)"])
+def test_all_rounds_without_privacy(make_images: MakeImages, aggregator: str) -> None:
+    releases = [run(Phases(privacy=None, aggregator=aggregator), members(make_images)) for _ in range(2)]
+    assert torch.equal(releases[0].dataset.images, releases[1].dataset.images)
+    for release in releases:
+        assert not release.private
+        assert release.teacher is not None
+        assert release.dataset.soft_labels is not None
+        assert release.card["progress"]["matching_steps"] == 8
+
+
+def test_a_distilled_start_goes_with_all_rounds(make_images: MakeImages) -> None:
+    method = Phases(privacy=None, local_steps=2)
+    release = run(method, members(make_images))
+    assert {bill["messages_used"] for bill in release.card["clients"].values()} == {8}  # and counts, and images
+    assert not release.card["progress"]["stopped_early"]
+    assert not torch.equal(release.dataset.images, run(Phases(privacy=None), members(make_images)).dataset.images)
+
+
+# Knobs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        *(({"embedding_rounds": value}, f"embedding_rounds = {value!r}") for value in (0, -1, 1.0, True, "1", None)),
+        *(({"refinement_rounds": value}, f"refinement_rounds = {value!r}") for value in (-1, 1.0, True, "1", None)),
+        *(({"teacher_rounds": value}, f"teacher_rounds = {value!r}") for value in (-1, 1.0, True, "1", None)),
+        *(({"network_epochs": value}, f"network_epochs = {value!r}") for value in (0, -1, 1.0, True, "1", None)),
+        *(({"teacher_rate": value}, f"teacher_rate = {value!r}") for value in (0, -1, math.nan, 1e6, "1", None, True)),
+        *(({"teacher_momentum": v}, f"teacher_momentum = {v!r}") for v in (-0.1, 1, math.nan, "1", None, True)),
+        ({"embedding_rounds": 3}, "embedding_rounds = 3 with networks = 4"),
+        ({"refinement_rounds": 8}, "refinement_rounds = 8 with networks = 4"),
+    ],
+)
+def test_bad_values_are_refused_at_once(arguments: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Phases(**arguments)
+    assert text in str(caught.value)
+    assert caught.value.allowed
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"teacher": "no such"}, "no such"),
+        ({"teacher_args": {"width": 0}}, "width = 0"),
+        ({"teacher": "lenet", "teacher_args": {}}, "12 x 12"),
+    ],
+)
+def test_a_teacher_that_clients_would_refuse_is_found_before_they_are_asked(
+    make_images: MakeImages, arguments: dict[str, Any], text: str
+) -> None:
+    clients = members(make_images, 2)
+    with pytest.raises((ConfigurationError, ModelError), match=text):
+        Phases(**arguments).fit(clients)
+    assert all(len(client.ledger) == 1 for client in clients)
+    run(Phases(**arguments, teacher_rounds=0), clients)  # nobody asks it for anything
+
+
+def test_wavelets_teach_small_images(make_images: MakeImages, tmp_path: Path) -> None:
+    """The kind of teacher that is the default."""
+    method = Phases(teacher="scatter_linear", teacher_args={}, teacher_rate=2.0)
+    folder = run(method, members(make_images)).save(tmp_path / "out")
+    loaded = Release.load(folder)
+    loaded.verify()
+    assert loaded.teacher is not None
+    assert loaded.teacher.spec.name == "scatter_linear"
+    assert loaded.dataset.soft_labels is not None
