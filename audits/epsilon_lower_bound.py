@@ -26,10 +26,12 @@ from private_distdd.auditing.probe import Probe
 from private_distdd.auditing.report.records import AuditRecord, table
 from private_distdd.auditing.setting import Setting
 from private_distdd.data.dataset import ImageDataset
+from private_distdd.data.info import DatasetInfo
 from private_distdd.data.load import load_dataset
 from private_distdd.networks.embedding import EmbeddingSpec
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.privacy.plan import Privacy
+from private_distdd.questions.class_embeddings import EmbeddingSums
 
 CANARY_CLASS = 3
 
@@ -47,6 +49,7 @@ def records(quick: bool, seed: int) -> list[AuditRecord]:
         about_gradients(spec, train.info),
         Probe("class_embeddings", EmbeddingSpec(spec, (0, 1), 1, 0.5, 32, True).to_json(), {}),
     )
+    teacher, sent = about_gradients(ModelSpec("scatter_linear"), train.info, "joint"), _with_weights(train.info)
     small = Setting(noise_multiplier=Privacy(target_epsilon=1.0, delta=1e-5, sample_rate=1.0).plan(1).noise_multiplier)
     source, short = clients(background, canary, question), Setting(sample_rate=0.5, rounds=10)
     return [
@@ -67,12 +70,21 @@ def records(quick: bool, seed: int) -> list[AuditRecord]:
         client_check(background, embeddings),
         canary_client(background, canary, embeddings, once, 1000, seed),
         canary_gaussian(small, 100_000, seed),
+        # The teacher's gradients of all classes together, and embeddings by networks whose weights are sent.
+        replay_client(background, canary, teacher),
+        replay_client(background, canary, sent),
+        canary_gaussian(once, 10_000 // less, seed, source=clients(background, canary, teacher)),
+        canary_gaussian(once, 10_000 // less, seed, source=clients(background, canary, sent)),
         one_run(once, seed=seed),
         one_run_tradeoff(once, seed=seed),
         one_run_tradeoff(run, seed=seed),
         components(run, 1_000_000 // less, seed),
         canary_run(run, 1_000_000 // less, seed),
     ]
+
+
+def _with_weights(info: DatasetInfo) -> Probe:
+    return Probe("class_embeddings", *EmbeddingSums.examples(info, 8)["class embeddings, weights sent"])
 
 
 def main() -> int:

@@ -126,7 +126,7 @@ def test_the_network_is_a_linear_layer_on_features_of_one_norm(
     coefficients = Scattering(*shape[1:])(pictures).flatten(1, 2)
     if "pool" in arguments:
         coefficients = F.avg_pool2d(coefficients, 2, ceil_mode=True)
-    groups = arguments.get("groups", 3 * shape[0])
+    groups = arguments.get("groups", 27 * shape[0])
     by_hand = coefficients.unflatten(1, (int(groups), -1)).flatten(2)
     by_hand = by_hand - by_hand.mean(dim=2, keepdim=True)
     by_hand = (by_hand / (by_hand.var(dim=2, correction=0, keepdim=True) + 1e-5).sqrt()).flatten(1)

@@ -66,7 +66,11 @@ def canary_single(
 
 
 def canary_gaussian(
-    setting: Setting, trials: int = 10_000, seed: int = 0, gate_alpha: float = GATE_ALPHA
+    setting: Setting,
+    trials: int = 10_000,
+    seed: int = 0,
+    gate_alpha: float = GATE_ALPHA,
+    source: Source = MECHANISM,
 ) -> AuditRecord:
     """One message of every example (q = 1): a lower bound on mu by the noncentral t law, as epsilon by Balle-Wang.
 
@@ -78,6 +82,7 @@ def canary_gaussian(
             release: 2.07 where the truth is 1.68).
         trials: trials a side.
         seed, gate_alpha: as for `canary_single`.
+        source: of the scores: the mechanism itself, or `clients`.
 
     Raises:
         ConfigurationError: several rounds, or sample_rate below 1.
@@ -90,7 +95,8 @@ def canary_gaussian(
         )
     require_count("trials", trials, "1e4 a side bounds mu to 2.5 %.", at_least=bounds.FEWEST)
     started, randomness = time.perf_counter(), InsecureRandomness(seed)
-    inside, outside = bounds.check_scores(*(setting.runs(trials, randomness, world)[:, 0] for world in (True, False)))
+    worlds = (source.scores(setting, trials, randomness, world)[:, 0] for world in (True, False))
+    inside, outside = bounds.check_scores(*worlds)
     mu = bounds.gaussian_mu_lower(inside, outside, 1 - CONFIDENCE)
     gate = bounds.gaussian_mu_lower(inside, outside, gate_alpha / 2)
     noisy = min(inside.std(), outside.std()) > 1e-3 * setting.noise_multiplier
@@ -98,7 +104,7 @@ def canary_gaussian(
     normal = normality >= gate_alpha / 2
     curve = setting.curve()
     return bounded(
-        "canary_gaussian",
+        f"canary{source.suffix}_gaussian",
         started,
         curve,
         lambda delta: bounds.mu_epsilon(mu, delta) if normal else 0.0,
@@ -108,7 +114,7 @@ def canary_gaussian(
         trials=trials,
         rejected=not normal or gate > 1 / setting.noise_multiplier,
         adversary=KNOWS,
-        assumptions=f"scores are Gaussian, of one variance; {BATCHED}",
+        assumptions=f"scores are Gaussian, of one variance; {source.says}",
         seed=seed,
         figures={"mu lower": mu, "mu claimed": 1 / setting.noise_multiplier, "normality p": min(1.0, normality)},
         findings=() if normal else ("the scores are not Gaussian",),
