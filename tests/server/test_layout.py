@@ -85,7 +85,15 @@ METHODS: dict[str, DistDD | CollabDM] = {
     "private": dataclasses.replace(PRIVATE, **WITH_MEMORY),
     "open": dataclasses.replace(PLAIN, matching_optimizer="sgd", participation=0.7),
     "collabdm": CollabDM(
-        ipc=1, networks=2, frequencies=4, model_args={"width": 8, "depth": 1}, matching_steps=2, privacy=PRIVATE.privacy
+        ipc=1,
+        networks=2,
+        frequencies=4,
+        model_args={"width": 8, "depth": 1},
+        matching_steps=2,
+        embedding_rounds=1,
+        teacher_rounds=0,
+        refinement_rounds=0,
+        privacy=PRIVATE.privacy,
     ),
     "phases": CollabDM(
         ipc=1,
