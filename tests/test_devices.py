@@ -80,7 +80,12 @@ def test_places_are_alike(device: str) -> None:
 def test_whole_runs(device: str, private: bool) -> None:
     privacy = Privacy(noise_multiplier=1.0) if private else None
     common: dict[str, Any] = {"model": "convnet", "model_args": {"width": 16}, "privacy": privacy, "device": device}
-    methods = DistDD(1, 2, matching_steps=2, **common), CollabDM(1, matching_steps=2, networks=2, **common)
+    one = {"embedding_rounds": 1, "teacher_rounds": 0, "refinement_rounds": 0}
+    all_kinds = {"embedding_rounds": 2, "teacher_rounds": 1, "teacher": "scatter_linear", "refinement_rounds": 2}
+    methods = (
+        DistDD(1, 2, matching_steps=2, **common),
+        *(CollabDM(1, matching_steps=2, networks=2, **kinds, **common) for kinds in (one, all_kinds)),
+    )
     for method in methods:
         clients = [Client(f"c{i}", images(9, i), device=device) for i in range(2)]
         with nullcontext() if private else pytest.warns(NotPrivateWarning):

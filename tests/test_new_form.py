@@ -75,7 +75,8 @@ def test_a_new_form_is_one_class_and_one_registration(method: type[DistDD | Coll
     assert form_of((2, 6)) == info.form == SignalForm((2, 6))
     assert torch.allclose(data.images[:, 1], (signals[:, 1] - 9) / 2)
     assert DatasetInfo.from_json(info.to_json()) == info
-    options = {"rounds": 2} if method is DistDD else {"networks": 4, "frequencies": 16}
+    rounds = {"embedding_rounds": 1, "teacher_rounds": 1, "teacher": "mlp", "refinement_rounds": 1}
+    options = {"rounds": 2} if method is DistDD else {"networks": 4, "frequencies": 16, **rounds}
     run = method(ipc=2, matching_steps=30, model="mlp", privacy=Privacy(target_epsilon=8.0, delta=1e-5), **options)
     release = run.fit(dirichlet_split(data, 2))
     release.save(tmp_path / "run")

@@ -55,6 +55,7 @@ def distdd(**changes: Any) -> DistDD:
 def collabdm(**changes: Any) -> CollabDM:
     privacy = Privacy(target_epsilon=8.0, delta=1e-5, max_grad_norm=1.0)
     small = {"ipc": 5, "networks": 4, "frequencies": 64, "matching_steps": 150, "model": "mlp", "privacy": privacy}
+    small |= {"embedding_rounds": 1, "teacher_rounds": 0, "refinement_rounds": 0}
     return CollabDM(**small | changes)
 
 

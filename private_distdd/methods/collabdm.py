@@ -41,6 +41,10 @@ class CollabDM(Method):
     embeddings by all of them; the server then changes the synthetic images S until their mean embeddings match.  A
     message has classes * (2 * frequencies * networks + 1) float32 values, and no weights are sent.
 
+    Several rounds share these networks (`embedding_rounds`).  Those of the other two kinds, if there are any, ask at
+    weights that follow from earlier messages: `teacher_rounds` for gradients of a classifier, `refinement_rounds` for
+    sums by networks that a first S trained.  The first S takes as many steps as the last one.
+
     With privacy a message is one release of the mechanism: all embeddings of an image make one row of norm 1, so C is 1
     and there is one event.  At sample_rate 1 that is one Gaussian mechanism, whose epsilon is exact.
 

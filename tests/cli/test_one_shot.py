@@ -19,6 +19,9 @@ for _knob in (
     "pool=2",
     "matching_steps=3",
     "smoothness=0.1",
+    "embedding_rounds=1",
+    "teacher_rounds=0",
+    "refinement_rounds=0",
 ):
     ONE_SHOT += ["--set", _knob]
 
@@ -43,6 +46,32 @@ def test_one_shot_distillation(here: Path, capsys: pytest.CaptureFixture[str]) -
     assert not Release.load("open").private
 
 
+def test_rounds_of_all_kinds(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    knobs = {"embedding_rounds": "2", "teacher_rounds": "3", "refinement_rounds": "1", "network_epochs": "1"}
+    knobs |= {"teacher": "mlp", "teacher_args": '{"width":4,"depth":1}', "teacher_rate": "0.5", "teacher_momentum": "0"}
+    given = [part for name, value in knobs.items() for part in ("--set", f"{name}={value}")]
+    assert main([*ONE_SHOT, *given, "--target-epsilon", "5", "--output", "run"]) == 0
+    assert "epsilon 5.000 at delta 1e-05 a client" in capsys.readouterr().out
+    release = Release.load("run")
+    settings = release.card["method"]["settings"]
+    assert {name: settings[name] for name in knobs} == {
+        "embedding_rounds": 2,
+        "teacher_rounds": 3,
+        "refinement_rounds": 1,
+        "network_epochs": 1,
+        "teacher": "mlp",
+        "teacher_args": {"width": 4, "depth": 1},
+        "teacher_rate": 0.5,
+        "teacher_momentum": 0,
+    }
+    assert release.card["plan"]["max_queries"] == 6
+    assert release.teacher is not None
+    assert release.dataset.soft_labels is not None
+    assert main(["verify", "run"]) == 0
+    assert main(["evaluate", "run", "--teacher"]) == 0
+    assert "(the release's classifier, mlp)" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -54,6 +83,10 @@ def test_one_shot_distillation(here: Path, capsys: pytest.CaptureFixture[str]) -
         (["--set", "partition=3"], "partition = 3"),
         (["--set", "pool=5"], "pool = 5"),
         (["--set", "networks=0"], "networks = 0"),
+        (["--set", "embedding_rounds=3"], "embedding_rounds = 3 with networks = 2"),
+        (["--set", "teacher_rounds=1.5"], "teacher_rounds = 1.5"),
+        (["--set", "teacher_rounds=1", "--set", "teacher=perceptron"], "perceptron"),
+        (["--set", "refinement_rounds=-1"], "refinement_rounds = -1"),
         (["--set", "bandwidth=NaN"], "bandwidth = nan"),
         (["--target-epsilon", "1", "--max-grad-norm", "0.5"], "max_grad_norm = 0.5 with CollabDM"),
         (["--target-epsilon", "1", "--set", "local_steps=5"], "local_steps = 5 with privacy"),

@@ -27,7 +27,9 @@ def table(here: Path) -> Path:
 
 @pytest.mark.parametrize("method", ["distdd", "collabdm"])
 def test_a_csv_file_from_end_to_end(table: Path, capsys: pytest.CaptureFixture[str], method: str) -> None:
-    once = ["--model", "mlp", "--num-clients", "3", "--ipc", "2", "--set", "matching_steps=2", "--set", "networks=2"]
+    once = ["--model", "mlp", "--num-clients", "3", "--ipc", "2"]
+    for knob in ("matching_steps=2", "networks=2", "embedding_rounds=1", "teacher_rounds=0", "refinement_rounds=0"):
+        once += ["--set", knob]
     distill = ["distill", "--method", method, "--dataset", "people.csv", *(MLP if method == "distdd" else once)]
     distill += ["--label", "state of health", "--target-epsilon", "5", "--output", "run"]
     assert main(distill) == 2  # the class list of private data is no public constant

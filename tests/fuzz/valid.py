@@ -25,6 +25,7 @@ from private_distdd.networks.embedding import EmbeddingSpec
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.privacy.ledger import Ledger
 from private_distdd.privacy.plan import Privacy, PrivacyPlan
+from private_distdd.questions.class_embeddings import weights_of
 from private_distdd.site.client import Client
 from private_distdd.wire.message import Message
 from private_distdd.wire.query import Query
@@ -87,6 +88,11 @@ def weights(spec: ModelSpec, seed: int = 0) -> dict[str, Tensor]:
     return dict(spec.build(INFO.shape, INFO.num_classes, seed).state_dict())
 
 
+def seen(spec: ModelSpec, seed: int) -> dict[str, Tensor]:
+    """A network's state, for what it sees of an example as `EMBEDDING` has it."""
+    return dict(spec.build(EMBEDDING.seen(INFO), INFO.num_classes, seed).state_dict())
+
+
 def question(
     run: Run,
     question: str,
@@ -103,6 +109,9 @@ QUERIES = {
     "class_gradients": question(RUN, "class_gradients", GRADIENTS, weights(SPEC)),
     "joint": question(RUN, "class_gradients", JOINT, weights(CONVNET)),
     "class_embeddings": question(RUN, "class_embeddings", EMBEDDING.to_json()),
+    "embeddings, weights sent": question(
+        RUN, "class_embeddings", EMBEDDING.to_json(), weights_of([seen(CONVNET, seed) for seed in (1, 2)])
+    ),
     "open gradients": question(OPEN_RUN, "class_gradients", GRADIENTS, weights(SPEC), ((2, 3), 7)),
     "open embeddings": question(OPEN_RUN, "class_embeddings", EMBEDDING.to_json()),
     "class_examples": question(OPEN_RUN, "class_examples", {"counts": [2, 1]}, None, ((2, 1), 5)),
@@ -115,10 +124,24 @@ OPEN_MESSAGE = Message("a", "run-2:000000", QUERIES["class_counts"].digest, torc
 
 _PRIVACY = Privacy(noise_multiplier=2.0, sample_rate=0.5)
 _DISTDD = DistDD(ipc=1, rounds=4, model="mlp", model_args=dict(SPEC.arguments), matching_steps=1, network_steps=1)
-_COLLABDM = CollabDM(ipc=1, networks=2, frequencies=4, model_args=dict(CONVNET.arguments), matching_steps=2)
+_COLLABDM = CollabDM(
+    ipc=1,
+    networks=2,
+    frequencies=4,
+    model_args=dict(CONVNET.arguments),
+    matching_steps=2,
+    embedding_rounds=1,
+    teacher_rounds=0,
+    teacher="mlp",
+    teacher_args=dict(SPEC.arguments),
+    refinement_rounds=0,
+    network_epochs=1,
+)
 RUNS: dict[str, DistDD | CollabDM] = {
     "distdd": dataclasses.replace(_DISTDD, privacy=_PRIVACY, memory=2),
     "distdd open": dataclasses.replace(_DISTDD, initialization="real", batch_per_class=3, matching_optimizer="sgd"),
-    "collabdm": dataclasses.replace(_COLLABDM, privacy=_PRIVACY),
+    "collabdm": dataclasses.replace(
+        _COLLABDM, privacy=_PRIVACY, embedding_rounds=2, teacher_rounds=1, refinement_rounds=1
+    ),
     "collabdm open": dataclasses.replace(_COLLABDM, local_steps=1),
 }

@@ -85,7 +85,30 @@ METHODS: dict[str, DistDD | CollabDM] = {
     "private": dataclasses.replace(PRIVATE, **WITH_MEMORY),
     "open": dataclasses.replace(PLAIN, matching_optimizer="sgd", participation=0.7),
     "collabdm": CollabDM(
-        ipc=1, networks=2, frequencies=4, model_args={"width": 8, "depth": 1}, matching_steps=2, privacy=PRIVATE.privacy
+        ipc=1,
+        networks=2,
+        frequencies=4,
+        model_args={"width": 8, "depth": 1},
+        matching_steps=2,
+        embedding_rounds=1,
+        teacher_rounds=0,
+        refinement_rounds=0,
+        privacy=PRIVATE.privacy,
+    ),
+    "phases": CollabDM(
+        ipc=1,
+        networks=4,
+        frequencies=4,
+        model="mlp",
+        model_args={"width": 8, "depth": 1},
+        matching_steps=2,
+        embedding_rounds=2,
+        teacher_rounds=1,
+        teacher="mlp",
+        teacher_args={"width": 4, "depth": 1},
+        refinement_rounds=2,
+        network_epochs=1,
+        privacy=PRIVATE.privacy,
     ),
 }
 
@@ -110,6 +133,10 @@ def last_nan(tensor: torch.Tensor) -> torch.Tensor:
     changed = tensor.clone()
     changed.view(-1)[-1] = math.nan
     return changed
+
+
+def t8() -> torch.Tensor:
+    return torch.ones(8)
 
 
 DAMAGES: list[tuple[str, str, Edit]] = [
@@ -182,6 +209,29 @@ DAMAGES: list[tuple[str, str, Edit]] = [
     ("collabdm", "embedding is ", replaced("embedding", lambda t: t[:, :-1].contiguous())),
     ("collabdm", "embedding holds NaN", replaced("embedding", last_nan)),
     ("collabdm", "start is torch.uint8", replaced("start", lambda t: t.to(torch.uint8))),
+    ("phases", "rounds is 6", progress(rounds=6)),
+    ("phases", "rounds is 0", progress(rounds=0)),
+    ("phases", "answered is ", progress(answered={"a": 6, "b": 5, "c": 5})),
+    ("phases", "refinement is ", progress(rounds=4)),
+    ("phases", "'refinement' is not expected", progress(rounds=3)),
+    ("phases", "'first' is not expected", progress(rounds=2)),
+    ("phases", "embedding is ", replaced("embedding", lambda t: t[:, :9].contiguous())),
+    ("phases", "'refinement' is missing", lambda header, state: state.pop("refinement")),
+    ("phases", "refinement holds NaN", replaced("refinement", last_nan)),
+    ("phases", "'first' is missing", lambda header, state: state.pop("first")),
+    ("phases", "first is ", replaced("first", lambda t: t[1:])),
+    ("phases", "first holds NaN", replaced("first", last_nan)),
+    ("phases", "'teacher/1.bias' is missing", lambda header, state: state.pop("teacher/1.bias")),
+    ("phases", "teacher/1.weight is ", replaced("teacher/1.weight", lambda t: t.T.contiguous())),
+    ("phases", "teacher/1.weight is torch.float64", replaced("teacher/1.weight", lambda t: t.double())),
+    ("phases", "teacher/3.weight holds NaN", replaced("teacher/3.weight", last_nan)),
+    ("phases", "'velocity/3' is missing", lambda header, state: state.pop("velocity/3")),
+    ("phases", "'velocity/4' is not expected", lambda header, state: state.update({"velocity/4": torch.ones(3)})),
+    ("phases", "velocity/0 is ", replaced("velocity/0", lambda t: t.flatten())),
+    ("phases", "'networks/3/1.weight' is missing", lambda header, state: state.pop("networks/3/1.weight")),
+    ("phases", "'networks/4/1.bias' is not expected", lambda header, state: state.update({"networks/4/1.bias": t8()})),
+    ("phases", "networks/2/1.bias is ", replaced("networks/2/1.bias", lambda t: t[1:])),
+    ("phases", "networks/0/3.weight holds NaN", replaced("networks/0/3.weight", last_nan)),
 ]
 MEMORIES: list[tuple[str, Callable[[dict[int, dict[str, torch.Tensor]]], object]]] = [
     ("remembers 1 rounds, not 2", lambda memory: memory.pop(1)),
@@ -197,7 +247,7 @@ MEMORIES: list[tuple[str, Callable[[dict[int, dict[str, torch.Tensor]]], object]
 def killed(
     make_images: MakeImages, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], tuple[Path, dict[str, bytes]]]:
-    """killed(name): a checkpoint of that method after its third round (CollabDM: its only one), and the ledgers."""
+    """killed(name): a checkpoint of that method after its third round (CollabDM: its last), and the ledgers."""
 
     @functools.cache
     def make(name: str) -> tuple[Path, dict[str, bytes]]:
