@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from phases import INFO, NOISY, ROUNDS, MakeImages, Phases, Wire, run
+from phases import INFO, NOISY, ROUNDS, MakeImages, Phases, Wire, kept, run
 
 from private_distdd.errors import CheckpointError
 from private_distdd.methods import collabdm_course
@@ -204,3 +204,26 @@ def test_a_release_that_ended_is_had_again(tmp_path: Path, reopen: Reopen) -> No
     assert again.teacher is not None
     assert all(torch.equal(value, again.teacher.state[name]) for name, value in first.teacher.state.items())
     assert first.card["progress"] == again.card["progress"]
+
+
+def test_ctrl_c_in_a_resumed_run_releases_the_first_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reopen: Reopen
+) -> None:
+    """It was kept: S is not noise again."""
+
+    def stop(*arguments: Any) -> Any:
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "checkpoint"
+    with pytest.raises(Killed):
+        run(Phases(), Mortal(reopen(), 9, False), checkpoint=folder)  # the first S is there, and nobody was asked since
+    monkeypatch.setattr(collabdm_course.CollabDMCourse, "wanted", stop)
+    release = run(Phases(), reopen(), checkpoint=folder, resume=True)
+    assert torch.equal(release.dataset.images, kept(folder)["first"])
+    assert release.teacher is not None
+    assert release.card["progress"] == {
+        "rounds_planned": 6,
+        "rounds_done": 4,
+        "matching_steps": 4,
+        "stopped_early": True,
+    }
