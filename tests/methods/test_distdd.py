@@ -199,6 +199,7 @@ def test_participation_lowers_t_max(make_images: MakeImages) -> None:
         {"memory": 3},
         {"network_update": "aggregated", "network_steps": 1, "reinit_every": None},
         {"network_steps": 3, "reinit_every": None},
+        {"network_steps": 1, "network_momentum": 0.5, "reinit_every": 2},
         {"distance": "layer_cosine", "matching_optimizer": "sgd"},
         {"distance": "squared_l2"},
         {"aggregator": "sum"},
@@ -235,8 +236,9 @@ def test_matching_brings_the_distance_down(make_images: MakeImages, distance: st
     assert records[-1].matching_loss < 0.9 * records[0].matching_loss
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.75])
 def test_the_aggregated_update_is_one_step_along_the_message(
-    make_images: MakeImages, monkeypatch: pytest.MonkeyPatch
+    make_images: MakeImages, monkeypatch: pytest.MonkeyPatch, momentum: float
 ) -> None:
     steps: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     real = DistDDCourse._update_network
@@ -250,11 +252,28 @@ def test_the_aggregated_update_is_one_step_along_the_message(
         steps.append((before, flat(self.network), target))
 
     monkeypatch.setattr(DistDDCourse, "_update_network", spy)
-    Small(network_update="aggregated", network_steps=1, network_rate=0.5, reinit_every=None).fit(members(make_images))
+    taught = {"network_update": "aggregated", "network_steps": 1, "reinit_every": None}
+    release = Small(network_rate=0.5, network_momentum=momentum, **taught).fit(members(make_images))
     assert len(steps) == 4
+    moving = torch.zeros_like(steps[0][0])
     for before, after, target in steps:
-        assert torch.allclose(after, before - 0.5 * target.mean(dim=0), atol=1e-6)
+        moving = momentum * moving + target.mean(dim=0)
+        assert torch.allclose(after, before - 0.5 * moving, atol=1e-6)
     assert torch.equal(steps[1][0], steps[0][1])
+    assert release.teacher is not None
+    assert torch.equal(flat(release.teacher.build()), steps[-1][1])
+    logits = release.teacher.build()(release.dataset.images)
+    assert torch.equal(logits.argmax(dim=1), release.dataset.require_soft_labels().argmax(dim=1))
+
+
+@pytest.mark.parametrize("other", [{"network_update": "synthetic"}, {"reinit_every": 2}, {"network_steps": 0}])
+def test_only_a_network_that_messages_alone_trained_is_a_teacher(
+    make_images: MakeImages, other: dict[str, Any]
+) -> None:
+    taught = {"network_update": "aggregated", "network_steps": 1, "reinit_every": None}
+    release = Small(**(taught | other)).fit(members(make_images))
+    assert release.teacher is None
+    assert release.dataset.soft_labels is None
 
 
 def test_memory_matches_older_messages_too(make_images: MakeImages, monkeypatch: pytest.MonkeyPatch) -> None:

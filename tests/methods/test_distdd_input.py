@@ -27,6 +27,7 @@ BAD: list[tuple[str, Any]] = [
     *(("network_steps", value) for value in (-1, 0.5, None)),
     *(("seed", value) for value in (-1, 0.5, None)),
     *((n, v) for n in ("matching_rate", "network_rate") for v in (0, -1, math.nan, math.inf, "1", None)),
+    *(("network_momentum", value) for value in (-0.1, 1, math.nan, math.inf, "1", None)),
     *(("participation", value) for value in (0, -0.5, 1.01, math.nan, "1", None)),
     *(
         (name, value)

@@ -7,7 +7,7 @@ import itertools
 import json
 import warnings
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +137,13 @@ def collabdm(make: Callable[..., CollabDM], **others: Any) -> Case:
 
 CASES = {
     "DistDD": distdd(),
+    "DistDD, a network that the messages train": replace(
+        distdd(
+            network_update="aggregated", network_steps=1, network_momentum=0.9, reinit_every=None, granularity="joint"
+        ),
+        questions=frozenset({"class_gradients_at_seeds", "class_gradients"}),
+        weights=True,
+    ),
     "DistDD, two networks in one event": distdd(networks_per_query=2, memory=2),
     "DistDD, two networks in an event each": distdd(2, networks_per_query=2, network_events="each"),
     "CollabDM": collabdm(COLLABDM),
