@@ -70,6 +70,8 @@ class Target:
         """A release folder, which must verify, or a JSON file with the fields of `PrivacyPlan`.
 
         A release's messages answer the question of the method that its card names; a plan's are taken for gradients.
+        A run that asks several questions is attacked at the method's own one: of CollabDM's, at embeddings and not at
+        the teacher's gradients, which a release of DistDD is attacked at.
 
         Raises:
             ReleaseError: the release cannot be read, or does not verify.

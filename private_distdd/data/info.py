@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -135,7 +136,7 @@ def _for_each_lane(field: str, values: object, usual: float, lanes: int) -> tupl
     if (
         not isinstance(values, Sequence)
         or len(values) not in (1, lanes)
-        or not all(is_real(value) and math.isfinite(value) for value in values)
+        or not all(is_real(value) and abs(value) <= sys.float_info.max for value in values)
     ):
         raise DataError(f"{field} = {values!r}", f"{lanes} finite numbers", "Give one value for all, or one for each.")
     return tuple(float(value) for value in values) * (lanes // len(values))

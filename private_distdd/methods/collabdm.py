@@ -11,14 +11,14 @@ from torch import Tensor
 
 from private_distdd.data.info import DatasetInfo
 from private_distdd.errors import ConfigurationError
-from private_distdd.limits import STEPS
+from private_distdd.limits import HEADER_BYTES, STEPS, ComputeLimits
 from private_distdd.methods.collabdm_course import CollabDMCourse
 from private_distdd.methods.method import Method
 from private_distdd.methods.register import register_method
 from private_distdd.methods.teacher import Teacher
 from private_distdd.networks.embedding import EmbeddingSpec
 from private_distdd.networks.spec import ModelSpec
-from private_distdd.questions.class_embeddings import weights_of
+from private_distdd.questions.class_embeddings import EmbeddingSums, weights_of
 from private_distdd.questions.register import plain_question, private_question
 from private_distdd.server.layout import Field, Layout, is_between, is_part, prototypes
 from private_distdd.server.loop import named
@@ -27,6 +27,7 @@ from private_distdd.synthetic.mosaic import require_partition
 from private_distdd.validate import require_count, require_flag, require_number
 from private_distdd.wire.run import Run
 
+_MOST_TENSORS = HEADER_BYTES // 128  # what a file's header has room for
 _SMALLEST_PART = 12  # pixels: of digits with 8, parts of 4 showed nothing
 Phase: TypeAlias = Literal["embedding", "teacher", "refinement"]
 _FREE = ("matching_steps", "matching_rate", "smoothness")  # what the same messages may be matched with again
@@ -37,9 +38,9 @@ _FREE = ("matching_steps", "matching_rate", "smoothness")  # what the same messa
 class CollabDM(Method):
     """Distil a federation's data into `ipc` synthetic images a class from one message of each client.
 
-    The server sends the seeds of random networks; a client answers once, with the sums over each class of its images'
-    embeddings by all of them; the server then changes the synthetic images S until their mean embeddings match.  A
-    message has classes * (2 * frequencies * networks + 1) float32 values, and no weights are sent.
+    By default the server sends the seeds of random networks; a client answers once, with the sums over each class of
+    its images' embeddings by all of them; the server then changes the synthetic images S until their mean embeddings
+    match.  A message has classes * (2 * frequencies * networks + 1) float32 values, and no weights are sent.
 
     Several rounds share these networks (`embedding_rounds`).  Those of the other two kinds, if there are any, ask at
     weights that follow from earlier messages: `teacher_rounds` for gradients of a classifier, `refinement_rounds` for
@@ -242,14 +243,28 @@ class CollabDM(Method):
     def check(self, info: DatasetInfo) -> None:
         """See `Method`."""
         require_partition(self.parts(info), info.shape)
-        # As a client will, so that a network it would refuse is refused before anybody is asked.
+        # As a client will, so that what it would refuse is refused before anybody is asked: later queries, too, for by
+        # then earlier ones are paid.
         question = plain_question if self.privacy is None else private_question
-        question(self.question, self.asked_in("embedding", 0, info).to_json(), {}, info, "cpu")
+        first = self.asked_in("embedding", 0, info).to_json()
+        question(self.question, first, {}, info, "cpu")
+        usual, cost = ComputeLimits(), EmbeddingSums.cost(first, info)  # whoever takes the first query takes this much
+        limits = ComputeLimits(max(usual.memory, cost.memory), max(usual.work, cost.work))
         if self.teacher_rounds:
             spec = self.teacher_spec
             spec.validate(info.shape, info.num_classes)
             weights = spec.build(info.shape, info.num_classes, 0).state_dict()
-            question("class_gradients", {"model": spec.to_json(), "granularity": "joint"}, weights, info, "cpu")
+            question("class_gradients", {"model": spec.to_json(), "granularity": "joint"}, weights, info, "cpu", limits)
+        if self.refinement_rounds:
+            asked = self.asked_in("refinement", 0, info)
+            network = asked.model.build(asked.seen(info), info.num_classes, 0).state_dict()
+            if self.networks * len(network) > _MOST_TENSORS:
+                raise ConfigurationError(
+                    f"networks = {self.networks} of {len(network)} tensors, whose weights are sent",
+                    f"at most {_MOST_TENSORS} tensors",
+                    "Take fewer networks, or a simpler one.",
+                )
+            question(self.question, asked.to_json(), weights_of([network] * len(asked.seeds)), info, "cpu", limits)
 
     def layout(self, run: Run, client_ids: Sequence[str]) -> Layout:
         """See `Method`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,6 +12,7 @@ from private_distdd.networks.embedding import Embedding, EmbeddingSpec
 from private_distdd.networks.training import train
 from private_distdd.synthetic.dataset import SyntheticDataset
 
+_log = logging.getLogger("private_distdd")
 _HARD = 0.3  # share of the hard labels beside soft ones
 
 
@@ -45,5 +48,9 @@ def trained_states(
             weight_decay=5e-4,
             generator=torch.Generator().manual_seed(seed),
         )
-        states.append({name: value.detach().cpu().clone() for name, value in network.state_dict().items()})
+        state = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
+        if not all(bool(torch.isfinite(value).all()) for value in state.values()):
+            _log.warning("a network diverged on S, and is asked about as its seed made it")
+            state = dict(spec.model.build(spec.seen(info), info.num_classes, network_seed).state_dict())
+        states.append(state)
     return states

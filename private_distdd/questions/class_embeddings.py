@@ -16,6 +16,7 @@ from private_distdd.limits import Cost
 from private_distdd.networks.embedding import Embedding, EmbeddingSpec
 from private_distdd.networks.micro_batch import deterministic, micro_batches
 from private_distdd.networks.spec import ModelSpec
+from private_distdd.networks.zeros import fill_zeros
 from private_distdd.questions.arguments import message_memory
 from private_distdd.questions.audited import Asked, SpecificAttack
 from private_distdd.questions.question import MeasuredOnce
@@ -132,8 +133,11 @@ class EmbeddingSums(MeasuredOnce):
         return Cost(message_memory(info.num_classes, spec.dimension) + own.memory, own.work)
 
     def public(self) -> EmbeddingSums:
-        """One of its networks, by a public seed: the others have the same sizes."""
-        return EmbeddingSums(dataclasses.replace(self._spec, seeds=(0,)).to_json(), {}, *self._given)
+        """One of its networks, at the weights of a public seed and others where these are zero: all have its sizes."""
+        one, (info, device) = dataclasses.replace(self._spec, seeds=(0,)), self._given
+        network = one.model.build(one.seen(info), info.num_classes, 0)
+        fill_zeros(network)
+        return EmbeddingSums(one.to_json(), weights_of([network.state_dict()]), info, device)
 
     def rows(self, images: Tensor, labels: Tensor) -> Tensor:
         """Per-example embeddings, float32 [n, dimension]: what the mechanism clips, sums and covers with noise."""

@@ -312,6 +312,8 @@ class Client:
 
     def _measured(self, measured: Measurable, plan: PrivacyPlan) -> Answering[Tensor]:
         """One measurement: coins, rows, clipping, sums and noise."""
+        groups, dimension = measured.num_groups, measured.dimension
+        measurement = _mechanism(plan).begin(len(self._labels), groups, dimension, self._randomness)
         source = self._images
         if isinstance(measured, OnOutputs):
             if (
@@ -320,8 +322,6 @@ class Client:
                 source = self._kept.of(source, measured.fixed)
             else:
                 measured = measured.question
-        groups, dimension = measured.num_groups, measured.dimension
-        measurement = _mechanism(plan).begin(len(self._labels), groups, dimension, self._randomness)
         for part in torch.split(torch.from_numpy(measurement.batch), MICRO_BATCH):
             examples = self._examples(measured, source, part.to(self._device))
             measurement.add((yield examples), measured.groups(examples.labels[: examples.size]))
