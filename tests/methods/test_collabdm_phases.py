@@ -17,12 +17,14 @@ from scipy import optimize, stats
 from torch import Tensor
 
 from private_distdd.errors import ConfigurationError, ModelError, QueryRefusedError
+from private_distdd.limits import ComputeLimits
 from private_distdd.methods import collabdm_course
 from private_distdd.methods.collabdm import CollabDM
 from private_distdd.methods.teacher import Teacher
 from private_distdd.networks.embedding import EmbeddingSpec
 from private_distdd.privacy.accountants import epsilon
 from private_distdd.privacy.events import SampledGaussian
+from private_distdd.privacy.ledger import Ledger
 from private_distdd.privacy.plan import Privacy
 from private_distdd.questions.class_embeddings import read
 from private_distdd.release.release import Release
@@ -454,3 +456,33 @@ def test_wavelets_teach_small_images(make_images: MakeImages, tmp_path: Path) ->
     assert loaded.teacher is not None
     assert loaded.teacher.spec.name == "scatter_linear"
     assert loaded.dataset.soft_labels is not None
+
+
+@pytest.mark.parametrize(
+    ("knobs", "error"),
+    [
+        ({"embedding_rounds": 4, "refinement_rounds": 1}, QueryRefusedError),
+        (
+            {"networks": 4096, "model_args": {"width": 2, "depth": 4}, "embedding_rounds": 64, "refinement_rounds": 64},
+            ConfigurationError,
+        ),
+    ],
+    ids=["more work than clients do", "more tensors than a file's header holds"],
+)
+def test_what_clients_would_refuse_after_the_first_rounds_is_refused_before_them(
+    make_images: MakeImages,
+    knobs: dict[str, Any],
+    error: type[Exception],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # One network is within it, and so is the teacher; four are not.
+    monkeypatch.setattr(ComputeLimits.__init__, "__defaults__", (ComputeLimits().memory, 1e6))
+    path = tmp_path / "ledger.jsonl"
+    client = Client("c0", make_images(9), ledger=Ledger(path))
+    before = path.read_bytes()
+    with pytest.raises(error, match=r"operations an example|tensors, whose weights are sent"):
+        Phases(**knobs).fit([client])
+    assert path.read_bytes() == before
+    Phases(embedding_rounds=4, refinement_rounds=4).fit([client])
+    assert path.read_bytes() != before

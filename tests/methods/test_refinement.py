@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from phases import INFO, NOISY, QUIET, MakeImages, Phases, Wire, kept, members, run
+from phases import INFO, NOISY, QUIET, MakeImages, Phases, Wire, kept, members, opinion, run
 from torch import Tensor
 
 from private_distdd.data.info import DatasetInfo
@@ -116,8 +116,7 @@ def test_weights_that_are_sent_were_trained_on_the_first_s_alone(make_images: Ma
     labels = torch.arange(3)
     assert release.teacher is not None
     first = SyntheticDataset(tensors["first"], labels, INFO, 2)
-    with torch.no_grad():
-        soft = release.teacher.build()(first.expanded().images).softmax(dim=1)
+    soft = opinion(release.teacher, first.expanded().images, first.expanded().labels)
     states = trained_states(
         method.embedding(INFO, "refinement"),
         SyntheticDataset(tensors["first"], labels, INFO, 2, soft),

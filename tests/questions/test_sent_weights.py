@@ -12,13 +12,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.info import DatasetInfo
 from private_distdd.errors import ConfigurationError, ModelError, QueryRefusedError
 from private_distdd.networks.embedding import EmbeddingSpec
 from private_distdd.networks.micro_batch import micro_batches
+from private_distdd.networks.register import FACTORIES
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.privacy.mechanism import LATTICE, lattice_sums
 from private_distdd.privacy.plan import PrivacyPlan
@@ -143,6 +144,20 @@ def test_whether_places_are_alike_is_tried_without_them() -> None:
     public = [asked(SPEC, factor).public().rows(*data(5, 0)) for factor in (1.0, 0.0, math.nan)]
     assert torch.equal(public[0], public[1])
     assert torch.equal(public[0], public[2])
+
+
+def test_zeros_that_a_server_will_replace_hide_nothing_from_the_check_of_places(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def zeros(shape: tuple[int, ...], num_classes: int) -> nn.Module:
+        first = nn.Linear(math.prod(shape), 5)
+        nn.init.zeros_(first.weight)
+        return nn.Sequential(nn.Flatten(), first, nn.Tanh(), nn.Linear(5, num_classes))
+
+    monkeypatch.setitem(FACTORIES, "zeros", zeros)
+    spec = dataclasses.replace(SPEC, model=ModelSpec("zeros", {}))
+    rows = EmbeddingSums(spec.to_json(), {}, INFO, "cpu").public().rows(*data(5, 0))
+    assert float((rows[0] - rows[1]).abs().max()) > 1e-3  # at its start all examples have one embedding
 
 
 # Malformed ones
