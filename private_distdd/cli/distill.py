@@ -43,7 +43,7 @@ def add(commands: Commands) -> None:
         type=method_name,
         default="distdd",
         metavar="NAME",
-        help="how S is made: distdd, many rounds of gradients, or collabdm, one message of embeddings",
+        help="how S is made: distdd, many rounds of gradients, or collabdm, one message of embeddings or a few",
     )
     add_data_options(distill, "digits", "the data to split over the clients")
     distill.add_argument("--num-clients", type=int, default=10, metavar="N", help="clients the data are split over")
