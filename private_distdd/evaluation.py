@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from private_distdd.data.dataset import ImageDataset
@@ -159,8 +158,7 @@ def _targets(dataset: ImageDataset, soft_weight: float) -> Tensor:
             "a SyntheticDataset that has some",
             "Train on hard labels.",
         )
-    hard = F.one_hot(dataset.labels, dataset.info.num_classes)
-    return (1 - soft_weight) * hard + soft_weight * dataset.require_soft_labels()
+    return dataset.targets(soft_weight)
 
 
 def accuracy(

@@ -160,7 +160,7 @@ class CollabDM(Method):
                 "Images distilled at a client would leave it without passing the mechanism.",
             )
         self._spec(1)  # the rest is checked when the specifications are made
-        self.teacher_spec  # noqa: B018
+        self.teacher_spec  # noqa: B018 - likewise
 
     def parts(self, info: DatasetInfo) -> int:
         """`partition`, or what it is by default for such images."""
@@ -181,11 +181,10 @@ class CollabDM(Method):
 
     def phase(self, t: int) -> tuple[Phase, int]:
         """What round t is for, and which of these rounds it is."""
-        for phase, rounds in (("embedding", self.embedding_rounds), ("teacher", self.teacher_rounds)):
-            if t < rounds:
-                return phase, t  # type: ignore[return-value]
-            t -= rounds
-        return "refinement", t
+        if t < self.embedding_rounds:
+            return "embedding", t
+        t -= self.embedding_rounds
+        return ("teacher", t) if t < self.teacher_rounds else ("refinement", t - self.teacher_rounds)
 
     @property
     def teacher_spec(self) -> ModelSpec:

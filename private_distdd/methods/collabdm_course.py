@@ -14,7 +14,7 @@ from torch import Tensor
 from private_distdd.errors import QueryRefusedError
 from private_distdd.matching.means import class_means, match_means
 from private_distdd.methods.refinement import trained_states
-from private_distdd.methods.teacher import Teacher
+from private_distdd.methods.teacher import Teacher, softened, trained_network
 from private_distdd.methods.without_privacy import allocate, class_counts, in_class_order
 from private_distdd.networks.embedding import Embedding
 from private_distdd.networks.trained import TrainedNetwork
@@ -132,7 +132,8 @@ class CollabDMCourse(Course):
 
     def teacher(self) -> TrainedNetwork | None:
         """See `Course`."""
-        return self.taught.trained() if self.taught is not None and self.taught.moved else None
+        taught = self.taught
+        return trained_network(taught.spec, taught.network, self.info) if taught is not None and taught.moved else None
 
     @property
     def chosen(self) -> Mapping[str, Any]:
@@ -146,7 +147,7 @@ class CollabDMCourse(Course):
     def _labelled(self, images: Tensor) -> SyntheticDataset:
         """S, with the teacher's soft labels where it has been taught."""
         dataset = SyntheticDataset(presentable(images), self.labels, self.info, self.parts)
-        return self.taught.softened(dataset) if self.taught is not None and self.taught.moved else dataset
+        return softened(dataset, self.taught.network) if self.taught is not None and self.taught.moved else dataset
 
     def _teacher(self) -> Teacher:
         method = self.method

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from private_distdd.errors import ConfigurationError
 from private_distdd.matching.gradients import DISTANCES, distance_slope, parameter_shapes
-from private_distdd.methods.teacher import softened, trained_network
+from private_distdd.methods.teacher import descend, softened, trained_network
 from private_distdd.methods.without_privacy import allocate, class_counts, in_class_order
 from private_distdd.networks.loss import loss_sum
 from private_distdd.networks.trained import TrainedNetwork
@@ -125,7 +125,8 @@ class DistDDCourse(Course):
         }
         optimizer = self.optimizer.state_dict()["state"].get(0, {})  # nothing before the first step
         network = named("network", self.network.state_dict())
-        network |= named("velocity", {str(k): value for k, value in enumerate(self.velocity)})
+        if self.method.network_momentum:
+            network |= named("velocity", {str(k): value for k, value in enumerate(self.velocity)})
         memory: dict[int, dict[str, Tensor]] = {}
         for t, remembered, target in self.memory:
             if self.method.networks_per_query > 1:  # their seeds make the networks anew
@@ -146,8 +147,8 @@ class DistDDCourse(Course):
             groups = self.optimizer.state_dict()["param_groups"]  # they follow from the settings
             self.optimizer.load_state_dict({"state": {0: optimizer}, "param_groups": groups})
         self.network.load_state_dict(unnamed("network", state))
-        moving = unnamed("velocity", state)
-        self.velocity = [moving[str(k)].to(self.method.device) for k in range(len(moving))]
+        for k, value in unnamed("velocity", state).items():
+            self.velocity[int(k)].copy_(value)
         for t, tensors in sorted(kept.memory.items()):
             networks = self._networks(t)
             if self.method.networks_per_query == 1:
@@ -219,21 +220,11 @@ class DistDDCourse(Course):
                 step = torch.autograd.grad(loss_sum(self.network, images, labels) / len(labels), parameters)
             else:
                 flat = target.mean(dim=0)
-                step = tuple(
-                    part.reshape(p.shape)
-                    for part, p in zip(torch.split(flat, [p.numel() for p in parameters]), parameters, strict=True)
-                )
-            if method.network_momentum:
-                step = tuple(method.network_momentum * v + g for v, g in zip(self.velocity, step, strict=True))
-                self.velocity = list(step)
-            with torch.no_grad():
-                for parameter, gradient in zip(parameters, step, strict=True):
-                    parameter.sub_(gradient, alpha=method.network_rate)
+                step = torch.split(flat, [p.numel() for p in parameters])
+            descend(parameters, self.velocity, step, rate=method.network_rate, momentum=method.network_momentum)
 
     def _rest(self) -> list[Tensor]:
-        """The velocity of a network that has not moved; nothing without momentum."""
-        if not self.method.network_momentum:
-            return []
+        """The velocity of a network that has not moved."""
         return [torch.zeros_like(p, requires_grad=False) for p in self.network.parameters() if p.requires_grad]
 
     def _seeds(self, t: int) -> list[int]:

@@ -169,9 +169,8 @@ class Method(ABC):
             info: public class list, shape and normalisation; needed where the clients' data sets carry none.
             progress: show a bar with what is done, the matching loss, epsilon so far and time left.
             on_round_end: called after each round (by methods that match S after the rounds once, when S is done) with
-                public values
-                only.  An exception from it ends the run without a release, and what was paid stays paid; with a
-                checkpoint the run can go on.
+                public values only.  An exception from it ends the run without a release, and what was paid stays paid;
+                with a checkpoint the run can go on.
             checkpoint: a folder that keeps the state after every round; the clients' ledgers, which must outlive the
                 process too (`Ledger(path)`), are their own.
             resume: go on with the run whose checkpoint lies there, with the same settings and clients; a run that had

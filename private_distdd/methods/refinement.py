@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from private_distdd.networks.embedding import Embedding, EmbeddingSpec
@@ -13,7 +12,7 @@ from private_distdd.networks.training import train
 from private_distdd.synthetic.dataset import SyntheticDataset
 
 _log = logging.getLogger("private_distdd")
-_HARD = 0.3  # share of the hard labels beside soft ones
+_SOFT = 0.7  # share of the soft labels beside hard ones, where there are some
 
 
 def trained_states(
@@ -28,19 +27,17 @@ def trained_states(
         seed: of the order, and public.
         device: where they are trained.
     """
-    info, examples = dataset.info, dataset.expanded()
-    targets = examples.labels
-    if examples.soft_labels is not None:
-        targets = _HARD * F.one_hot(targets, info.num_classes) + (1 - _HARD) * examples.soft_labels
+    info, examples = dataset.info, dataset.expanded().images.to(device)
+    targets = dataset.targets(0.0 if dataset.soft_labels is None else _SOFT).to(device)
     states = []
     for network_seed in spec.seeds:
         network = spec.model.build(spec.seen(info), info.num_classes, network_seed).to(device).train()
         with torch.no_grad():
-            images = Embedding(spec, network_seed, info, device).seen(examples.images.to(device))
+            images = Embedding(spec, network_seed, info, device).seen(examples)
         train(
             network,
             images,
-            targets.to(device),
+            targets,
             epochs=epochs,
             batch_size=64,
             learning_rate=0.01,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -61,10 +61,7 @@ class Teacher:
     def step(self, gradient: Tensor) -> None:
         """One step along the mean gradient, float [dimension]."""
         parts = torch.split(gradient, [parameter.numel() for parameter in self._parameters])
-        with torch.no_grad():
-            for parameter, velocity, part in zip(self._parameters, self._velocity, parts, strict=True):
-                velocity.mul_(self._momentum).add_(part.reshape(parameter.shape).to(velocity))
-                parameter.sub_(velocity, alpha=self._rate)
+        descend(self._parameters, self._velocity, parts, rate=self._rate, momentum=self._momentum)
 
     @property
     def moved(self) -> bool:
@@ -82,13 +79,30 @@ class Teacher:
         for k, value in unnamed("velocity", tensors).items():
             self._velocity[int(k)].copy_(value)
 
-    def trained(self) -> TrainedNetwork | None:
-        """See `trained_network`."""
-        return trained_network(self.spec, self.network, self.info)
 
-    def softened(self, dataset: SyntheticDataset) -> SyntheticDataset:
-        """See `softened`."""
-        return softened(dataset, self.network)
+def descend(
+    parameters: Sequence[Tensor],
+    velocity: Sequence[Tensor],
+    gradient: Sequence[Tensor],
+    *,
+    rate: float,
+    momentum: float,
+) -> None:
+    """One step of SGD with momentum, in place.
+
+    Not torch's own optimiser, which has no velocity before the first step: a checkpoint always has one.
+
+    Args:
+        parameters: that move.
+        velocity: of each, zero before the first step.
+        gradient: of each, of any shape with as many values.
+        rate: of the step.
+        momentum: in [0, 1).
+    """
+    with torch.no_grad():
+        for parameter, moving, part in zip(parameters, velocity, gradient, strict=True):
+            moving.mul_(momentum).add_(part.reshape(parameter.shape).to(moving))
+            parameter.sub_(moving, alpha=rate)
 
 
 def trained_network(spec: ModelSpec, network: nn.Module, info: DatasetInfo) -> TrainedNetwork | None:

@@ -316,9 +316,8 @@ class Client:
         measurement = _mechanism(plan).begin(len(self._labels), groups, dimension, self._randomness)
         source = self._images
         if isinstance(measured, OnOutputs):
-            if (
-                plan.sample_rate * plan.max_queries * plan.events_per_query > 1
-            ):  # more examples are taken than there are
+            taken = plan.sample_rate * plan.max_queries * plan.events_per_query  # how often an example is, on average
+            if taken > 1:
                 source = self._kept.of(source, measured.fixed)
             else:
                 measured = measured.question

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -122,6 +123,21 @@ class SyntheticDataset(ImageDataset):
             ConfigurationError: there are none.
         """
         return TensorDataset(self.expanded().images, self.require_soft_labels())
+
+    def targets(self, soft_weight: float) -> Tensor:
+        """What a cross-entropy on `expanded` is to, in its order: int64 [n], or float32 [n, classes] with soft labels.
+
+        Args:
+            soft_weight: share of the soft labels in it, in [0, 1].
+
+        Raises:
+            ConfigurationError: they have a share, and there are none.
+        """
+        labels = self.labels.repeat_interleave(self.partition**2)
+        if not soft_weight:
+            return labels
+        hard = F.one_hot(labels, self.info.num_classes)
+        return (1 - soft_weight) * hard + soft_weight * self.require_soft_labels()
 
     def require_soft_labels(self) -> Tensor:
         """`soft_labels`, where there are any.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from typing import Any
@@ -34,6 +35,8 @@ def parsed(kind: str, data: bytes) -> Any:
         refusal = Refusal.from_bytes(data)
         return None if refusal is None else Refusal.from_bytes(refusal.to_bytes())
     found = {"run": Run, "enrolment": Enrolment, "query": Query, "message": Message}[kind].from_bytes(data)
+    if isinstance(found, Query | Message):
+        found = dataclasses.replace(found)  # it remembers the bytes that it was read from: now it writes its own
     again = found.data if isinstance(found, Query | Message) else found.to_bytes()
     second = type(found).from_bytes(again)
     if (second.data if isinstance(second, Query | Message) else second.to_bytes()) != again:

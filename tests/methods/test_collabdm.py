@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conformance import COLLABDM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -40,32 +41,7 @@ MakeImages = Callable[..., ImageDataset]
 INFO = DatasetInfo("tiny", 3, (1, 8, 8), (0.5,), (0.5,))
 NOISY = Privacy(noise_multiplier=5.0)
 QUIET = Privacy(noise_multiplier=1e-6)
-Small = functools.partial(  # every default that is a matter of measurement is pinned here
-    CollabDM,
-    ipc=1,
-    partition=2,
-    networks=3,
-    model="mlp",
-    model_args={"width": 16, "depth": 1},
-    pool=1,
-    frequencies=8,
-    bandwidth=0.5,
-    augment=True,
-    aggregator="mean",
-    matching_steps=4,
-    matching_rate=0.1,
-    smoothness=0.0,
-    local_steps=0,
-    embedding_rounds=1,
-    teacher_rounds=0,
-    teacher="mlp",
-    teacher_args={"width": 4, "depth": 1},
-    teacher_rate=0.5,
-    teacher_momentum=0.9,
-    refinement_rounds=0,
-    network_epochs=2,
-    privacy=NOISY,
-)
+Small = functools.partial(COLLABDM, smoothness=0.0, privacy=NOISY)
 
 
 def members(make_images: MakeImages, count: int = 3, n: int = 9, **arguments: Any) -> list[Client]:

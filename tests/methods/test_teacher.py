@@ -16,7 +16,7 @@ from torch import Tensor
 
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.methods.collabdm import CollabDM
-from private_distdd.methods.teacher import Teacher
+from private_distdd.methods.teacher import Teacher, softened, trained_network
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.privacy.plan import Privacy
 from private_distdd.release.release import Release
@@ -144,13 +144,16 @@ def from_messages(method: CollabDM, wire: Wire, *, rounds: Sequence[int] = (0, 1
 
 
 def test_it_follows_from_the_noisy_messages_and_from_no_true_number(make_images: MakeImages) -> None:
-    method = Phases(privacy=Privacy(noise_multiplier=2.0))
-    wire = Wire(members(make_images, n=60))
-    found = state(run(method, wire))
-    assert distance(found, from_messages(method, wire)) < 1e-5
-    true = (60 + 63 + 66) / 3
-    assert distance(found, from_messages(method, wire, divisor=true)) > 1e-4
-    assert distance(found, from_messages(method, wire, rounds=[0])) > 1e-4  # all rounds count them
+    method, true = Phases(privacy=Privacy(noise_multiplier=2.0)), (60 + 63 + 66) / 3
+    by_truth, by_one_round = [], []
+    for _ in range(5):  # a noisy number may happen to be the true one: one run in thirty would not tell them apart
+        wire = Wire(members(make_images, n=60))
+        found = state(run(method, wire))
+        assert distance(found, from_messages(method, wire)) < 1e-5
+        by_truth.append(distance(found, from_messages(method, wire, divisor=true)))
+        by_one_round.append(distance(found, from_messages(method, wire, rounds=[0])))
+    assert max(by_truth) > 1e-4
+    assert max(by_one_round) > 1e-4  # all rounds count them
 
 
 def test_a_round_that_nobody_answered_counts_nobody(make_images: MakeImages) -> None:
@@ -302,9 +305,9 @@ def test_many_examples_are_labelled_as_one() -> None:
     teacher = taught()
     images = torch.randn((150, *INFO.shape), generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
     dataset = SyntheticDataset(images, torch.arange(3).repeat_interleave(50), INFO)
-    soft = teacher.softened(dataset).soft_labels
+    soft = softened(dataset, teacher.network).soft_labels
     assert soft is not None
-    trained = teacher.trained()
+    trained = trained_network(SPEC, teacher.network, INFO)
     assert trained is not None
     assert torch.allclose(soft, opinion(trained, images, dataset.labels), atol=1e-6)
     assert dataset.soft_labels is None  # S itself is not touched

@@ -66,7 +66,7 @@ class Case:
         return int((self.matchings or self.queries) * method.matching_steps)
 
 
-COLLABDM = functools.partial(
+COLLABDM = functools.partial(  # every default that is a matter of measurement is pinned here
     CollabDM,
     ipc=1,
     partition=2,

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from conformance import COLLABDM
 from torch import Tensor
 from wiring import PerClient
 
@@ -33,31 +34,8 @@ MakeImages = Callable[..., ImageDataset]
 INFO = DatasetInfo("tiny", 3, (1, 8, 8), (0.5,), (0.5,))
 NOISY = Privacy(noise_multiplier=5.0)
 QUIET = Privacy(noise_multiplier=1e-6)
-Phases = functools.partial(  # every default that is a matter of measurement is pinned here
-    CollabDM,
-    ipc=1,
-    partition=2,
-    networks=4,
-    model="mlp",
-    model_args={"width": 16, "depth": 1},
-    pool=1,
-    frequencies=8,
-    bandwidth=0.5,
-    augment=True,
-    aggregator="mean",
-    matching_steps=4,
-    matching_rate=0.1,
-    smoothness=0.1,
-    local_steps=0,
-    embedding_rounds=2,
-    teacher_rounds=2,
-    teacher="mlp",
-    teacher_args={"width": 4, "depth": 1},
-    teacher_rate=0.5,
-    teacher_momentum=0.9,
-    refinement_rounds=2,
-    network_epochs=3,
-    privacy=NOISY,
+Phases = functools.partial(
+    COLLABDM, networks=4, embedding_rounds=2, teacher_rounds=2, refinement_rounds=2, network_epochs=3, privacy=NOISY
 )
 ROUNDS = ("embedding 0", "embedding 1", "teacher 0", "teacher 1", "refinement 0", "refinement 1")
 
@@ -158,3 +136,19 @@ def opinion(teacher: TrainedNetwork, images: Tensor, labels: Tensor) -> Tensor:
         logits = teacher.build()(images)
     own = [(logits / 2 ** (half / 2)).softmax(dim=1) for half in range(-10, 11)]
     return max(own, key=lambda soft: float(soft.gather(1, labels[:, None]).log().sum()))
+
+
+def told(method: CollabDM, wire: Wire, *rounds: int) -> list[Any]:
+    """What `matched` needs to know of these rounds."""
+    found = []
+    for t in rounds:
+        query = wire.asked(t)
+        spec = EmbeddingSpec.from_json(query.arguments)
+        states = None
+        if query.tensors:
+            states = [
+                {name[2:]: tensor for name, tensor in query.tensors.items() if name.startswith(f"{k}/")}
+                for k in range(len(spec.seeds))
+            ]
+        found.append((spec, wire.mean(t), states))
+    return found
