@@ -32,7 +32,7 @@ def scatter_linear(
     Args:
         pool: coefficients are averaged over pool x pool places, 1 ... (their shorter side); at the lower and the right
             border over as many as there are.
-        groups: of channels, each with mean 0 and variance 1 over an example; divides 81 a colour.  Default: 27 a colour.
+        groups: of channels, each with mean 0 and variance 1 over an example; divides 81 a colour.  Default: 27 of each.
         norm: of the features of each example, in (0, 1000).  Gradients clipped at C are those of unit features clipped
             at C / norm.
 
