@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from private_distdd.baselines.fedavg import FedAvg, FedProx
     from private_distdd.data.dataset import ImageDataset
     from private_distdd.data.info import DatasetInfo
     from private_distdd.data.load import load_dataset
@@ -40,6 +41,8 @@ _HOMES = {
     "DatasetInfo": "data.info",
     "DistDD": "methods.distdd",
     "Evaluation": "evaluation",
+    "FedAvg": "baselines.fedavg",
+    "FedProx": "baselines.fedavg",
     "ImageDataset": "data.dataset",
     "Ledger": "privacy.ledger",
     "ModelSpec": "networks.spec",
@@ -68,6 +71,8 @@ __all__ = [
     "DatasetInfo",
     "DistDD",
     "Evaluation",
+    "FedAvg",
+    "FedProx",
     "ImageDataset",
     "Ledger",
     "ModelSpec",
