@@ -18,7 +18,7 @@ from private_distdd.synthetic.dataset import LARGEST_PIXEL, SyntheticDataset
 
 # Settings under which clients' data would leave them beside the mechanism, with what they are under a plan.
 _CLOSED = {"initialization": "noise", "batch_per_class": None, "batch_size": None}
-_CLOSED_OF_COLLABDM = {"local_steps": 0}  # other methods' local steps pass the mechanism one by one
+_CLOSED_WITH_S = {"local_steps": 0}  # those that train a network pass the mechanism one by one
 _LONGEST_SETTINGS = 1 << 14  # characters of JSON
 
 
@@ -58,7 +58,7 @@ def statement_failures(release: Contents, plan: PrivacyPlan | None) -> Iterator[
         if plan is not None or asked is not None:
             yield "card: plan and settings disagree on whether the run had privacy"
         return
-    own = _CLOSED_OF_COLLABDM if card["method"]["name"] == "CollabDM" else {}
+    own = {} if release.synthetic is None else _CLOSED_WITH_S
     for name, closed in (_CLOSED | own).items():
         if settings.get(name, closed) != closed:
             yield f"card: {name} is {settings[name]!r} in the settings, but with privacy it must be {closed!r}"
@@ -87,8 +87,8 @@ def _synthetic_failures(card: Mapping[str, Any], synthetic: SyntheticDataset | N
         yield f"synthetic.safetensors: a pixel of magnitude {largest:.3g} is beyond {LARGEST_PIXEL:g}"
     if settings.get("partition", 1) != synthetic.partition:
         yield f"card: partition is {settings.get('partition', 1)!r} in the settings, S has {synthetic.partition}"
-    if settings.get("ipc", synthetic.ipc) != synthetic.ipc:
-        yield f"card: ipc is {settings['ipc']!r} in the settings, S has {synthetic.ipc!r}"
+    if settings.get("ipc", card.get("ipc")) != card.get("ipc"):
+        yield f"card: ipc is {settings['ipc']!r} in the settings, {card.get('ipc')!r} beside them"
     soft = synthetic.soft_labels is not None
     if card.get("soft_labels", False) is not soft:
         yield f"card: soft_labels is {card.get('soft_labels', False)!r}, but it must be {soft!r}"
