@@ -239,6 +239,8 @@ WAYS: dict[str, Callable[[Given], tuple[SyntheticDataset, float]]] = {
     "restarts": restarted,
     "generator": lambda given: distil(given, *generated(given)),
     "classified by the teacher": lambda given: distil(given, *pixels(given), extra=classified(given, 0.05)),
+    "classified, weight 0.2": lambda given: distil(given, *pixels(given), extra=classified(given, 0.2)),
+    "classified, weight 1": lambda given: distil(given, *pixels(given), extra=classified(given, 1.0)),
     "ridge regression to the teacher": lambda given: distil(given, *pixels(given), extra=regressed(given, 1.0)),
     "the teacher's gradients": lambda given: distil(given, *pixels(given), extra=gradients(given, 0.3)),
 }
