@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from private_distdd.data.normalised import from_torch
     from private_distdd.errors import NotPrivateWarning, PrivateDistDDError
     from private_distdd.evaluation import Evaluation, evaluate
+    from private_distdd.experiments.sweep import sweep
     from private_distdd.limits import ComputeLimits
     from private_distdd.methods.collabdm import CollabDM
     from private_distdd.methods.distdd import DistDD
@@ -58,6 +59,7 @@ _HOMES = {
     "mislabel": "simulation.mislabelling",
     "register_model": "networks.register",
     "shard_split": "simulation.splits",
+    "sweep": "experiments.sweep",
 }
 
 __all__ = [
@@ -86,6 +88,7 @@ __all__ = [
     "mislabel",
     "register_model",
     "shard_split",
+    "sweep",
 ]
 
 
