@@ -20,7 +20,7 @@ COMMANDS = (demo, distill, evaluate, plan, verify, audit, sweep)  # in the order
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 for success, 1 where `verify`, `audit` or `sweep` finds failures, 2 for an error (one line)."""
+    """Run one command; 0: success; 1: `verify`, `audit` or `sweep` finds failures; 2: an error, said in one line."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from private_distdd.release.html import safe
 from private_distdd.rounding import rounded_up
 
-_WIDTH, _HEIGHT = 640, 380
+_HEIGHT = 380
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 540, 14, 330
 _OPEN = 595  # the place of runs without privacy
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#555555", "#a6761d")
@@ -68,7 +68,7 @@ def frontier(lines: Mapping[str, Sequence[Mark]]) -> str:
             shown.append(epsilon)
     grid += "".join(
         f'<path d="M{x(epsilon):.1f} {_TOP}V{_BOTTOM}" stroke="#e3e7eb"/>'
-        f'<text x="{x(epsilon):.1f}" y="{_BOTTOM + 16}" text-anchor="middle">{rounded_up(epsilon, 3)}</text>'
+        f'<text x="{x(epsilon):.1f}" y="{_BOTTOM + 16}" text-anchor="middle">{float(rounded_up(epsilon, 3)):g}</text>'
         for epsilon in shown
     )
     if end != _RIGHT:
@@ -78,7 +78,7 @@ def frontier(lines: Mapping[str, Sequence[Mark]]) -> str:
         for i, line in enumerate(lines.values())
     )
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {end + 24} {_HEIGHT}" role="img" '
         f'aria-label="accuracy against epsilon" font-family="system-ui,sans-serif" font-size="12" fill="#1b1f24">'
         f"{grid}{drawn}"
         f'<text x="{(_LEFT + _RIGHT) / 2}" y="{_BOTTOM + 38}" text-anchor="middle">\u03b5 of each client</text>'
@@ -102,9 +102,10 @@ def _stroke(index: int) -> str:
 
 
 def _line(places: Sequence[tuple[float, float, Mark]], index: int, y: Callable[[float], float]) -> str:
-    """A line through its marks, each with its bar."""
-    stroke, colour = _stroke(index), _COLOURS[index % len(_COLOURS)]
-    text = f'<path d="M{"L".join(f"{across:.1f} {down:.1f}" for across, down, _ in places)}" {stroke}/>'
+    """Marks, each with its bar, and a line through those of a finite epsilon."""
+    colour = _COLOURS[index % len(_COLOURS)]
+    through = [f"{across:.1f} {down:.1f}" for across, down, mark in places if math.isfinite(mark.epsilon)]
+    text = f'<path d="M{"L".join(through)}" {_stroke(index)}/>' if through else ""
     for across, down, mark in places:
         if mark.spread:
             top, bottom = y(mark.accuracy + mark.spread), y(mark.accuracy - mark.spread)

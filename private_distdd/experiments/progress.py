@@ -15,16 +15,19 @@ from private_distdd.experiments.run import DONE, Record
 
 
 def seconds_left(records: Sequence[Record], left: Sequence[Cell], processes: int) -> float | None:
-    """An estimate by the finished cells: those of the same method, or all where there are none; None without any."""
+    """An estimate by the finished cells: those of the same method, or all where there are none.
+
+    None where nothing is finished, or nothing left.
+    """
     spent: dict[str, list[float]] = {}
     for record in records:
         if record["status"] == DONE:
             spent.setdefault(record["settings"]["method"]["name"], []).append(sum(record["seconds"].values()))
     every = [seconds for part in spent.values() for seconds in part]
-    if not every:
+    if not every or not left:
         return None
     expected = (statistics.fmean(spent.get(cell.settings["method"]["name"], every)) for cell in left)
-    return sum(expected) / min(processes, max(len(left), 1))
+    return sum(expected) / min(processes, len(left))
 
 
 @contextlib.contextmanager
