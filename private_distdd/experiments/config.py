@@ -44,7 +44,7 @@ class Sweep:
             ConfigurationError: unknown or missing sections, a section that is none, an empty list, or a cell twice.
         """
         known = (*SECTIONS, "seeds")
-        for name in (*_NEEDED, *config):
+        for name in (*config, *_NEEDED):
             if name not in known or name not in config:
                 given = f"{name!r} in a sweep" if name in config else f"a sweep without {name!r}"
                 raise ConfigurationError(given, f"the sections {list(known)}", f"Needed are {list(_NEEDED)}.")

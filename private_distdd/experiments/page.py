@@ -65,7 +65,9 @@ def _scored(done: Sequence[Record]) -> list[str]:
 
 
 def _spent(done: Sequence[Record]) -> str:
-    """What all cells cost together, if they were computed from one private data set."""
+    """What all cells cost together, if they were made from one private data set."""
+    if not done:
+        return ""
     total = sum((as_number(record["epsilon"]) for record in done), 0.0)
     if math.isinf(total):
         return "Some of these were made without privacy, so all of them together promise nothing."

@@ -35,6 +35,7 @@ def run_apart(cells: Sequence[tuple[Cell, Path]], processes: int) -> Iterator[Ce
     try:
         while True:
             for cell, path in itertools.islice(waiting, processes - len(running)):
+                path.unlink(missing_ok=True)  # of an earlier try, which failed
                 started = context.Process(target=_work, args=(cell, path))
                 started.start()
                 running[started.sentinel] = (started, cell, path)
@@ -44,7 +45,7 @@ def run_apart(cells: Sequence[tuple[Cell, Path]], processes: int) -> Iterator[Ce
                 assert isinstance(sentinel, int)  # noqa: S101 - for the type checker: so they came in
                 process, cell, path = running.pop(sentinel)
                 process.join()
-                if process.exitcode:  # without a word: killed for its memory, for example
+                if not path.exists():  # killed for its memory, for example
                     write_record(failure(cell, f"its process ended with exit code {process.exitcode}"), path)
                 yield cell
     finally:
