@@ -25,9 +25,7 @@ def parameters(call: Callable[..., Any]) -> list[str]:
     return list(inspect.signature(call).parameters)
 
 
-@pytest.mark.parametrize(
-    "name", [*TOP, "mislabel", "evaluate", "Budget", "Ledger", "DatasetInfo", "register_model", "sweep"]
-)
+@pytest.mark.parametrize("name", [*TOP, "mislabel", "evaluate", "Budget", "Ledger", "DatasetInfo", "register_model"])
 def test_the_top_level_has_it(name: str) -> None:
     assert name in private_distdd.__all__
     assert getattr(private_distdd, name).__name__ == name

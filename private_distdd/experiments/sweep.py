@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +81,10 @@ def sweep(
         write_file(folder / CSV, as_csv(known()).encode())
         write_file(folder / PAGE, render_sweep(folder.name, plan.config, len(plan.cells), known()).encode())
 
-    with _own(folder), sweep_bar(len(plan.cells), progress) as bar:
+    running = contextlib.closing(_run(folder, left, processes))  # whatever ends this ends the processes
+    with _own(folder), sweep_bar(len(plan.cells), progress) as bar, running as done:
         bar(known(), seconds_left(known(), left, processes))
-        for cell in _run(folder, left, processes):
+        for cell in done:
             records[cell.id] = json.loads(_file(folder, cell).read_bytes())
             report()
             bar(known(), seconds_left(known(), [cell for cell in left if cell.id not in records], processes))
@@ -91,7 +92,7 @@ def sweep(
     return known()
 
 
-def _run(folder: Path, cells: Sequence[Cell], processes: int) -> Iterator[Cell]:
+def _run(folder: Path, cells: Sequence[Cell], processes: int) -> Generator[Cell]:
     """Run the cells to their files, and yield each when it is done."""
     if processes > 1:
         yield from run_apart([(cell, _file(folder, cell)) for cell in cells], processes)
