@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,8 @@ class Sweep:
             for seed in _values("seeds", seeds)
             for chosen in itertools.product(*choices)
         )
-        twice = next((cell for i, cell in enumerate(cells) if cell.id in {other.id for other in cells[:i]}), None)
+        count = Counter(cell.id for cell in cells)
+        twice = next((cell for cell in cells if count[cell.id] > 1), None)
         if twice is not None:
             raise ConfigurationError(f"twice the cell {twice}", "each choice once", "Strike one out.")
         return cls(plain({**config, "seeds": seeds}), cells)

@@ -17,7 +17,6 @@ from typing import Any, TypeAlias
 
 from private_distdd.encoding import sha256
 from private_distdd.errors import ConfigurationError, NotPrivateWarning, PrivateDistDDError
-from private_distdd.evaluation import accuracy
 from private_distdd.experiments.build import build
 from private_distdd.experiments.cell import Cell
 from private_distdd.files import write_file
@@ -81,14 +80,13 @@ def _outcome(cell: Cell) -> dict[str, Any]:
     if release.card["progress"]["stopped_early"]:
         raise ConfigurationError("a run that ended early, for no client was left", "a whole run", "Try it alone.")
     distilled = time.perf_counter()
-    result, teacher, device = built.evaluate(release.dataset), release.teacher, built.evaluation["device"]
-    traffic = release.card["traffic"].values()
+    result, traffic = built.evaluate(release.dataset), release.card["traffic"].values()
     return {
         **_bill(release),
         "accuracies": list(result.accuracies),
         "accuracy": result.mean,
         "accuracy_std": result.std if len(result.accuracies) > 1 else None,
-        "teacher_accuracy": None if teacher is None else accuracy(teacher.build().to(device), built.scored),
+        "teacher_accuracy": None if release.teacher is None else built.score(release.teacher),
         "scored_on": built.on,
         "scored_examples": len(built.scored),
         "bytes_sent": max(client["sent"] for client in traffic),
@@ -106,11 +104,8 @@ def _bill(release: Release) -> dict[str, Any]:
     def most(name: str) -> float | str:
         return as_text(max(as_number(claim[name]) for claim in claims) if release.private else math.inf)
 
-    epsilons = {name: most(accountant) for name, accountant in _ACCOUNTANTS.items()}
+    epsilons = {"epsilon": most("epsilon"), "epsilon_rdp": most("rdp"), "epsilon_prv": most("prv")}
     return epsilons | {name: plan.get(name) for name in ("delta", "noise_multiplier")}
-
-
-_ACCOUNTANTS = {"epsilon": "epsilon", "epsilon_rdp": "rdp", "epsilon_prv": "prv"}
 
 
 @contextlib.contextmanager
