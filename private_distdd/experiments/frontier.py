@@ -73,8 +73,16 @@ def frontier(lines: Mapping[str, Sequence[Mark]]) -> str:
     )
     if end != _RIGHT:
         grid += f'<text x="{_OPEN}" y="{_BOTTOM + 16}" text-anchor="middle">not private</text>'
+    apart = min(7, 60 / len(lines))  # lines stand side by side, so that their bars can be told
     drawn = "".join(
-        _line([(x(mark.epsilon), y(mark.accuracy), mark) for mark in sorted(line)], i, y)
+        _line(
+            [
+                (x(mark.epsilon) + apart * (i - (len(lines) - 1) / 2), y(mark.accuracy), mark)
+                for mark in sorted(line, key=lambda mark: mark.epsilon)
+            ],
+            i,
+            y,
+        )
         for i, line in enumerate(lines.values())
     )
     return (

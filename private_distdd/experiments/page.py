@@ -16,6 +16,7 @@ from private_distdd.release.bill import as_number
 from private_distdd.release.html import chips, safe
 from private_distdd.rounding import in_bytes, rounded_up
 
+_APART = "<p class=small>Lines stand a little apart, so that bars at one ε can be told.</p>"
 _SCORED = {
     False: "Accuracy on {} examples that were <b>held out</b> of the training set, every fourth of each class; no "
     "client held one of them. Choose by these. The test set was not scored.",
@@ -46,7 +47,9 @@ def render_sweep(title: str, config: Mapping[str, Any], cells: int, records: Seq
         title=safe(title),
         state=f"{len(done)} of {cells} cells done{f', {len(failed)} failed' if failed else ''}",
         scored="".join(f"<p>{line}</p>" for line in _scored(done)),
-        figure=f"<figure>{frontier(lines)}<figcaption>{key(list(lines))}</figcaption></figure>" if lines else "",
+        figure=f"<figure>{frontier(lines)}<figcaption>{key(list(lines))}{_APART}</figcaption></figure>"
+        if lines
+        else "",
         spent=_spent(done),
         rows="".join(map(_row, found)),
         failed="".join(
