@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from private_distdd.data.normalised import from_torch
     from private_distdd.errors import NotPrivateWarning, PrivateDistDDError
     from private_distdd.evaluation import Evaluation, evaluate
+    from private_distdd.experiments.sweep import sweep
     from private_distdd.limits import ComputeLimits
     from private_distdd.methods.collabdm import CollabDM
     from private_distdd.methods.distdd import DistDD
@@ -61,6 +62,7 @@ _HOMES = {
     "mislabel": "simulation.mislabelling",
     "register_model": "networks.register",
     "shard_split": "simulation.splits",
+    "sweep": "experiments.sweep",
 }
 
 __all__ = [
@@ -91,6 +93,7 @@ __all__ = [
     "mislabel",
     "register_model",
     "shard_split",
+    "sweep",
 ]
 
 

@@ -112,7 +112,7 @@ def run(options: argparse.Namespace) -> int:
         ConfigurationError: options contradict each other, or a value is outside its range.
         CheckpointError: `--checkpoint` is not this run's folder.
     """
-    from private_distdd.data.load import load_dataset, published_names
+    from private_distdd.data.load import load_dataset, require_public_classes
     from private_distdd.methods import method_named
     from private_distdd.privacy.ledger import Budget, Ledger
     from private_distdd.simulation.splits import dirichlet_split
@@ -126,13 +126,9 @@ def run(options: argparse.Namespace) -> int:
     if privacy is not None and options.budget_epsilon is not None:
         budget = Budget(options.budget_epsilon, privacy.delta)
     named = options.num_classes is not None or options.classes is not None
-    if privacy is not None and options.dataset not in published_names() and not named:
-        raise ConfigurationError(
-            f"--dataset {options.dataset} with privacy and without its classes",
-            "the class list as a public constant",
-            "Reading it off private data would tell something about them: add --num-classes N, or --classes A,B,... "
-            "for an image folder or a .csv.",
-        )
+    if privacy is not None:
+        remedy = "add --num-classes N, or --classes A,B,... for an image folder or a .csv."
+        require_public_classes(options.dataset, named, remedy)
     make_method = method_named(options.method)
     method = make_method(privacy=privacy, device=options.device, seed=options.seed, **given_knobs(options, make_method))
     if privacy is None:
