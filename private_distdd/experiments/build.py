@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from private_distdd import baselines as _baselines  # noqa: F401 - they register themselves
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.load import load_dataset, require_public_classes
 from private_distdd.data.normalised import split_off_test

@@ -7,6 +7,7 @@ import json
 import math
 import platform
 import signal
+import statistics
 import threading
 import time
 import warnings
@@ -80,19 +81,22 @@ def _outcome(cell: Cell) -> dict[str, Any]:
     if release.card["progress"]["stopped_early"]:
         raise ConfigurationError("a run that ended early, for no client was left", "a whole run", "Try it alone.")
     distilled = time.perf_counter()
-    result, traffic = built.evaluate(release.dataset), release.card["traffic"].values()
+    s, traffic = release.synthetic, release.card["traffic"].values()
+    own = [] if release.teacher is None else [built.score(release.teacher)]
+    # Where there is no S, the network is what was made.
+    accuracies = own if s is None else list(built.evaluate(s).accuracies)
     return {
         **_bill(release),
-        "accuracies": list(result.accuracies),
-        "accuracy": result.mean,
-        "accuracy_std": result.std if len(result.accuracies) > 1 else None,
-        "teacher_accuracy": None if release.teacher is None else built.score(release.teacher),
+        "accuracies": accuracies,
+        "accuracy": statistics.fmean(accuracies),
+        "accuracy_std": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
+        "teacher_accuracy": own[0] if own and s is not None else None,
         "scored_on": built.on,
         "scored_examples": len(built.scored),
         "bytes_sent": max(client["sent"] for client in traffic),
         "bytes_received": max(client["received"] for client in traffic),
         "seconds": {"distillation": distilled - started, "evaluation": time.perf_counter() - distilled},
-        "synthetic": sha256(release.dataset.images.numpy().tobytes()),
+        "synthetic": None if s is None else sha256(s.images.numpy().tobytes()),
     }
 
 

@@ -197,6 +197,17 @@ def test_a_teacher_is_scored_beside_s(small: Config, tmp_path: Path) -> None:
     assert "collabdm; its teacher" in (tmp_path / "s" / "sweep.html").read_text()
 
 
+def test_a_baseline_is_scored_by_its_own_network(small: Config, tmp_path: Path) -> None:
+    knobs = {"model": "mlp", "model_args": {"width": 16, "depth": 1}, "rounds": 1}
+    small["method"] = [small["method"], {"name": "fedavg", "local_steps": 2, **knobs}]
+    distilled, trained = sweep(small, tmp_path / "out")
+    assert (trained["status"], trained["synthetic"], trained["teacher_accuracy"]) == ("done", None, None)
+    assert trained["accuracies"] == [trained["accuracy"]]
+    assert 0 <= trained["accuracy"] <= 1
+    assert trained["epsilon"] > distilled["epsilon"]  # two events in its one query
+    assert "fedavg" in (tmp_path / "out" / "sweep.html").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("name", ["file", "folder"])
 def test_a_place_of_somebody_else_is_left_alone(name: str, small: Config, ran: list[str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
