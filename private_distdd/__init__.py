@@ -9,12 +9,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from private_distdd.baselines.fedavg import FedAvg, FedProx
     from private_distdd.data.dataset import ImageDataset
     from private_distdd.data.info import DatasetInfo
     from private_distdd.data.load import load_dataset
     from private_distdd.data.normalised import from_torch
     from private_distdd.errors import NotPrivateWarning, PrivateDistDDError
     from private_distdd.evaluation import Evaluation, evaluate
+    from private_distdd.experiments.sweep import sweep
     from private_distdd.limits import ComputeLimits
     from private_distdd.methods.collabdm import CollabDM
     from private_distdd.methods.distdd import DistDD
@@ -40,6 +42,8 @@ _HOMES = {
     "DatasetInfo": "data.info",
     "DistDD": "methods.distdd",
     "Evaluation": "evaluation",
+    "FedAvg": "baselines.fedavg",
+    "FedProx": "baselines.fedavg",
     "ImageDataset": "data.dataset",
     "Ledger": "privacy.ledger",
     "ModelSpec": "networks.spec",
@@ -58,6 +62,7 @@ _HOMES = {
     "mislabel": "simulation.mislabelling",
     "register_model": "networks.register",
     "shard_split": "simulation.splits",
+    "sweep": "experiments.sweep",
 }
 
 __all__ = [
@@ -68,6 +73,8 @@ __all__ = [
     "DatasetInfo",
     "DistDD",
     "Evaluation",
+    "FedAvg",
+    "FedProx",
     "ImageDataset",
     "Ledger",
     "ModelSpec",
@@ -86,6 +93,7 @@ __all__ = [
     "mislabel",
     "register_model",
     "shard_split",
+    "sweep",
 ]
 
 

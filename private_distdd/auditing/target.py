@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from private_distdd import baselines as _baselines  # noqa: F401 - they register themselves
 from private_distdd.auditing.probe import Probe, attacks_of, usual_probe
 from private_distdd.data.info import DatasetInfo
 from private_distdd.errors import ConfigurationError, ReleaseError
@@ -86,7 +87,7 @@ class Target:
                 raise ConfigurationError(f"{path}, a release without privacy", "a claim", "There is nothing to refute.")
             plan, method = PrivacyPlan.from_json(release.card["plan"]), method_named(release.card["method"]["name"])
             asks = method.asked(release.card["method"]["settings"])
-            return cls(str(path), manifest_hash(source), plan, release.dataset.info, asks)
+            return cls(str(path), manifest_hash(source), plan, DatasetInfo.from_json(release.card["data"]), asks)
         try:
             record = json.loads(source.read_bytes())
         except (OSError, ValueError) as error:

@@ -43,7 +43,8 @@ def add(commands: Commands) -> None:
         type=method_name,
         default="distdd",
         metavar="NAME",
-        help="how S is made: distdd, many rounds of gradients, or collabdm, one message of embeddings or a few",
+        help="how S is made: distdd, many rounds of gradients, or collabdm, one message of embeddings or a few; or "
+        "what it is compared with: fedavg and fedprox train a network",
     )
     add_data_options(distill, "digits", "the data to split over the clients")
     distill.add_argument("--num-clients", type=int, default=10, metavar="N", help="clients the data are split over")
@@ -59,6 +60,7 @@ def add(commands: Commands) -> None:
         distill, 'private runs only; give neither "--target-epsilon" nor "--noise-multiplier" for none'
     )
     group.add_argument("--max-grad-norm", type=float, metavar="C", help="clipping norm of an example (default 1)")
+    group.add_argument("--divisor", type=float, metavar="B", help="that messages are divided by, public (default 1)")
     group.add_argument(
         "--budget-epsilon", type=float, metavar="E", help="lifetime budget of each client's ledger, at --delta"
     )
@@ -110,7 +112,7 @@ def run(options: argparse.Namespace) -> int:
         ConfigurationError: options contradict each other, or a value is outside its range.
         CheckpointError: `--checkpoint` is not this run's folder.
     """
-    from private_distdd.data.load import load_dataset, published_names
+    from private_distdd.data.load import load_dataset, require_public_classes
     from private_distdd.methods import method_named
     from private_distdd.privacy.ledger import Budget, Ledger
     from private_distdd.simulation.splits import dirichlet_split
@@ -124,13 +126,9 @@ def run(options: argparse.Namespace) -> int:
     if privacy is not None and options.budget_epsilon is not None:
         budget = Budget(options.budget_epsilon, privacy.delta)
     named = options.num_classes is not None or options.classes is not None
-    if privacy is not None and options.dataset not in published_names() and not named:
-        raise ConfigurationError(
-            f"--dataset {options.dataset} with privacy and without its classes",
-            "the class list as a public constant",
-            "Reading it off private data would tell something about them: add --num-classes N, or --classes A,B,... "
-            "for an image folder or a .csv.",
-        )
+    if privacy is not None:
+        remedy = "add --num-classes N, or --classes A,B,... for an image folder or a .csv."
+        require_public_classes(options.dataset, named, remedy)
     make_method = method_named(options.method)
     method = make_method(privacy=privacy, device=options.device, seed=options.seed, **given_knobs(options, make_method))
     if privacy is None:
@@ -156,9 +154,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _report(release: Release, folder: Path, options: argparse.Namespace) -> None:
+    from private_distdd.data.info import DatasetInfo
     from private_distdd.release.release import manifest_hash
 
-    print(f"{folder}: {len(release.dataset.labels)} {release.dataset.info.form.many}, {claim(release)}")
+    s, info = release.synthetic, DatasetInfo.from_json(release.card["data"])
+    held = f"a {release.card['teacher']['name']}" if s is None else f"{len(s.labels)} {info.form.many}"
+    print(f"{folder}: {held}, {claim(release)}")
     if release.private:
         print_bills(release.card["clients"])
     progress = release.card["progress"]
@@ -177,7 +178,7 @@ def _test_options(options: argparse.Namespace, release: Release) -> str:
     given["--classes"] = options.classes
     if not options.dataset.endswith(".npz"):  # evaluate takes its number of classes from the release
         given["--num-classes"] = options.num_classes
-    if len(release.dataset.info.shape) == 1:
+    if release.synthetic is not None and len(release.synthetic.info.shape) == 1:
         given["--model"] = options.model  # its default is for images
     return " ".join(f"{name} {shlex.quote(str(value))}" for name, value in given.items() if value is not None)
 

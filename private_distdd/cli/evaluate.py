@@ -44,13 +44,16 @@ def run(options: argparse.Namespace) -> int:
         ConfigurationError: a release of no published data set without `--dataset`, `--model-args` that are no JSON,
             or what was asked for, soft labels or a teacher, is not in the release.
     """
+    from private_distdd.data.info import DatasetInfo
     from private_distdd.data.load import load_dataset, published_names
     from private_distdd.evaluation import accuracy, evaluate, require_alike
     from private_distdd.networks.device import require_device
     from private_distdd.release.release import Release
 
     release = Release.load(options.release)
-    info, teacher = release.dataset.info, release.teacher if options.teacher else None
+    asked = options.teacher or release.synthetic is None
+    teacher = release.teacher if asked else None
+    info = DatasetInfo.from_json(release.card["data"])
     if options.teacher and teacher is None:
         raise ConfigurationError("--teacher for a release without one", "a release with a teacher", "Leave it out.")
     try:
@@ -70,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
     _, test = load_dataset(name, mean=info.mean, std=info.std, **arguments)
     if test.info.name != info.name:
         print(
-            f"note: S stands for {info.name!r}, the test {test.info.form.many} are of {test.info.name!r}",
+            f"note: the release stands for {info.name!r}, the test {test.info.form.many} are of {test.info.name!r}",
             file=sys.stderr,
         )
     if teacher is None:

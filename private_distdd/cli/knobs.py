@@ -20,6 +20,7 @@ def method_name(text: str) -> str:
     Raises:
         argparse.ArgumentTypeError: there is none of this name.
     """
+    from private_distdd import baselines as _baselines  # noqa: F401 - they register themselves
     from private_distdd.methods import registered_methods  # imports torch: not where help is asked for
 
     if text not in registered_methods():

@@ -12,15 +12,15 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from private_distdd.cli import audit, demo, distill, evaluate, plan, verify
+from private_distdd.cli import audit, demo, distill, evaluate, plan, sweep, verify
 from private_distdd.cli.options import set_threads
 from private_distdd.errors import NotPrivateWarning, PrivateDistDDError
 
-COMMANDS = (demo, distill, evaluate, plan, verify, audit)  # in the order of the help
+COMMANDS = (demo, distill, evaluate, plan, verify, audit, sweep)  # in the order of the help
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 for success, 1 where `verify` or `audit` finds failures, 2 for an error, said in one line."""
+    """Run one command; 0: success; 1: `verify`, `audit` or `sweep` finds failures; 2: an error, said in one line."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:

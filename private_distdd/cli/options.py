@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """What a command adds itself to."""
 
-_PRIVACY = ("delta", "sample_rate", "max_grad_norm")
+_PRIVACY = ("delta", "sample_rate", "max_grad_norm", "divisor")
 
 
 class Help(argparse.HelpFormatter):

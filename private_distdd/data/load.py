@@ -14,8 +14,28 @@ from private_distdd.data import loaders as _loaders  # noqa: F401 - registers it
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.info import Constant, constants
 from private_distdd.data.loaders.register import Wanted, published_names, source_of
+from private_distdd.errors import ConfigurationError
 
-__all__ = ["load_dataset", "published_names"]
+__all__ = ["load_dataset", "published_names", "require_public_classes"]
+
+
+def require_public_classes(name: str, said: bool, remedy: str) -> None:
+    """Refuse data for a run with privacy whose class list would be read off them (assumption A6).
+
+    Args:
+        name: as `load_dataset` takes it.
+        said: was `num_classes` or `classes` given?
+        remedy: how the reader says them.
+
+    Raises:
+        ConfigurationError: neither was, and the data set is no published one.
+    """
+    if not said and name not in published_names():
+        raise ConfigurationError(
+            f"{name} with privacy and without its classes",
+            "the class list as a public constant",
+            f"Reading it off private data would tell something about them: {remedy}",
+        )
 
 
 def load_dataset(

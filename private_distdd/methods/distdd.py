@@ -206,16 +206,7 @@ class DistDD(Method):
 
     def schedule(self, client_ids: Sequence[str]) -> list[list[str]]:
         """Who is asked in each round: drawn beforehand from the public seed."""
-        size = round(self.participation * len(client_ids))
-        if size < 1:
-            raise ConfigurationError(
-                f"participation = {self.participation} of {len(client_ids)} clients",
-                f"at least {1 / len(client_ids):.3g}, so that a round asks somebody",
-                "Ask a larger share.",
-            )
-        self.require_rule(size)
-        rng = self.public_rng("participation")
-        return [[client_ids[i] for i in sorted(rng.permutation(len(client_ids))[:size])] for _ in range(self.rounds)]
+        return self.drawn(client_ids, self.rounds, self.participation)
 
     def check(self, info: DatasetInfo) -> None:
         """See `Method`."""

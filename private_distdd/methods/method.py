@@ -107,6 +107,23 @@ class Method(ABC):
             ConfigurationError: the method cannot work with so few clients.
         """
 
+    def drawn(self, client_ids: Sequence[str], rounds: int, participation: float) -> list[list[str]]:
+        """A `schedule` that asks a share of the clients each round, drawn beforehand from the public seed.
+
+        Raises:
+            ConfigurationError: so small a share asks nobody, or too few for the rule.
+        """
+        size = round(participation * len(client_ids))
+        if size < 1:
+            raise ConfigurationError(
+                f"participation = {participation} of {len(client_ids)} clients",
+                f"at least {1 / len(client_ids):.3g}, so that a round asks somebody",
+                "Ask a larger share.",
+            )
+        self.require_rule(size)
+        rng = self.public_rng("participation")
+        return [[client_ids[i] for i in sorted(rng.permutation(len(client_ids))[:size])] for _ in range(rounds)]
+
     def plan(self, client_ids: Sequence[str]) -> PrivacyPlan | None:
         """The mechanism's constants for the client that is asked most often; None without privacy.
 

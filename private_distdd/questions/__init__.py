@@ -6,3 +6,4 @@ from private_distdd.questions import class_embeddings as _class_embeddings  # no
 from private_distdd.questions import class_examples as _class_examples  # noqa: F401
 from private_distdd.questions import class_gradients as _class_gradients  # noqa: F401
 from private_distdd.questions import class_gradients_at_seeds as _class_gradients_at_seeds  # noqa: F401
+from private_distdd.questions import local_training as _local_training  # noqa: F401

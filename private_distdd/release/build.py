@@ -24,7 +24,7 @@ _log = logging.getLogger("private_distdd")
 
 
 def build_release(
-    dataset: SyntheticDataset,
+    synthetic: SyntheticDataset | None,
     run: Run,
     ledgers: Mapping[str, bytes],
     *,
@@ -40,7 +40,7 @@ def build_release(
     """Assemble a release; every epsilon on its card is computed from the ledgers.
 
     Args:
-        dataset: S.
+        synthetic: S, or None where the method makes none.
         run: what the clients agreed to.
         ledgers: each client's ledger file.
         method: its name.
@@ -63,26 +63,27 @@ def build_release(
         "run_id": run.run_id,
         "method": {"name": method, "settings": dict(settings)},
         "data": run.info.to_json(),
-        "ipc": dataset.ipc,
         "plan": None if run.plan is None else run.plan.to_json(),
         "progress": dict(progress),
         "seeds": seeds,
         "clients": {name: bill | {"messages_used": messages[name]} for name, bill in bills.items()},
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
     }
+    if synthetic is not None:
+        card["ipc"] = synthetic.ipc
     if unaccounted:
         card["unaccounted"] = dict(unaccounted)
     if traffic is not None:
         card["traffic"] = {name: dict(traffic[name]) for name in sorted({*bills, *(unaccounted or {})})}
-    if dataset.soft_labels is not None:
+    if synthetic is not None and synthetic.soft_labels is not None:
         card["soft_labels"] = True
     if teacher is not None:
         card["teacher"] = teacher.spec.to_json()
-    return Release(dataset, card, ledgers, teacher=teacher)
+    return Release(synthetic, card, ledgers, teacher=teacher)
 
 
 def build_sound_release(
-    dataset: SyntheticDataset,
+    synthetic: SyntheticDataset | None,
     run: Run,
     ledgers: Mapping[str, bytes],
     *,
@@ -98,7 +99,7 @@ def build_sound_release(
     kept, lost = dict(ledgers), dict(unaccounted)
     for name, data in ledgers.items():
         try:
-            alone = build_release(dataset, run, {name: data}, messages=messages, unaccounted=lost, **others)
+            alone = build_release(synthetic, run, {name: data}, messages=messages, unaccounted=lost, **others)
             failure = next(client_failures(alone.card, run.plan, name, parse(data)), None)
         except PrivateDistDDError as error:  # events that nobody can price, or lines that break a rule
             failure = str(error)
@@ -107,4 +108,4 @@ def build_sound_release(
             del kept[name]
             if messages[name]:
                 lost[name] = messages[name]
-    return build_release(dataset, run, kept, messages=messages, unaccounted=lost, **others)
+    return build_release(synthetic, run, kept, messages=messages, unaccounted=lost, **others)

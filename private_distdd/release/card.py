@@ -25,7 +25,7 @@ _NOT_CLAIMED = (
     "Nothing about timing: when and how fast a client answers is outside.",
     "Not proved here: that noise and coins were really drawn, and that each ledger is complete. That is trusted.",
 )
-_NOTHING = ("Nothing is claimed: this set may reveal the examples that it was made from.",)
+_NOTHING = ("Nothing is claimed: this release may reveal the examples that it was made from.",)
 
 
 def render_card(card: Mapping[str, Any]) -> str:
@@ -43,6 +43,7 @@ def render_card(card: Mapping[str, Any]) -> str:
     plan = None if card["plan"] is None else PrivacyPlan.from_json(card["plan"])
     method, data = card["method"], card["data"]
     return PAGE.substitute(
+        what="synthetic data set" if "ipc" in card else "trained network",
         title=f"{safe(method['name'])} on {safe(data['name'])}",
         crowd="crowd" if len(clients) > _CROWD else "",
         verdict="private" if card["private"] else "not-private",
@@ -94,7 +95,7 @@ def _claims(card: Mapping[str, Any], plan: PrivacyPlan | None) -> str:
 
 def _teacher(card: Mapping[str, Any]) -> str:
     """That the classifier beside S costs nothing more."""
-    if "teacher" not in card:
+    if "teacher" not in card or "ipc" not in card:
         return ""
     price = "with the same ε: " if card["private"] else ""
     return (
@@ -129,11 +130,12 @@ def _facts(card: Mapping[str, Any], plan: PrivacyPlan | None) -> Iterable[tuple[
     yield "method", card["method"]["name"]
     yield "data set", data["name"]
     yield form.many, form.words
-    yield "synthetic set", f"{data['num_classes']} classes, {card['ipc']} {form.many} each"
+    if "ipc" in card:
+        yield "synthetic set", f"{data['num_classes']} classes, {card['ipc']} {form.many} each"
     if card.get("soft_labels"):
         yield "labels", "hard, and soft: a distribution over the classes for each example"
     if "teacher" in card:
-        yield "classifier (teacher)", card["teacher"]["name"]
+        yield "classifier (teacher)" if "ipc" in card else "network", card["teacher"]["name"]
 
 
 def _bills(clients: Mapping[str, Any], plan: PrivacyPlan | None) -> str:

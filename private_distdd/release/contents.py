@@ -1,4 +1,4 @@
-"""What a release holds: S, its card, the ledgers that its numbers follow from, and a classifier where there is one."""
+"""What a release holds: S or a classifier or both, the card, and the ledgers that its numbers follow from."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from private_distdd.errors import ReleaseError
 from private_distdd.networks.trained import TrainedNetwork
 from private_distdd.release.bill import as_number
 from private_distdd.synthetic.dataset import SyntheticDataset
@@ -18,18 +19,33 @@ class Contents:
     """The parts of a release.
 
     Args:
-        dataset: S.
+        synthetic: S, or None where a network is all that was made.
         card: the record described in docs/verifying.md; plain JSON values.
         ledgers: each client's ledger file as it stood at the end, by client_id.
         folder: where it was loaded from; `verify` then also checks the page and the picture there.
         teacher: a classifier made from the same messages, for examples as S has them, or None.
     """
 
-    dataset: SyntheticDataset
+    synthetic: SyntheticDataset | None
     card: Mapping[str, Any]
     ledgers: Mapping[str, bytes]
     folder: Path | None = field(default=None, compare=False)
     teacher: TrainedNetwork | None = None
+
+    @property
+    def dataset(self) -> SyntheticDataset:
+        """S.
+
+        Raises:
+            ReleaseError: the release holds none, but a network, `teacher`.
+        """
+        if self.synthetic is None:
+            raise ReleaseError(
+                f"the synthetic data set of a release of {self.card['method']['name']}",
+                "a release that holds one",
+                "Take `teacher`, the network that it holds.",
+            )
+        return self.synthetic
 
     @property
     def private(self) -> bool:

@@ -31,7 +31,7 @@ from private_distdd.validate import IDENTIFIER
 FORMAT = "private_distdd.release/1"
 SYNTHETIC, CARD, CARD_PAGE, PREVIEW = "synthetic.safetensors", "card.json", "card.html", "preview.png"
 MANIFEST, LEDGERS = "manifest.json", "ledgers"
-TEACHER = "teacher.safetensors"  # not in every release
+TEACHER = "teacher.safetensors"
 _LONGEST = {SYNTHETIC: SYNTHETIC_BYTES, TEACHER: TRAINED_BYTES + HEADER_BYTES}
 _LONGEST_LINE = 400  # of a failure, in characters
 
@@ -43,7 +43,9 @@ def folder_failures(release: Contents) -> Iterator[str]:
     own = release.card["versions"]["private-distdd"] == version("private-distdd")  # another's page looks otherwise
     if own and (release.folder / CARD_PAGE).read_bytes() != render_card(release.card).encode():
         yield f"{CARD_PAGE} does not show what {CARD} says"
-    grid = release.dataset.grid()
+    if release.synthetic is None:
+        return
+    grid = release.synthetic.grid()
     if not plain_png(read_file(release.folder / PREVIEW, PAGE_BYTES), *grid.shape[:2]):
         yield f"{PREVIEW} holds more than one picture"
     elif not same_picture(release.folder / PREVIEW, grid):
@@ -125,7 +127,8 @@ def read_release(folder: Path) -> Contents | list[str]:
             return list(map(line_of, malformed))
         ledgers = {Path(name).stem: data for name, data in contents.items() if name.startswith(f"{LEDGERS}/")}
         teacher = TrainedNetwork.load(folder / TEACHER) if TEACHER in contents else None
-        return Contents(SyntheticDataset.load(folder / SYNTHETIC), card, ledgers, folder, teacher)
+        synthetic = SyntheticDataset.load(folder / SYNTHETIC) if SYNTHETIC in contents else None
+        return Contents(synthetic, card, ledgers, folder, teacher)
     except Exception as error:  # the folder is anybody's: whatever it breaks is a finding, not a crash
         return [line_of(f"it cannot be read as a release: {type(error).__name__}: {error}")]
 
@@ -135,11 +138,11 @@ def _file_failures(contents: Mapping[str, bytes], manifest: bytes) -> list[str]:
     if manifest != manifest_of(files):
         return [f"{MANIFEST} was changed"]
     own = re.compile(rf"{LEDGERS}/{IDENTIFIER.pattern}\.jsonl")
-    required = {SYNTHETIC, CARD, CARD_PAGE, PREVIEW}
+    required = {CARD, CARD_PAGE, *({SYNTHETIC, PREVIEW} if files.keys() & {SYNTHETIC, PREVIEW} else {TEACHER})}
     failures = [f"{name} is missing" for name in sorted(files.keys() - contents.keys())]
     failures += [f"{name} was added" for name in sorted(contents.keys() - files.keys())]
     failures += [f"{n} was changed" for n in sorted(files.keys() & contents.keys()) if files[n] != sha256(contents[n])]
     failures += [f"{name} is not listed" for name in sorted(required - files.keys())]
-    known = {*required, TEACHER}
+    known = {SYNTHETIC, CARD, CARD_PAGE, PREVIEW, TEACHER}
     failures += [f"{n} is no part of a release" for n in sorted(files) if n not in known and not own.fullmatch(n)]
     return failures

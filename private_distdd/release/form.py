@@ -36,7 +36,6 @@ _CARD: dict[str, CardForm] = {
     "run_id": (str,),
     "method": {"name": (str,), "settings": (dict,)},
     "data": (dict,),
-    "ipc": (int,),
     "plan": (dict, type(None)),
     "progress": {
         "rounds_planned": (int,),
@@ -49,7 +48,7 @@ _CARD: dict[str, CardForm] = {
     "versions": dict.fromkeys(("python", *PACKAGES), (str,)),
 }
 # What only cards of releases have that hold such things.
-_ADDED: dict[str, CardForm] = {"soft_labels": (bool,), "teacher": {"name": (str,), "arguments": (dict,)}}
+_ADDED: dict[str, CardForm] = {"ipc": (int,), "soft_labels": (bool,), "teacher": {"name": (str,), "arguments": (dict,)}}
 _SETTINGS = ("rounds", "privacy")  # every method states these
 
 

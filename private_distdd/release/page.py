@@ -66,7 +66,7 @@ td span{display:block;white-space:nowrap}
 </style>
 </head>
 <body class="$crowd">
-<header><p>Privacy card of a synthetic data set</p><h1>$title</h1></header>
+<header><p>Privacy card of a $what</p><h1>$title</h1></header>
 <div class="verdict $verdict"><strong>$headline</strong>$claims</div>
 <div class=two>
 <section><h2>What was agreed and done</h2>$facts</section>

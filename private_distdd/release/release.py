@@ -34,10 +34,10 @@ _log = logging.getLogger("private_distdd")
 
 
 class Release(Contents):
-    """What is handed on: the synthetic data set, its card, and the ledgers that the card's numbers follow from.
+    """What is handed on: S, or a network, or both; the card, and the ledgers that the card's numbers follow from.
 
     Args:
-        dataset: S.
+        synthetic: S, which is `dataset` where there is one; None where a network is all that was made.
         card: the record described in docs/verifying.md; plain JSON values.
         ledgers: each client's ledger file as it stood at the end, by client_id.
         folder: where it was loaded from; `verify` then also checks the page and the picture there.
@@ -70,8 +70,9 @@ class Release(Contents):
         return folder
 
     def _write(self, folder: Path) -> None:
-        self.dataset.save(folder / SYNTHETIC)
-        self.dataset.preview(folder / PREVIEW)
+        if self.synthetic is not None:
+            self.synthetic.save(folder / SYNTHETIC)
+            self.synthetic.preview(folder / PREVIEW)
         (folder / CARD).write_bytes(pretty(self.card))
         (folder / CARD_PAGE).write_bytes(render_card(self.card).encode())
         for client_id, data in self.ledgers.items():
@@ -80,7 +81,8 @@ class Release(Contents):
                 file.write(data)
         if self.teacher is not None:
             self.teacher.save(folder / TEACHER)
-        shutil.copymode(folder / CARD, folder / SYNTHETIC)  # safetensors writes for the owner's eyes only
+        if self.synthetic is not None:
+            shutil.copymode(folder / CARD, folder / SYNTHETIC)  # safetensors writes for the owner's eyes only
         contents = contents_of(folder)
         (folder / MANIFEST).write_bytes(manifest_of({name: sha256(data) for name, data in contents.items()}))
         for name in (*contents, MANIFEST):
@@ -97,7 +99,7 @@ class Release(Contents):
         """
         found = read_release(Path(path))
         if isinstance(found, Contents):
-            return cls(found.dataset, found.card, found.ledgers, found.folder, found.teacher)
+            return cls(found.synthetic, found.card, found.ledgers, found.folder, found.teacher)
         raise ReleaseError(f"{path}: " + "; ".join(found), "a release folder as it was saved", "Ask for it again.")
 
     def verify(self) -> None:

@@ -97,11 +97,11 @@ class Course(ABC):
         """The inverse of `keep`."""
 
     @abstractmethod
-    def dataset(self) -> SyntheticDataset:
-        """S as it is."""
+    def dataset(self) -> SyntheticDataset | None:
+        """S as it is; None for methods that make a network alone."""
 
     def teacher(self) -> TrainedNetwork | None:
-        """A network that the messages trained, if the method trains one to be released beside S."""
+        """A network that the messages trained, if the method trains one to be released, beside S or alone."""
         return None
 
     @property

@@ -37,7 +37,7 @@ def test_evaluating_on_other_data_is_said(here: Path, capsys: pytest.CaptureFixt
     np.savez("own.npz", x_train=x, y_train=np.arange(40) % 10, x_test=x, y_test=np.arange(40) % 10)
     assert main(["distill", *QUICK, "--target-epsilon", "5", "--output", "run"]) == 0
     assert main(["evaluate", "run", "--dataset", "own.npz", "--seeds", "1", "--epochs", "1"]) == 0
-    assert "S stands for 'digits', the test images are of 'own'" in capsys.readouterr().err
+    assert "the release stands for 'digits', the test images are of 'own'" in capsys.readouterr().err
     assert main(["verify", "nowhere"]) == 2
     assert "no such folder" in capsys.readouterr().err
 

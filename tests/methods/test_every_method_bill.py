@@ -239,7 +239,7 @@ def test_packed_messages_cost_the_same_and_are_shorter(make_images: MakeImages, 
         bills.add(tuple(release.epsilon.values()))
         forged = json.loads(json.dumps(release.card))
         forged["method"]["settings"]["message_format"] = "int8" if form != "int8" else "int4"
-        failures = Release(release.dataset, forged, release.ledgers).failures()
+        failures = Release(release.synthetic, forged, release.ledgers, teacher=release.teacher).failures()
         assert any("other terms" in failure for failure in failures)
     for larger, smaller in itertools.pairwise(sizes):
         assert all(a > b for a, b in zip(larger, smaller, strict=True))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conformance import NOISY, Case, MakeImages, Wire, checked, fit, members
+from conformance import NOISY, Case, MakeImages, Wire, checked, fit, made, members
 
 from private_distdd.privacy.plan import Privacy
 from private_distdd.privacy.randomness import InsecureRandomness
@@ -20,23 +20,23 @@ from private_distdd.wire.query import Query
 
 
 def test_private_runs_differ_and_open_runs_do_not(make_images: MakeImages, case: Case) -> None:
-    private = [fit(case.make(privacy=NOISY, seed=3), members(make_images)).dataset.images for _ in range(2)]
+    private = [made(fit(case.make(privacy=NOISY, seed=3), members(make_images))) for _ in range(2)]
     assert not torch.equal(*private)
     opened = []
     for junk in (0, 1):
         torch.manual_seed(junk), np.random.seed(junk)
         state = torch.get_rng_state(), np.random.get_state()[1].copy()
-        opened.append(fit(case.make(privacy=None, seed=3), members(make_images)).dataset.images)
+        opened.append(made(fit(case.make(privacy=None, seed=3), members(make_images))))
         assert torch.equal(torch.get_rng_state(), state[0])
         assert (np.random.get_state()[1] == state[1]).all()
     assert torch.equal(*opened)
-    assert not torch.equal(opened[0], fit(case.make(privacy=None, seed=4), members(make_images)).dataset.images)
+    assert not torch.equal(opened[0], made(fit(case.make(privacy=None, seed=4), members(make_images))))
 
 
 def test_the_order_of_clients_does_not_matter(make_images: MakeImages, case: Case) -> None:
     def opened(order: Sequence[int]) -> torch.Tensor:
         clients = [Client(f"c{i}", make_images(9 + 3 * i, seed=i)) for i in range(3)]
-        return fit(case.make(privacy=None), [clients[i] for i in order]).dataset.images
+        return made(fit(case.make(privacy=None), [clients[i] for i in order]))
 
     first = opened((0, 1, 2))
     for order in () if case.draws else ((2, 0, 1), (1, 0, 2)):

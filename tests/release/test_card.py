@@ -300,7 +300,7 @@ def test_axis_steps_are_round() -> None:
 
 
 def test_a_malformed_card_raises() -> None:
-    for name in make_card():
+    for name in make_card().keys() - {"ipc"}:  # without it the card is of a network
         card: Mapping[str, Any] = {key: value for key, value in make_card().items() if key != name}
         with pytest.raises(KeyError):
             render_card(card)

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from wiring import PerClient
 
+from private_distdd.baselines.fedavg import FedAvg, FedProx
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.engines.in_process import InProcess
 from private_distdd.errors import NotPrivateWarning
@@ -42,7 +44,7 @@ class Case:
         numbers: knobs that are finite numbers above 0.
         events: measurements that a query takes.
         draws: its runs without privacy draw real images over the clients in their order, some of every class.
-        matchings: how often S is matched, with `matching_steps` each; None after every query.
+        matchings: how often S is matched, with `matching_steps` each; None after every query, if there is an S.
         weights: its queries carry weights that follow from earlier messages.
     """
 
@@ -63,7 +65,7 @@ class Case:
 
     def steps(self, method: Any) -> int:
         """On S, by a method with these settings."""
-        return int((self.matchings or self.queries) * method.matching_steps)
+        return (self.matchings or self.queries) * steps_of(method)
 
 
 COLLABDM = functools.partial(  # every default that is a matter of measurement is pinned here
@@ -135,6 +137,27 @@ def collabdm(make: Callable[..., CollabDM], **others: Any) -> Case:
     )
 
 
+def fedavg(make: Callable[..., FedAvg]) -> Case:
+    return Case(
+        functools.partial(
+            make,
+            rounds=2,
+            model="mlp",
+            model_args={"width": 8, "depth": 1},
+            aggregator="mean",
+            local_steps=3,
+            learning_rate=0.1,
+            proximal=1.0,
+        ),
+        2,
+        frozenset({"local_training"}),
+        ("rounds", "local_steps", "batch_size"),
+        ("learning_rate",),
+        events=3,
+        weights=True,
+    )
+
+
 CASES = {
     "DistDD": distdd(),
     "DistDD, a network that the messages train": replace(
@@ -155,7 +178,22 @@ CASES = {
         matchings=2,
         weights=True,
     ),
+    "FedAvg": fedavg(FedAvg),
+    "FedProx": fedavg(FedProx),
 }
+
+
+def steps_of(method: Any) -> int:
+    """On S, each time it is matched; a method that makes none takes none."""
+    return getattr(method, "matching_steps", 0)
+
+
+def made(release: Release) -> Tensor:
+    """What the release holds: S, or a network's weights."""
+    if release.synthetic is not None:
+        return release.synthetic.images
+    assert release.teacher is not None
+    return torch.cat([weights.flatten() for weights in release.teacher.state.values()])
 
 
 class Wire(PerClient):
@@ -204,11 +242,11 @@ def checked(release: Release, tmp_path: Path) -> Release:
     """Verified as it is, and after a way through a folder."""
     release.verify()
     json.dumps(release.card, allow_nan=False)
-    assert bool(torch.isfinite(release.dataset.images).all())
+    assert bool(torch.isfinite(made(release)).all())
     release.save(tmp_path / "out")
     loaded = Release.load(tmp_path / "out")
     loaded.verify()
-    assert torch.equal(loaded.dataset.images, release.dataset.images)
+    assert torch.equal(made(loaded), made(release))
     assert loaded.ledgers == release.ledgers
     return loaded
 

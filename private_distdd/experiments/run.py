@@ -1,0 +1,132 @@
+"""One cell, run: its record, and the file that says it is done."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import platform
+import signal
+import statistics
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeAlias
+
+from private_distdd.encoding import sha256
+from private_distdd.errors import ConfigurationError, NotPrivateWarning, PrivateDistDDError
+from private_distdd.experiments.build import build
+from private_distdd.experiments.cell import Cell
+from private_distdd.files import write_file
+from private_distdd.release.bill import as_number, as_text
+from private_distdd.release.form import PACKAGES, version
+from private_distdd.release.release import Release
+
+FORMAT = "private_distdd.sweep/1"
+DONE, FAILED = "done", "failed"
+
+Record: TypeAlias = dict[str, Any]
+"""What is known of a cell that was run; docs/sweeps.md lists the fields."""
+
+
+def run_to_file(cell: Cell, path: Path) -> None:
+    """Run a cell and write its record, whole or not at all.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C meanwhile; nothing is written.
+        OSError: the file cannot be written.
+    """
+    write_record(run(cell), path)
+
+
+def write_record(record: Record, path: Path) -> None:
+    """Write a cell's record, whole or not at all."""
+    write_file(path, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
+
+
+def run(cell: Cell) -> Record:
+    """Run a cell, and record it whether it could be finished or not.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C meanwhile.
+    """
+    try:
+        return _record(cell, DONE) | _outcome(cell)
+    except PrivateDistDDError as error:
+        return failure(cell, str(error))
+    except Exception as error:  # whatever it is, the other cells go on
+        return failure(cell, f"{type(error).__name__}: {error}")
+
+
+def failure(cell: Cell, error: str) -> Record:
+    """The record of a cell that could not be finished."""
+    return _record(cell, FAILED) | {"error": error}
+
+
+def _record(cell: Cell, status: str) -> Record:
+    versions = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+    return {"format": FORMAT, "id": cell.id, "status": status, "settings": cell.record, "versions": versions}
+
+
+def _outcome(cell: Cell) -> dict[str, Any]:
+    built, started = build(cell), time.perf_counter()
+    with warnings.catch_warnings(), _interrupts() as interrupts:
+        warnings.simplefilter("ignore", NotPrivateWarning)  # `sweep` says it once for all cells
+        release = built.method.fit(built.clients)
+    if interrupts:  # `fit` ends early and gives what it has
+        raise KeyboardInterrupt
+    if release.card["progress"]["stopped_early"]:
+        raise ConfigurationError("a run that ended early, for no client was left", "a whole run", "Try it alone.")
+    distilled = time.perf_counter()
+    s, traffic = release.synthetic, release.card["traffic"].values()
+    own = [] if release.teacher is None else [built.score(release.teacher)]
+    # Where there is no S, the network is what was made.
+    accuracies = own if s is None else list(built.evaluate(s).accuracies)
+    return {
+        **_bill(release),
+        "accuracies": accuracies,
+        "accuracy": statistics.fmean(accuracies),
+        "accuracy_std": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
+        "teacher_accuracy": own[0] if own and s is not None else None,
+        "scored_on": built.on,
+        "scored_examples": len(built.scored),
+        "bytes_sent": max(client["sent"] for client in traffic),
+        "bytes_received": max(client["received"] for client in traffic),
+        "seconds": {"distillation": distilled - started, "evaluation": time.perf_counter() - distilled},
+        "synthetic": None if s is None else sha256(s.images.numpy().tobytes()),
+    }
+
+
+def _bill(release: Release) -> dict[str, Any]:
+    """The largest claim among the clients by each accountant, and what it was claimed for."""
+    claims = [bill["claim"] for bill in release.card["clients"].values()]
+    plan: Mapping[str, Any] = release.card["plan"] or {}
+
+    def most(name: str) -> float | str:
+        return as_text(max(as_number(claim[name]) for claim in claims) if release.private else math.inf)
+
+    epsilons = {"epsilon": most("epsilon"), "epsilon_rdp": most("rdp"), "epsilon_prv": most("prv")}
+    return epsilons | {name: plan.get(name) for name in ("delta", "noise_multiplier")}
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """The Ctrl-Cs that come while the block runs, also those that somebody in it catches."""
+    came: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield came  # none can come
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        before(number, frame)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGINT, before)
