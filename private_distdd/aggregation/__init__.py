@@ -1,5 +1,6 @@
 """From the clients' messages to one: a frozen class a rule, named by a text too."""
 
+from private_distdd.aggregation.agreement import Agreement
 from private_distdd.aggregation.bucketing import Bucketing
 from private_distdd.aggregation.centred_clipping import CentredClipping
 from private_distdd.aggregation.geometric_median import GeometricMedian
@@ -13,6 +14,7 @@ from private_distdd.aggregation.trimmed_mean import TrimmedMean
 
 __all__ = [
     "Aggregate",
+    "Agreement",
     "Bucketing",
     "CentredClipping",
     "GeometricMedian",

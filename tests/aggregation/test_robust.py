@@ -28,6 +28,7 @@ RULES = (
     "centred_clipping",
     "centred_clipping(steps=1)",
     "norm_filter(bad=3)",
+    "agreement(bad=3)",
     "nearest_neighbours(bad=3)",
     "nearest_neighbours(bad=3, rule='trimmed_mean(share=0.1)')",
     "bucketing",
@@ -112,10 +113,35 @@ def test_a_majority_at_one_point_is_the_geometric_median() -> None:
     assert torch.equal(aggregators.krum(own, bad=2), own[0])
 
 
+@given(st.integers(1, 4), st.integers(0, 10**6), st.booleans())
+def test_agreement_is_the_mean_over_those_that_agree(bad: int, seed: int, counted: bool) -> None:
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(0, 4, (10, 3)) + [1, 0, 0] if counted else np.ones((10, 3), np.int64)
+    own = drawn(10, seed, 3, 5) * counts[:, :, None]
+    flat = own.reshape(10, -1)
+    lengths = np.linalg.norm(flat, axis=1)
+    scores = [sum(flat[i] @ flat[j] / lengths[i] / lengths[j] for j in range(10) if j != i) for i in range(10)]
+    weights = np.minimum(1, np.sort(lengths)[9 - bad] / lengths)
+    weights[np.argsort(scores)[:bad]] = 0
+    total = (weights[:, None] * counts).sum(0)[:, None]
+    expected = np.divide((weights[:, None, None] * own).sum(0), total, out=np.zeros((3, 5)), where=total > 0)
+    assert np.allclose(aggregators.agreement(tensor(own), tensor(counts) if counted else None, bad=bad), expected)
+
+
+def test_agreement_finds_opponents_in_noise_where_distances_do_not() -> None:
+    """20 clients of which 4 send the opposite, each class below the noise."""
+    generator = torch.Generator().manual_seed(0)
+    own = 9 * torch.randn(20, 10, 4000, generator=generator) / 4000**0.5 * 4
+    own[:16] += (common := torch.randn(10, 4000, generator=generator) * 9 / 4000**0.5)
+    own[16:] -= common
+    assert torch.allclose(aggregators.agreement(own, bad=4), own[:16].mean(0), atol=0.01)
+    assert not torch.allclose(aggregators.multi_krum(own, bad=4), own[:16].mean(0), atol=0.05)
+
+
 # Groups
 
 
-@every_rule
+@pytest.mark.parametrize("text", [text for text in RULES if not text.startswith("agreement")])
 @few
 @seeds
 def test_each_group_is_by_itself_and_with_counts_among_its_holders(text: str, seed: int) -> None:
@@ -198,7 +224,10 @@ def test_past_half_it_is_impossible(text: str, seed: int) -> None:
     own[4:] += 100
     among = rule_of(text)(tensor(own))
     assert torch.allclose(among, rule_of(text)(tensor(own[::-1].copy())))  # and no rule sees who is who
-    assert text in ("norm_filter(bad=3)", "mean", "sum") or float((among - tensor(own[:4].mean(0))).norm()) > 20
+    assert (
+        text in ("norm_filter(bad=3)", "mean", "sum", "agreement(bad=3)")
+        or float((among - tensor(own[:4].mean(0))).norm()) > 20
+    )
 
 
 # Arguments
@@ -212,6 +241,7 @@ def test_past_half_it_is_impossible(text: str, seed: int) -> None:
         ("geometric_median", 2),
         ("centred_clipping", 2),
         ("norm_filter(bad=4)", 8),
+        ("agreement(bad=4)", 8),
         ("nearest_neighbours(bad=4)", 8),
         ("nearest_neighbours(bad=1, rule='krum(bad=4)')", 10),
         ("bucketing(size=2)", 4),
@@ -233,6 +263,7 @@ def test_it_needs_so_many_clients(text: str, clients: int) -> None:
         *(f"bucketing(size={value})" for value in ("1", "2.0")),
         *(f"nearest_neighbours(bad=1, rule={value})" for value in ("'who'", "3", "'mean(1)'", "'krum(bad=0)'")),
         "multi_krum(bad=0)",
+        "agreement(bad=0)",
         "bucketing(rule='who')",
     ],
 )

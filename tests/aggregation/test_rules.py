@@ -29,6 +29,7 @@ from private_distdd.wire.run import Run
 
 BY_COORDINATE = ("mean", "median", "sum", "trimmed_mean")
 BY_VECTOR = (
+    "agreement",
     "bucketing",
     "centred_clipping",
     "geometric_median",
