@@ -64,6 +64,8 @@ def test_the_rules_are_functions_of_messages() -> None:
     assert aggregators.sum(messages) == 9.0
     assert aggregators.median(messages) == 1.0
     assert aggregators.trimmed_mean(messages, trim=0.34) == 1.0
+    assert aggregators.krum(messages, bad=1) == aggregators.multi_krum(messages, bad=1) == 0.5
+    assert aggregators.geometric_median(messages).item() == pytest.approx(1.0)
     counts = torch.tensor([[1], [1], [2]])
     assert aggregators.mean(messages[:, None], counts).item() == 9 / 4
 

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from private_distdd.aggregation.clients import minority, require_clients
 from private_distdd.aggregation.messages import over_holders
 from private_distdd.aggregation.rule import Rule, register_rule
-from private_distdd.errors import ConfigurationError
 
 
 def median(messages: Tensor, counts: Tensor | None = None) -> Tensor:
@@ -44,13 +44,14 @@ class Median(Rule):
         """See `median`."""
         return median(messages, counts)
 
+    def breakdown(self, messages: int) -> int:
+        """Fewer than half."""
+        return minority(messages)
+
     def require(self, num_clients: float) -> None:
         """Refuse fewer than 3 clients.
 
         Raises:
             ConfigurationError: there are fewer.
         """
-        if num_clients < 3:
-            raise ConfigurationError(
-                f"median of {num_clients} clients asked a round", "at least 3", "With fewer it is the mean: use that."
-            )
+        require_clients(self, num_clients, 3, "With fewer it is the mean: use that.")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -35,12 +36,48 @@ def over_holders(messages: Tensor, counts: Tensor | None, combine: Callable[[Ten
     check_messages(messages, counts)
     if counts is None:
         return _in_parts(messages, combine)
-    groups = []
-    for group in range(counts.shape[1]):
-        holders = counts[:, group] > 0
-        means = messages[holders, group] / like(counts[holders, group], messages[holders, group])
-        groups.append(_in_parts(means, combine) if len(means) else torch.zeros_like(messages[0, group]))
-    return torch.stack(groups)
+    return torch.stack([_over_some(own, partial(_in_parts, combine=combine)) for own in _groups(messages, counts)])
+
+
+def by_group(messages: Tensor, counts: Tensor | None, combine: Callable[[Tensor], Tensor]) -> Tensor:
+    """`combine`, from float64 [clients, values] to [values], on each group's messages by themselves, as whole vectors.
+
+    Args:
+        messages: float [clients, groups, ...]; without counts also float [clients, values] or [clients], one group.
+        counts: int [clients, groups]; then of the means of those that hold examples of a group.
+        combine: the rule; the messages of another group do not concern it.
+
+    Returns:
+        float [groups, ...], or [values] or a scalar; the messages' dtype.  A group that nobody holds is zero.
+    """
+    check_messages(messages, counts)
+
+    def whole(own: Tensor) -> Tensor:
+        return combine(own.reshape(len(own), -1).to(torch.float64)).to(own.dtype).reshape(own.shape[1:])
+
+    if counts is None and messages.ndim < 3:
+        return whole(messages)
+    return torch.stack([_over_some(own, whole) for own in _groups(messages, counts)])
+
+
+def squared_distances(vectors: Tensor) -> Tensor:
+    """Of all pairs, float64 [n, values] -> float64 [n, n]; not by inner products: far outliers would drown others."""
+    return torch.stack([(vectors - own).square().sum(dim=1) for own in vectors])
+
+
+def _groups(messages: Tensor, counts: Tensor | None) -> Iterator[Tensor]:
+    """The messages about each group, float [clients, ...]; with counts the means of its holders."""
+    for group in range(messages.shape[1]):
+        own = messages[:, group]
+        if counts is not None:
+            holders = counts[:, group] > 0
+            own = own[holders] / like(counts[holders, group], own[holders])
+        yield own
+
+
+def _over_some(own: Tensor, combine: Callable[[Tensor], Tensor]) -> Tensor:
+    """`combine`, or zero where nobody is."""
+    return combine(own) if len(own) else own.new_zeros(own.shape[1:])
 
 
 def _in_parts(messages: Tensor, combine: Callable[[Tensor], Tensor]) -> Tensor:

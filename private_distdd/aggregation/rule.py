@@ -42,6 +42,16 @@ class Rule(ABC):
             ConfigurationError: there are too few.
         """
 
+    def breakdown(self, messages: int) -> int:
+        """Of so many messages about a group, the number that may be anything; 0, unless a rule says more.
+
+        However they are chosen, the result stays within a distance of the other messages that these alone decide (the
+        finite-sample breakdown point of Donoho and Huber 1983 is this number and one, by messages).  Within it the
+        result may go where the corrupt ones like.  No rule that moves with its messages survives half of them: either
+        half may then be the honest one.
+        """
+        return 0
+
     def __str__(self) -> str:
         """What cards and checkpoints say, and `rule_of` reads: the name, and parameters that it has."""
         values = ", ".join(f"{field.name}={getattr(self, field.name)!r}" for field in dataclasses.fields(self))
@@ -123,6 +133,17 @@ def rule_of(aggregator: str | Aggregate) -> Rule:
         raise ConfigurationError(
             f"aggregator = {aggregator!r}", f"the parameters {names}, as name=value", "Correct them."
         ) from error
+
+
+def named_rule(name: str) -> Rule:
+    """The rule of this name, for rules that are steps before another: as their own texts must name it.
+
+    Raises:
+        ConfigurationError: it is no text, or names no rule.
+    """
+    if not isinstance(name, str):
+        raise ConfigurationError(f"rule = {name!r}", "a rule's text", "As 'median' or 'trimmed_mean(share=0.2)'.")
+    return rule_of(name)
 
 
 def _parameters(text: str) -> dict[str, Any]:

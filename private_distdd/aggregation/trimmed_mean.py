@@ -59,6 +59,10 @@ class TrimmedMean(Rule):
         """See `trimmed_mean`."""
         return trimmed_mean(messages, counts, self.share)
 
+    def breakdown(self, messages: int) -> int:
+        """Those that are cut at each end."""
+        return math.floor(self.share * messages)
+
     def require(self, num_clients: float) -> None:
         """Refuse so few clients that nobody would be cut.
 

@@ -169,7 +169,7 @@ class CollabDMCourse(Course):
         shape: tuple[int, int],
     ) -> Mapping[str, Wanted]:
         run = self.session.run
-        wanted = Wanted(Query(run.run_id, t, question, arguments, tensors, run.plan), shape)
+        wanted = Wanted(Query(run.run_id, t, question, arguments, tensors, run.plan), shape, as_measured=True)
         return dict.fromkeys(self.session.active, wanted)
 
     def _examples(self, counts: Tensor | None) -> float:

@@ -93,7 +93,7 @@ class DistDDCourse(Course):
             weights = {name: value.detach().cpu() for name, value in self.network.state_dict().items()}
         batches = self._batches(t, self.asked[t], method.batch_per_class or DEFAULT_BATCH_PER_CLASS)
         if batches is None:
-            everyone = Wanted(Query(run.run_id, t, question, arguments, weights, run.plan), shape)
+            everyone = Wanted(Query(run.run_id, t, question, arguments, weights, run.plan), shape, as_measured=True)
             return dict.fromkeys(self.asked[t], everyone)
         seed = method.public_seed("batch", t)
         return {

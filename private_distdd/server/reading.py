@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 from typing import NamedTuple
 
+import torch
+
 from private_distdd.errors import QueryRefusedError
 from private_distdd.limits import EXAMPLES, VALUE
+from private_distdd.server.norms import honest_norms
 from private_distdd.wire.message import Message
 from private_distdd.wire.query import Query
 from private_distdd.wire.refusal import Refusal
@@ -22,10 +25,13 @@ class Wanted(NamedTuple):
     Args:
         query: the question.
         shape: of the message's values; an answer of another one is none.
+        as_measured: with privacy, are the values noisy sums just as the mechanism gives them, those of several
+            measurements side by side?  Then an honest message's norm has bounds (`honest_norms`).
     """
 
     query: Query
     shape: tuple[int, int]
+    as_measured: bool = False
 
 
 def is_consent(name: str, data: bytes) -> bool:
@@ -61,14 +67,29 @@ def read_answer(run: Run, clients: int, name: str, want: Wanted, reply: Reply | 
     if (message.client_id, message.message_id, message.query_digest) != (name, query.message_id, query.digest):
         _log.error("client %s answered another query than asked", name)
         return None
-    return message if _is_usable(run, clients, message, want.shape) else Refusal("refused")
+    fault = _fault(run, clients, message, want)
+    if fault is None:
+        return message
+    _log.error("client %s sent a message that is not used: %s", name, fault)
+    return Refusal("refused")
 
 
-def _is_usable(run: Run, clients: int, message: Message, shape: tuple[int, int]) -> bool:
-    """Has it the form that was asked for, with values and counts that cannot end the run for all others?"""
-    plan, counts = run.plan, message.counts
-    scale = 1.0 if plan is None else plan.max_grad_norm / plan.divisor
-    fair = counts is None or bool(((counts >= 0) & (counts <= EXAMPLES // clients)).all())
-    large = message.values.numel() and float(message.values.abs().max()) > VALUE * scale
-    packed = message.packing == run.packing
-    return packed and message.values.shape == shape and (counts is None) == (plan is not None) and fair and not large
+def _fault(run: Run, clients: int, message: Message, want: Wanted) -> str | None:
+    """What keeps it from the form that was asked for, or could end the run for all others; None if nothing does."""
+    plan, counts, values = run.plan, message.counts, message.values
+    if message.packing != run.packing or values.shape != want.shape or (counts is None) != (plan is not None):
+        return "it has another form than was asked for"
+    if counts is not None and not bool(((counts >= 0) & (counts <= EXAMPLES // clients)).all()):
+        return "it counts examples that nobody can hold"
+    if not values.numel():
+        return None
+    if float(values.abs().max()) > VALUE * (1.0 if plan is None else plan.max_grad_norm / plan.divisor):
+        return "it has values that would overflow"
+    if plan is not None and want.as_measured:
+        least, most = honest_norms(plan, run.packing, *want.shape)
+        norms = torch.linalg.vector_norm(values, dim=1, dtype=torch.float64)
+        if not bool(((norms >= least) & (norms <= most)).all()):
+            return (
+                f"it has norms from {float(norms.min()):.3g} to {float(norms.max()):.3g}, not {least:.3g} to {most:.3g}"
+            )
+    return None

@@ -61,6 +61,11 @@ class Packing:
             return None
         return cls(form, plan.noise_multiplier * plan.max_grad_norm / plan.divisor)
 
+    @property
+    def rounding(self) -> float:
+        """How far a value within the range is moved at most, in units; of float16, beside its relative rounding."""
+        return 2.0**-25 if self.form == "float16" else 0.5 / _STEPS[self.form]
+
     def pack(self, values: Tensor) -> Tensor:
         """Finite float32 [groups, d] as float16 or int8 [groups, d]; or as uint8 [groups, (d + 1) // 2], two a byte."""
         most = _LARGEST[self.form]

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import torch
 from hypothesis import strategies as st
 
 from private_distdd.engines.in_process import InProcess
 from private_distdd.errors import PrivateDistDDError
 from private_distdd.privacy.ledger import Charge
+from private_distdd.server.reading import Wanted, read_answer
 from private_distdd.site.client import Client
+from private_distdd.storage import unpack
 from private_distdd.wire.engine import ASK, ENROL
+from private_distdd.wire.message import Message
 from private_distdd.wire.refusal import Refusal
 from private_distdd.wire.reply import Reply
 
 from .harness import Finding, outcome
 from .mutate import byte_edits, dump, edited, edited_bytes, edited_tensors, envelope, record_edits, tensor_edits, values
 from .target import target
-from .valid import (
-    INFO,
-    RUNS,
-    client,
-)
+from .valid import INFO, NAMES, PLAN, QUERIES, RUN, RUNS, client
 from .wire import VALID, split
 
 
@@ -75,6 +77,77 @@ def replies(case: tuple[str, str, Any, Any]) -> None:
         raise Finding(f"one client's {which} makes a release that does not verify: {failures[0]:.80}")
     if "a" not in result.card["clients"] or "a" in result.card.get("unaccounted", {}):
         raise Finding(f"one client's {which} costs another its bill")
+
+
+_WANTED = Wanted(QUERIES["class_gradients"], (2, 64), as_measured=True)
+_HONEST = Message(
+    NAMES[0],
+    _WANTED.query.message_id,
+    _WANTED.query.digest,
+    torch.from_numpy(np.random.default_rng(0).normal(1.0, PLAN.noise_multiplier / PLAN.divisor, (2, 64))).float(),
+)
+
+
+def _hostile() -> st.SearchStrategy[bytes]:
+    """Messages that no honest client sends: one thing is wrong with each, at the least."""
+    header, tensors = unpack(_HONEST.data)
+    values = tensors["values"]
+    text = st.text(max_size=70)
+
+    def one(index: int, value: float) -> bytes:
+        changed = values.clone()
+        changed.view(-1)[index] = value
+        return envelope(header, {"values": changed})
+
+    def scaled(group: int, power: int, sign: int) -> bytes:
+        changed = values.double()
+        changed[group] *= sign * 10.0**power
+        return envelope(header, {"values": changed.float()})
+
+    def named(field: str, value: str) -> bytes:
+        return envelope({**header, field: value if value != header[field] else f"{value}x"}, tensors)
+
+    def shaped(shape: list[int], dtype: torch.dtype) -> bytes:
+        other = torch.ones(shape).to(dtype)
+        return envelope(header, {"values": other if other.shape != values.shape else values.double()})
+
+    def beside(counts: list[int]) -> bytes:
+        return envelope(header, {"values": values, "counts": torch.tensor(counts, dtype=torch.int64)})
+
+    types = [torch.float32, torch.float64, torch.float16, torch.int64, torch.bool]
+    whole = st.integers(-(2**63), 2**63 - 1)
+    return st.one_of(
+        st.builds(one, st.integers(0, 127), st.sampled_from([math.nan, math.inf, -math.inf, 3e38, -1e30])),
+        st.builds(
+            scaled, st.integers(0, 1), st.integers(-60, 60).filter(lambda p: not 0 <= p < 10), st.sampled_from([1, -1])
+        ),
+        st.builds(named, st.sampled_from(["client_id", "message_id", "query_digest"]), text),
+        st.builds(named, st.just("message_id"), st.sampled_from(["run-1:000001", "run-2:000000"])),
+        st.builds(named, st.just("client_id"), st.just(NAMES[1])),
+        st.builds(
+            shaped,
+            st.lists(st.integers(0, 70), max_size=4).filter(lambda s: math.prod(s) < 10**4),
+            st.sampled_from(types),
+        ),
+        st.builds(beside, st.lists(whole, max_size=4)),
+        st.integers(0, len(_HONEST.data) - 1).map(lambda length: _HONEST.data[:length]),
+        st.binary(min_size=1, max_size=3).map(lambda more: _HONEST.data + more),
+        st.binary(max_size=64),
+    )
+
+
+@target(1000, lambda: st.lists(_hostile(), min_size=10, max_size=10))
+def hostile_messages(case: list[bytes]) -> None:
+    """Ten thousand in CI: of wrong values, norm, shape, type, round or client.  None is taken for an answer."""
+
+    def read(answer: bytes) -> Any:
+        return outcome(lambda: read_answer(RUN, len(NAMES), NAMES[0], _WANTED, Reply(answer, b"")))
+
+    for answer in case:
+        if isinstance(read(answer), Message):
+            raise Finding("a hostile message is accepted")
+    if not isinstance(read(_HONEST.data), Message):
+        raise Finding("an honest message is not accepted afterwards")
 
 
 class _Chaos(InProcess):
