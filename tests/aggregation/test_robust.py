@@ -131,8 +131,8 @@ def test_agreement_is_the_mean_over_those_that_agree(bad: int, seed: int, counte
 def test_agreement_finds_opponents_in_noise_where_distances_do_not() -> None:
     """20 clients of which 4 send the opposite, each class below the noise."""
     generator = torch.Generator().manual_seed(0)
-    own = 9 * torch.randn(20, 10, 4000, generator=generator) / 4000**0.5 * 4
-    own[:16] += (common := torch.randn(10, 4000, generator=generator) * 9 / 4000**0.5)
+    own = 36 * torch.randn(20, 10, 4000, generator=generator) / 4000**0.5
+    own[:16] += (common := 4 * torch.randn(10, 4000, generator=generator) / 4000**0.5)
     own[16:] -= common
     assert torch.allclose(aggregators.agreement(own, bad=4), own[:16].mean(0), atol=0.01)
     assert not torch.allclose(aggregators.multi_krum(own, bad=4), own[:16].mean(0), atol=0.05)

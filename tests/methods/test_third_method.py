@@ -12,6 +12,7 @@ import pytest
 import torch
 from wiring import PerClient
 
+import private_distdd.baselines  # noqa: F401 - they register themselves
 from private_distdd.cli import main
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.load import load_dataset
@@ -58,7 +59,7 @@ def release(third: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_is_found_by_name(third: Any) -> None:
-    assert registered_methods() == ("collabdm", "distdd", "meanpixels")
+    assert registered_methods() == ("collabdm", "distdd", "fedavg", "fedprox", "meanpixels")
     assert method_named("MeanPixels") is third.MeanPixels
 
 
