@@ -214,7 +214,8 @@ def regressed(given: Given, weight: float) -> Extra:
 
 def gradients(given: Given, weight: float) -> Extra:
     """A linear head that S trains shall point where the teacher's does, which sums up all noisy gradients."""
-    body, head = given.teacher[:-1], given.teacher[-1].weight  # type: ignore[index]
+    assert isinstance(given.teacher, nn.Sequential)
+    body, head = given.teacher[:-1], given.teacher[-1].weight
 
     def extra(examples: Tensor, labels: Tensor, step: int) -> Tensor:
         few, theirs = some(examples, labels, step, 40)

@@ -24,7 +24,7 @@ def held_out(split: int) -> tuple[ImageDataset, ImageDataset]:
     train, _ = load_dataset("digits")
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(1000 + split))
     held, kept = order[: len(order) // 4], order[len(order) // 4 :]
-    return tuple(ImageDataset(train.images[part], train.labels[part], train.info) for part in (kept, held))  # type: ignore[return-value]
+    return tuple(ImageDataset(train.images[part], train.labels[part], train.info) for part in (kept, held))
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
             for split in splits:
                 kept, held = held_out(split)
                 method = DistDD(
-                    **KNOBS,  # type: ignore[arg-type]
+                    **KNOBS,
                     model_args=NETWORK,
                     privacy=Privacy(target_epsilon=target, sample_rate=rate),
                     networks_per_query=count,

@@ -31,7 +31,7 @@ def dc(model: nn.Module, images: Tensor, labels: Tensor, target: Tensor) -> Tens
         gradients = torch.autograd.grad(F.cross_entropy(model(own), targets), parameters, create_graph=True)
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         loss = loss + layer_cosine(flat[None], row[None], shapes)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     model.zero_grad()
     assert images.grad is not None
     return images.grad

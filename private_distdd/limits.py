@@ -35,7 +35,7 @@ DEPTH, WIDTH = 64, 1 << 14  # of the registered networks
 EXAMPLES = 10**9 - 1  # of one class, over all clients: numpy draws from no more without replacement
 VALUE = 1e15  # magnitude of a message's values, in units of C / b with privacy: what is larger overflows when matched
 NETWORKS = 1 << 12  # of one query
-STEPS = 1 << 12  # of a client's own distillation, without privacy
+STEPS = 1 << 12  # of a client's own distillation, without privacy, and of its local training
 
 GIB = float(1 << 30)
 

@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from private_distdd.aggregation.clients import PAST_HALF, minority, require_bad, require_clients
+from private_distdd.aggregation.clients import AgainstBad, require_bad
 from private_distdd.aggregation.messages import check_messages, like
-from private_distdd.aggregation.rule import Rule, register_rule
+from private_distdd.aggregation.rule import register_rule
 
 
 def agreement(messages: Tensor, counts: Tensor | None = None, bad: int = 1) -> Tensor:
@@ -51,34 +51,14 @@ def agreement(messages: Tensor, counts: Tensor | None = None, bad: int = 1) -> T
 
 @register_rule
 @dataclass(frozen=True)
-class Agreement(Rule):
+class Agreement(AgainstBad):
     """`agreement`; of more than 2 bad clients a round.
 
-    Args:
-        bad: corrupt clients, >= 1.
-
-    Raises:
-        ConfigurationError: bad is out of range.
+    Then no message weighs more than an honest one is long.
     """
 
     name: ClassVar[str] = "agreement"
-    bad: int = 1
-
-    def __post_init__(self) -> None:
-        require_bad(self.bad)
 
     def __call__(self, messages: Tensor, counts: Tensor | None = None) -> Tensor:
         """See `agreement`."""
         return agreement(messages, counts, self.bad)
-
-    def require(self, num_clients: float) -> None:
-        """Refuse a half, or more, that is corrupt.
-
-        Raises:
-            ConfigurationError: there are too few clients.
-        """
-        require_clients(self, num_clients, 2 * self.bad + 1, PAST_HALF)
-
-    def breakdown(self, messages: int) -> int:
-        """`bad`, of more than twice as many: then no message weighs more than an honest one is long."""
-        return self.bad if self.bad <= minority(messages) else 0

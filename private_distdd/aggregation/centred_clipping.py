@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from private_distdd.aggregation.clients import minority, require_clients
+from private_distdd.aggregation.clients import BelowHalf
 from private_distdd.aggregation.median import median
 from private_distdd.aggregation.messages import by_group
-from private_distdd.aggregation.rule import Rule, register_rule
+from private_distdd.aggregation.rule import register_rule
 from private_distdd.validate import require_count
 
 
@@ -49,7 +49,7 @@ def _clipped(vectors: Tensor, steps: int) -> Tensor:
 
 @register_rule
 @dataclass(frozen=True)
-class CentredClipping(Rule):
+class CentredClipping(BelowHalf):
     """`centred_clipping`; of at least 3 clients a round.
 
     Args:
@@ -68,18 +68,6 @@ class CentredClipping(Rule):
     def __call__(self, messages: Tensor, counts: Tensor | None = None) -> Tensor:
         """See `centred_clipping`."""
         return centred_clipping(messages, counts, self.steps)
-
-    def require(self, num_clients: float) -> None:
-        """Refuse fewer than 3 clients.
-
-        Raises:
-            ConfigurationError: there are fewer.
-        """
-        require_clients(self, num_clients, 3, "With fewer it is the mean: use that.")
-
-    def breakdown(self, messages: int) -> int:
-        """Fewer than half."""
-        return minority(messages)
 
 
 def _check(steps: object) -> None:

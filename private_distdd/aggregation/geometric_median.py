@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from private_distdd.aggregation.clients import minority, require_clients
+from private_distdd.aggregation.clients import BelowHalf
 from private_distdd.aggregation.median import median
 from private_distdd.aggregation.messages import by_group
-from private_distdd.aggregation.rule import Rule, register_rule
+from private_distdd.aggregation.rule import register_rule
 from private_distdd.validate import require_number
 
 _STEPS = 1000  # at most: they go down in any case, and where that is slow the sum of distances is flat
@@ -54,7 +54,7 @@ def _weiszfeld(vectors: Tensor, tolerance: float) -> Tensor:
 
 @register_rule
 @dataclass(frozen=True)
-class GeometricMedian(Rule):
+class GeometricMedian(BelowHalf):
     """`geometric_median`; of at least 3 clients a round.
 
     Args:
@@ -73,18 +73,6 @@ class GeometricMedian(Rule):
     def __call__(self, messages: Tensor, counts: Tensor | None = None) -> Tensor:
         """See `geometric_median`."""
         return geometric_median(messages, counts, self.tolerance)
-
-    def require(self, num_clients: float) -> None:
-        """Refuse fewer than 3 clients.
-
-        Raises:
-            ConfigurationError: there are fewer.
-        """
-        require_clients(self, num_clients, 3, "With fewer it is the mean: use that.")
-
-    def breakdown(self, messages: int) -> int:
-        """Fewer than half."""
-        return minority(messages)
 
 
 def _check(tolerance: object) -> None:

@@ -7,11 +7,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from private_distdd.aggregation.clients import require_bad, require_clients
+from private_distdd.aggregation.clients import AgainstBad, require_bad
 from private_distdd.aggregation.messages import by_group, squared_distances
-from private_distdd.aggregation.rule import Rule, register_rule
-
-_WHY = "2 bad + 3 are needed: ask more clients, or guard against fewer corrupt ones."
+from private_distdd.aggregation.rule import register_rule
 
 
 def krum(messages: Tensor, counts: Tensor | None = None, bad: int = 1) -> Tensor:
@@ -61,69 +59,28 @@ def _central(vectors: Tensor, bad: int, kept: int) -> Tensor:
 
 @register_rule
 @dataclass(frozen=True)
-class Krum(Rule):
+class Krum(AgainstBad):
     """`krum`; of at least 2 bad + 3 clients a round.
 
-    Args:
-        bad: corrupt clients, >= 1.
-
-    Raises:
-        ConfigurationError: bad is out of range.
+    An honest message then has n - bad - 2 honest others, and a corrupt one has not.
     """
 
     name: ClassVar[str] = "krum"
-    bad: int = 1
-
-    def __post_init__(self) -> None:
-        require_bad(self.bad)
+    beyond: ClassVar[int] = 3
 
     def __call__(self, messages: Tensor, counts: Tensor | None = None) -> Tensor:
         """See `krum`."""
         return krum(messages, counts, self.bad)
 
-    def require(self, num_clients: float) -> None:
-        """Refuse fewer than 2 bad + 3 clients.
-
-        Raises:
-            ConfigurationError: there are fewer.
-        """
-        require_clients(self, num_clients, 2 * self.bad + 3, _WHY)
-
-    def breakdown(self, messages: int) -> int:
-        """`bad`, of at least 2 bad + 3: an honest message then has n - bad - 2 honest others, a corrupt one has not."""
-        return self.bad if messages >= 2 * self.bad + 3 else 0
-
 
 @register_rule
 @dataclass(frozen=True)
-class MultiKrum(Rule):
-    """`multi_krum`; of at least 2 bad + 3 clients a round.
-
-    Args:
-        bad: corrupt clients, >= 1.
-
-    Raises:
-        ConfigurationError: bad is out of range.
-    """
+class MultiKrum(AgainstBad):
+    """`multi_krum`; of at least 2 bad + 3 clients a round, as `Krum`.  With one more, a bad one is kept."""
 
     name: ClassVar[str] = "multi_krum"
-    bad: int = 1
-
-    def __post_init__(self) -> None:
-        require_bad(self.bad)
+    beyond: ClassVar[int] = 3
 
     def __call__(self, messages: Tensor, counts: Tensor | None = None) -> Tensor:
         """See `multi_krum`."""
         return multi_krum(messages, counts, self.bad)
-
-    def require(self, num_clients: float) -> None:
-        """Refuse fewer than 2 bad + 3 clients.
-
-        Raises:
-            ConfigurationError: there are fewer.
-        """
-        require_clients(self, num_clients, 2 * self.bad + 3, _WHY)
-
-    def breakdown(self, messages: int) -> int:
-        """See `Krum.breakdown`; with one more, a corrupt one is among those that are kept."""
-        return self.bad if messages >= 2 * self.bad + 3 else 0

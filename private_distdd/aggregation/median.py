@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from private_distdd.aggregation.clients import minority, require_clients
+from private_distdd.aggregation.clients import BelowHalf
 from private_distdd.aggregation.messages import over_holders
-from private_distdd.aggregation.rule import Rule, register_rule
+from private_distdd.aggregation.rule import register_rule
 
 
 def median(messages: Tensor, counts: Tensor | None = None) -> Tensor:
@@ -35,7 +35,7 @@ def _median(values: Tensor) -> Tensor:
 
 @register_rule
 @dataclass(frozen=True)
-class Median(Rule):
+class Median(BelowHalf):
     """`median`; of at least 3 clients a round."""
 
     name: ClassVar[str] = "median"
@@ -43,15 +43,3 @@ class Median(Rule):
     def __call__(self, messages: Tensor, counts: Tensor | None = None) -> Tensor:
         """See `median`."""
         return median(messages, counts)
-
-    def breakdown(self, messages: int) -> int:
-        """Fewer than half."""
-        return minority(messages)
-
-    def require(self, num_clients: float) -> None:
-        """Refuse fewer than 3 clients.
-
-        Raises:
-            ConfigurationError: there are fewer.
-        """
-        require_clients(self, num_clients, 3, "With fewer it is the mean: use that.")

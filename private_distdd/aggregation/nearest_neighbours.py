@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from private_distdd.aggregation.clients import PAST_HALF, minority, require_bad, require_clients
+from private_distdd.aggregation.clients import AgainstBad, require_bad
 from private_distdd.aggregation.messages import by_group, squared_distances
-from private_distdd.aggregation.rule import Rule, named_rule, register_rule
+from private_distdd.aggregation.rule import named_rule, register_rule
 
 
 def nearest_neighbours(
@@ -44,7 +44,7 @@ def nearest_neighbours(
 
 @register_rule
 @dataclass(frozen=True)
-class NearestNeighbours(Rule):
+class NearestNeighbours(AgainstBad):
     """`nearest_neighbours`; of more than 2 bad clients a round.
 
     Args:
@@ -56,11 +56,10 @@ class NearestNeighbours(Rule):
     """
 
     name: ClassVar[str] = "nearest_neighbours"
-    bad: int = 1
     rule: str = "geometric_median"
 
     def __post_init__(self) -> None:
-        require_bad(self.bad)
+        super().__post_init__()
         named_rule(self.rule)
 
     def __call__(self, messages: Tensor, counts: Tensor | None = None) -> Tensor:
@@ -73,9 +72,9 @@ class NearestNeighbours(Rule):
         Raises:
             ConfigurationError: there are too few clients.
         """
-        require_clients(self, num_clients, 2 * self.bad + 1, PAST_HALF)
+        super().require(num_clients)
         named_rule(self.rule).require(num_clients)
 
     def breakdown(self, messages: int) -> int:
         """`bad`, of more than twice as many, or that of the rule that comes after, if it is less."""
-        return min(self.bad, named_rule(self.rule).breakdown(messages)) if self.bad <= minority(messages) else 0
+        return min(super().breakdown(messages), named_rule(self.rule).breakdown(messages))

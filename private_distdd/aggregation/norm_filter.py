@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from private_distdd.aggregation.clients import PAST_HALF, minority, require_bad, require_clients
+from private_distdd.aggregation.clients import AgainstBad, require_bad
 from private_distdd.aggregation.messages import by_group
-from private_distdd.aggregation.rule import Rule, register_rule
+from private_distdd.aggregation.rule import register_rule
 
 
 def norm_filter(messages: Tensor, counts: Tensor | None = None, bad: int = 1) -> Tensor:
@@ -40,34 +40,11 @@ def norm_filter(messages: Tensor, counts: Tensor | None = None, bad: int = 1) ->
 
 @register_rule
 @dataclass(frozen=True)
-class NormFilter(Rule):
-    """`norm_filter`; of more than 2 bad clients a round.
-
-    Args:
-        bad: corrupt clients, >= 1.
-
-    Raises:
-        ConfigurationError: bad is out of range.
-    """
+class NormFilter(AgainstBad):
+    """`norm_filter`; of more than 2 bad clients a round."""
 
     name: ClassVar[str] = "norm_filter"
-    bad: int = 1
-
-    def __post_init__(self) -> None:
-        require_bad(self.bad)
 
     def __call__(self, messages: Tensor, counts: Tensor | None = None) -> Tensor:
         """See `norm_filter`."""
         return norm_filter(messages, counts, self.bad)
-
-    def require(self, num_clients: float) -> None:
-        """Refuse a half, or more, that is corrupt.
-
-        Raises:
-            ConfigurationError: there are too few clients.
-        """
-        require_clients(self, num_clients, 2 * self.bad + 1, PAST_HALF)
-
-    def breakdown(self, messages: int) -> int:
-        """`bad`, of more than twice as many."""
-        return self.bad if self.bad <= minority(messages) else 0

@@ -20,7 +20,7 @@ from private_distdd.networks.spec import ModelSpec
 from private_distdd.networks.trained import TrainedNetwork
 from private_distdd.questions.local_training import LocalTraining
 from private_distdd.questions.register import plain_question, private_question
-from private_distdd.server.layout import Field, Layout, is_between, is_part
+from private_distdd.server.layout import Field, Layout, answered, is_between, is_part
 from private_distdd.server.loop import Course, Kept, named, unnamed
 from private_distdd.server.reading import Wanted
 from private_distdd.server.start import Started
@@ -151,21 +151,13 @@ class FedAvg(Method):
 
     def layout(self, run: Run, client_ids: Sequence[str]) -> Layout:
         """See `Method`."""
-        asked = self.schedule(client_ids)
-
-        def are_answers(value: Any, progress: Mapping[str, Any]) -> bool:
-            if not isinstance(value, dict) or not set(progress["active"]) <= value.keys() <= set(client_ids):
-                return False
-            played = [name for round_ in asked[: progress["rounds"]] for name in round_]
-            return all(is_between(count, 0, played.count(name)) for name, count in value.items())
-
         network = {name: value.to("meta") for name, value in self.first(run.info).items()}
         return Layout(
             run,
             {
                 "rounds": Field(f"1 ... {self.rounds}", lambda value, _: is_between(value, 1, self.rounds)),
                 "active": Field("some of the clients, in order", lambda value, _: is_part(value, client_ids)),
-                "answered": Field("messages used, by client, no more than it was asked for", are_answers),
+                "answered": answered(client_ids, self.schedule(client_ids)),
             },
             lambda _: named("network", network),
         )

@@ -87,7 +87,7 @@ def _add_method_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, metavar="T", help="communication rounds of distdd (default 100)")
     parser.add_argument(
         "--aggregator",
-        help='mean, sum, median or trimmed_mean of messages, also with parameters: "trimmed_mean(share=0.2)" '
+        help='how messages become one: mean, sum, median, or another rule, also with its parameters: "krum(bad=2)" '
         "(default: mean)",
     )
     parser.add_argument(

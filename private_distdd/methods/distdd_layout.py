@@ -10,7 +10,7 @@ from torch import Tensor
 
 from private_distdd.limits import EXAMPLES
 from private_distdd.matching.gradients import parameter_shapes
-from private_distdd.server.layout import Field, Layout, is_between, is_part, prototypes
+from private_distdd.server.layout import Field, Layout, answered, is_between, is_part, prototypes
 from private_distdd.server.loop import named
 from private_distdd.wire.run import Run
 
@@ -20,19 +20,13 @@ if TYPE_CHECKING:  # it is its layout
 
 def distdd_layout(method: DistDD, run: Run, client_ids: Sequence[str]) -> Layout:
     """What `DistDDCourse.keep` writes in this run."""
-    info, asked = run.info, method.schedule(client_ids)
+    info = run.info
     shape = (info.num_classes * method.ipc, *info.shape)
     fresh = method.spec.build(info.shape, info.num_classes)
     network = named("network", {name: value.to("meta") for name, value in fresh.state_dict().items()})
     parameters = parameter_shapes(fresh)
     # Without privacy clients are asked for their counts, and perhaps for real images to start from, beforehand.
     before = 0 if run.plan is not None else 1 + (method.initialization == "real")
-
-    def are_answers(value: Any, progress: Mapping[str, Any]) -> bool:
-        if not isinstance(value, dict) or not set(progress["active"]) <= value.keys() <= set(client_ids):
-            return False
-        played = [client_id for round_ in asked[: progress["rounds"]] for client_id in round_]
-        return all(is_between(count, 0, before + played.count(client_id)) for client_id, count in value.items())
 
     def are_counts(value: Any, progress: Mapping[str, Any]) -> bool:
         if run.plan is not None:
@@ -76,7 +70,7 @@ def distdd_layout(method: DistDD, run: Run, client_ids: Sequence[str]) -> Layout
                 lambda value, progress: isinstance(value, bool) and (value or not progress["rounds"]),
             ),
             "active": Field("some of the clients, in order", lambda value, _: is_part(value, client_ids)),
-            "answered": Field("messages used, by client, no more than it was asked for", are_answers),
+            "answered": answered(client_ids, method.schedule(client_ids), before),
             "class_counts": Field(
                 "null with privacy; else by client how many examples of each class it holds", are_counts
             ),

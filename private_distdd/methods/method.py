@@ -37,7 +37,7 @@ class Method(ABC):
     A new one is a subclass with `@register_method`, a frozen dataclass; docs/map.md says which file to copy.
 
     Args:
-        aggregator: how messages become one: "mean", "sum", "median", "trimmed_mean", a rule with its parameters as
+        aggregator: how messages become one: "mean", "sum", "median", another rule's name, a rule with its parameters as
             `TrimmedMean(share=0.2)`, or a callable of your own (see `aggregation.Aggregate`).
         quorum: share of the clients asked, in (0, 1], whose answers end a round's wait for the others.
         deadline: seconds that a round waits at most, > 0; None waits for everybody.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import reprlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -112,6 +112,24 @@ def is_between(value: object, least: int, most: int) -> bool:
 def is_part(value: object, names: Collection[str]) -> bool:
     """Is it a list of some of these names, in their order and each once?"""
     return isinstance(value, list) and value == [name for name in names if name in value]
+
+
+def answered(client_ids: Sequence[str], asked: Sequence[Collection[str]], beforehand: int = 0) -> Field:
+    """Progress "answered": by client the messages used, no more than it was asked for in the rounds done.
+
+    Args:
+        client_ids: all clients.
+        asked: who is asked in each round.
+        beforehand: queries to each client before the first round.
+    """
+
+    def test(value: Any, progress: Mapping[str, Any]) -> bool:
+        if not isinstance(value, dict) or not set(progress["active"]) <= value.keys() <= set(client_ids):
+            return False
+        played = [client_id for round_ in asked[: progress["rounds"]] for client_id in round_]
+        return all(is_between(count, 0, beforehand + played.count(client_id)) for client_id, count in value.items())
+
+    return Field("messages used, by client, no more than it was asked for", test)
 
 
 def prototypes(**shapes: tuple[int, ...]) -> dict[str, Tensor]:
