@@ -236,7 +236,6 @@ WAYS: dict[str, Callable[[Given], tuple[SyntheticDataset, float]]] = {
     "no total variation": lambda given: distil(given, *pixels(given), smoothness=0.0),
     "total variation 0.3": lambda given: distil(given, *pixels(given), smoothness=0.3),
     "whole images": lambda given: distil(given, *pixels(given), partition=1),
-    "mosaics 4 x 4": lambda given: distil(given, *pixels(given), partition=4),
     "restarts": restarted,
     "generator": lambda given: distil(given, *generated(given)),
     "classified by the teacher": lambda given: distil(given, *pixels(given), extra=classified(given, 0.05)),
