@@ -226,6 +226,16 @@ def gradients(given: Given, weight: float) -> Extra:
     return extra
 
 
+def together(*extras: Extra) -> Extra:
+    """Several things added to the loss."""
+
+    def extra(examples: Tensor, labels: Tensor, step: int) -> Tensor | None:
+        terms = [term for one in extras if (term := one(examples, labels, step)) is not None]
+        return torch.stack(terms).sum() if terms else None
+
+    return extra
+
+
 def restarted(given: Given) -> tuple[SyntheticDataset, float]:
     """Three starts, of which the best agrees most with the messages."""
     return min((distil(given, *pixels(given, seed)) for seed in range(3)), key=lambda found: found[1])
@@ -243,6 +253,12 @@ WAYS: dict[str, Callable[[Given], tuple[SyntheticDataset, float]]] = {
     "classified, weight 1": lambda given: distil(given, *pixels(given), extra=classified(given, 1.0)),
     "ridge regression to the teacher": lambda given: distil(given, *pixels(given), extra=regressed(given, 1.0)),
     "the teacher's gradients": lambda given: distil(given, *pixels(given), extra=gradients(given, 0.3)),
+    "the best together": lambda given: distil(
+        given, *pixels(given), extra=together(classified(given, 0.05), gradients(given, 0.3))
+    ),
+    "the best together, half the total variation": lambda given: distil(
+        given, *pixels(given), smoothness=0.05, extra=together(classified(given, 0.05), gradients(given, 0.3))
+    ),
 }
 
 

@@ -29,7 +29,8 @@ class Sweep:
     Args:
         config: as JSON: sections of knobs, and "seeds".  A section is a table, or a list of tables, each of which is a
             choice.  In a table a knob that is a list is swept: each of its values is a choice (a knob whose own value
-            is a list is written as a list in a list).  A cell is one choice of each section with one seed.
+            is a list is written as a list in a list).  A cell is one choice of each section with one seed.  A method's
+            own knobs "privacy" are laid over those of the section, where a cell has some.
         cells: all of them, none twice, those of one seed after those of another: so the first ones are a round
             through everything, by which time can be estimated.
     """
@@ -53,7 +54,7 @@ class Sweep:
         seeds = list(seeds) if isinstance(seeds, range) else seeds
         choices = [_choices(name, config.get(name, {})) for name in SECTIONS]
         cells = tuple(
-            Cell({**dict(zip(SECTIONS, chosen, strict=True)), "seed": seed})
+            Cell({**_with_own_privacy(dict(zip(SECTIONS, chosen, strict=True)), "privacy" in config), "seed": seed})
             for seed in _values("seeds", seeds)
             for chosen in itertools.product(*choices)
         )
@@ -89,6 +90,20 @@ def _choices(section: str, given: Any) -> list[dict[str, Any]]:
         for table in tables
         for values in itertools.product(*(_values(f"{section}.{name}", value) for name, value in table.items()))
     ]
+
+
+def _with_own_privacy(settings: dict[str, dict[str, Any]], is_private: bool) -> dict[str, dict[str, Any]]:
+    """One choice of each section, with the method's own knobs of privacy in their place."""
+    own = settings["method"].get("privacy", {})
+    if not isinstance(own, Mapping) or (own and not is_private):
+        raise ConfigurationError(
+            f'method.privacy = {own!r}, {"with" if is_private else "without"} a section "privacy"',
+            "a table of knobs, over those of the section",
+            "Write what all methods share in [privacy], and here what this one needs in its place.",
+        )
+    method = {name: value for name, value in settings["method"].items() if name != "privacy"}
+    privacy = settings["privacy"]
+    return settings | {"method": method, "privacy": {**privacy, **own} if privacy else privacy}
 
 
 def _values(name: str, given: Any) -> list[Any]:

@@ -35,6 +35,26 @@ def test_a_grid_is_the_product_and_repeated_sections_are_a_list() -> None:
     assert sum(not cell.settings["privacy"] for cell in cells) == 12
 
 
+def test_a_method_has_knobs_of_privacy_of_its_own() -> None:
+    own = {"sample_rate": 0.5, "delta": 1e-4}
+    config = {
+        "data": {"dataset": "digits"},
+        "split": {},
+        "method": [{"name": "distdd", "privacy": own}, {"name": "collabdm"}],
+        "privacy": [{"target_epsilon": [1, 8], "delta": 1e-5}, {}],
+    }
+    cells = Sweep.of(config).cells
+    assert all("privacy" not in cell.settings["method"] for cell in cells)
+    assert [cell.settings["privacy"] for cell in cells] == [
+        {"target_epsilon": 1, **own},
+        {"target_epsilon": 8, **own},
+        {},  # the run without privacy stays one
+        {"target_epsilon": 1, "delta": 1e-5},
+        {"target_epsilon": 8, "delta": 1e-5},
+        {},
+    ]
+
+
 def test_a_list_in_a_list_is_a_value() -> None:
     config = {"data": {"dataset": "x", "classes": [["a", "b"]]}, "split": {}, "method": {"name": "distdd"}}
     (cell,) = Sweep.of(config).cells
@@ -73,6 +93,8 @@ def test_ids_follow_from_the_settings_alone(knobs: dict[str, Any]) -> None:
         ({"split": {"num_clients": [2, 2.0]}}, "twice the cell data.dataset = wine"),
         ({"split": {"num_clients": 2, "alpha": {1, 2}}}, "a number, a text"),
         ({"seeds": []}, "seeds = []"),
+        ({"method": {"name": "distdd", "privacy": 1}}, "method.privacy = 1"),
+        ({"method": {"name": "distdd", "privacy": {"sample_rate": 0.5}}, "privacy": None}, "without a section"),
     ],
 )
 def test_what_is_no_configuration_is_refused(change: Config, said: str, small: Config) -> None:
