@@ -27,7 +27,7 @@ from private_distdd.simulation.mislabelling import mislabel
 from private_distdd.simulation.splits import dirichlet_split, shard_split
 from private_distdd.site.client import Client
 from private_distdd.synthetic.dataset import SyntheticDataset
-from private_distdd.validate import is_whole, require_count
+from private_distdd.validate import is_whole, require_count, require_flag
 
 HELD_OUT, TEST = "held-out", "test"
 
@@ -38,7 +38,7 @@ class Built:
 
     Args:
         method: the method.
-        clients: fresh ones, with ledgers of their own.
+        federations: of fresh clients, with ledgers of their own: one of all of them, or one of each alone.
         on: which examples are scored: `HELD_OUT` or `TEST`.
         scored: these examples; no client holds one of them.
         networks: fresh networks that are trained on S.
@@ -46,7 +46,7 @@ class Built:
     """
 
     method: Method
-    clients: list[Client]
+    federations: list[list[Client]]
     on: str
     scored: ImageDataset
     networks: int
@@ -80,16 +80,20 @@ def build(cell: Cell) -> Built:
     if on not in (HELD_OUT, TEST):
         raise ConfigurationError(f"evaluation.on = {on!r}", f"{HELD_OUT!r} or {TEST!r}", "Choose one.")
     require_count("evaluation.networks", networks, "3 is usual.")
-    data = settings["data"]
-    _require("data", {"name_or_path": data.pop("dataset", None), **data}, load_dataset)
+    data, limit = settings["data"], settings["data"].pop("limit", None)
+    _require("data", {"name_or_path": data.pop("dataset", None), **data}, load_dataset, own=("limit",))
+    if limit is not None:
+        require_count("data.limit", limit, "Leave it out for all of the training set.")
+    alone = require_flag("split.alone", split.pop("alone", False))
     train, scored = _data(json.dumps(cell.settings["data"], sort_keys=True), on, privacy is not None)
     make_clients = shard_split if "shards_per_client" in split else dirichlet_split
-    _require("split", split, make_clients, others=("dataset", "seed", "make_client"))
+    _require("split", split, make_clients, others=("dataset", "seed", "make_client"), own=("alone",))
     clients = make_clients(train, **split, seed=seed, make_client=functools.partial(Client, device=method.device))
     if settings["mislabel"]:
         _require("mislabel", settings["mislabel"], mislabel, others=("clients", "seed"))
         clients = mislabel(clients, **settings["mislabel"], seed=seed)
-    return Built(method, clients, on, scored, networks, {"device": method.device, **evaluation})
+    federations = [[client] for client in clients] if alone else [clients]
+    return Built(method, federations, on, scored, networks, {"device": method.device, **evaluation})
 
 
 def validate(cell: Cell) -> None:
@@ -102,7 +106,8 @@ def validate(cell: Cell) -> None:
         built = build(cell)
         info = built.scored.info
         require_device(built.method.device)
-        built.method.plan([client.client_id for client in built.clients])
+        for clients in built.federations:
+            built.method.plan([client.client_id for client in clients])
         built.method.check(info)
         _rehearse(built)
     except PrivateDistDDError as error:
@@ -124,14 +129,24 @@ def _rehearse(built: Built) -> None:
 def _data(section: str, on: str, private: bool) -> tuple[ImageDataset, ImageDataset]:
     """(what the clients share, what is scored) of the section "data", as JSON."""
     given = json.loads(section)
-    name = given.pop("dataset")
+    name, limit = given.pop("dataset"), given.pop("limit", None)
     if private:
         named = {"num_classes", "classes"} & set(given)
         require_public_classes(name, bool(named), "add num_classes, or classes for an image folder or a .csv.")
     train, test = load_dataset(name, **given)
+    if limit is not None:
+        train = _some(train, limit)
     if on == TEST:
         return train, test
     return split_off_test(train.info.denormalise(train.images), train.labels, train.info)
+
+
+def _some(dataset: ImageDataset, limit: int) -> ImageDataset:
+    """So many examples, the same ones for every cell and seed."""
+    if limit > len(dataset):
+        raise ConfigurationError(f"data.limit = {limit}", f"at most {len(dataset)} examples", "Leave it out.")
+    chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:limit]
+    return ImageDataset(dataset.images[chosen], dataset.labels[chosen], dataset.info)
 
 
 def _require(

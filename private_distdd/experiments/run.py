@@ -11,19 +11,20 @@ import statistics
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeAlias
 
 from private_distdd.encoding import sha256
 from private_distdd.errors import ConfigurationError, NotPrivateWarning, PrivateDistDDError
-from private_distdd.experiments.build import build
+from private_distdd.experiments.build import Built, build
 from private_distdd.experiments.cell import Cell
 from private_distdd.files import write_file
 from private_distdd.release.bill import as_number, as_text
 from private_distdd.release.form import PACKAGES, version
 from private_distdd.release.release import Release
+from private_distdd.site.client import Client
 
 FORMAT = "private_distdd.sweep/1"
 DONE, FAILED = "done", "failed"
@@ -72,30 +73,53 @@ def _record(cell: Cell, status: str) -> Record:
 
 
 def _outcome(cell: Cell) -> dict[str, Any]:
-    built, started = build(cell), time.perf_counter()
+    """What was found; of clients alone the joined accuracies, and of the rest what is largest among them."""
+    built, outcomes, seconds = build(cell), list[dict[str, Any]](), {"distillation": 0.0, "evaluation": 0.0}
+    for clients in built.federations:
+        started = time.perf_counter()
+        release = _release(built, clients)
+        distilled = time.perf_counter()
+        outcomes.append(_scores(built, release) | _bill(release))
+        seconds["distillation"] += distilled - started
+        seconds["evaluation"] += time.perf_counter() - distilled
+    accuracies = [score for outcome in outcomes for score in outcome["accuracies"]]
+    taught = [outcome["teacher_accuracy"] for outcome in outcomes if outcome["teacher_accuracy"] is not None]
+    worst = max(outcomes, key=lambda outcome: as_number(outcome["epsilon"]))
+    return {
+        **worst,
+        "accuracies": accuracies,
+        "accuracy": statistics.fmean(accuracies),
+        "accuracy_std": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
+        "teacher_accuracy": statistics.fmean(taught) if taught else None,
+        "scored_on": built.on,
+        "scored_examples": len(built.scored),
+        "bytes_sent": max(outcome["bytes_sent"] for outcome in outcomes),
+        "bytes_received": max(outcome["bytes_received"] for outcome in outcomes),
+        "seconds": seconds,
+        "synthetic": worst["synthetic"] if len(outcomes) == 1 else None,
+    }
+
+
+def _release(built: Built, clients: Sequence[Client]) -> Release:
     with warnings.catch_warnings(), _interrupts() as interrupts:
         warnings.simplefilter("ignore", NotPrivateWarning)  # `sweep` says it once for all cells
-        release = built.method.fit(built.clients)
+        release = built.method.fit(clients)
     if interrupts:  # `fit` ends early and gives what it has
         raise KeyboardInterrupt
     if release.card["progress"]["stopped_early"]:
         raise ConfigurationError("a run that ended early, for no client was left", "a whole run", "Try it alone.")
-    distilled = time.perf_counter()
+    return release
+
+
+def _scores(built: Built, release: Release) -> dict[str, Any]:
     s, traffic = release.synthetic, release.card["traffic"].values()
-    own = [] if release.teacher is None else [built.score(release.teacher)]
-    # Where there is no S, the network is what was made.
-    accuracies = own if s is None else list(built.evaluate(s).accuracies)
+    own = None if release.teacher is None else built.score(release.teacher)
     return {
-        **_bill(release),
-        "accuracies": accuracies,
-        "accuracy": statistics.fmean(accuracies),
-        "accuracy_std": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
-        "teacher_accuracy": own[0] if own and s is not None else None,
-        "scored_on": built.on,
-        "scored_examples": len(built.scored),
+        # Where there is no S, the network is what was made.
+        "accuracies": [own] if s is None else list(built.evaluate(s).accuracies),
+        "teacher_accuracy": None if s is None else own,
         "bytes_sent": max(client["sent"] for client in traffic),
         "bytes_received": max(client["received"] for client in traffic),
-        "seconds": {"distillation": distilled - started, "evaluation": time.perf_counter() - distilled},
         "synthetic": None if s is None else sha256(s.images.numpy().tobytes()),
     }
 

@@ -13,7 +13,7 @@ import pytest
 from filelock import FileLock
 
 import private_distdd.experiments.run as running
-from private_distdd import NotPrivateWarning, sweep
+from private_distdd import DistDD, NotPrivateWarning, sweep
 from private_distdd.errors import ConfigurationError
 from private_distdd.experiments.cell import Cell
 from private_distdd.experiments.config import Sweep
@@ -94,6 +94,28 @@ def test_a_cell_that_fails_is_told_and_tried_again_and_the_others_go_on(
     assert "soft labels of a synthetic set that has none" in page
     sweep(small, tmp_path / "s")
     assert len(ran) == 4 + 3
+
+
+def test_clients_alone_are_federations_of_one(small: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fits: list[list[str]] = []
+    fit = DistDD.fit
+
+    def noted(self: DistDD, clients: Any, **options: Any) -> Any:
+        fits.append([client.client_id for client in clients])
+        return fit(self, clients, **options)
+
+    monkeypatch.setattr(DistDD, "fit", noted)
+    small["split"] = {"num_clients": 3, "alone": True}
+    small["evaluation"]["networks"] = 2
+    (record,) = sweep(small, tmp_path / "s")
+    assert fits == [["client-00"], ["client-01"], ["client-02"]]
+    assert len(record["accuracies"]) == 6
+    assert record["accuracy"] == pytest.approx(sum(record["accuracies"]) / 6)
+    small["split"] = {"num_clients": 3}
+    (together,) = sweep(small, tmp_path / "t")
+    assert record["epsilon"] == together["epsilon"]  # each client's bill, whoever takes part
+    assert record["synthetic"] is None
+    assert together["synthetic"] is not None
 
 
 def test_a_run_that_lost_its_clients_is_no_result(
