@@ -23,6 +23,7 @@ SMALL = [
     *(ModelSpec("convnet", {"width": 8, "depth": 2, "activation": name}) for name in ACTIVATIONS),
     *(ModelSpec("convnet", {"width": 8, "depth": 2, "norm": name}) for name in ("group", "none")),
     ModelSpec("convnet", {"width": 4, "depth": 3}),
+    ModelSpec("convnet", {"width": 8, "depth": 2, "pooling": "max"}),
     ModelSpec("lenet"),
     ModelSpec("lenet", {"activation": "tanh", "pooling": "average"}),
     ModelSpec("mlp", {"width": 16, "depth": 3}),

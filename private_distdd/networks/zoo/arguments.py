@@ -21,6 +21,8 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {  # none of them in place: ho
     "elu": nn.ELU,
 }
 
+POOLINGS: dict[str, type[nn.Module]] = {"average": nn.AvgPool2d, "max": nn.MaxPool2d}
+
 
 def require_image(name: str, shape: Shape) -> tuple[int, int, int]:
     """(channels, height, width) of the images that a network is to take.

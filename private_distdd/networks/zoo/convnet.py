@@ -9,7 +9,7 @@ from torch import nn
 from private_distdd.data.form import Shape
 from private_distdd.errors import ModelError
 from private_distdd.networks.register import register_model
-from private_distdd.networks.zoo.arguments import ACTIVATIONS, check_sizes, choice, require_image
+from private_distdd.networks.zoo.arguments import ACTIVATIONS, POOLINGS, check_sizes, choice, require_image
 
 
 @register_model("convnet")
@@ -21,8 +21,9 @@ def convnet(
     width: int = 128,
     norm: str = "instance",
     activation: str = "relu",
+    pooling: str = "average",
 ) -> nn.Module:
-    """The ConvNet of the distillation literature: depth x (3x3 convolution, norm, activation, 2x2 average pooling).
+    """The ConvNet of the distillation literature: depth x (3x3 convolution, norm, activation, 2x2 pooling).
 
     Grey images of 28 x 28 are padded to 32 x 32 by the first convolution (padding 3), as in DC.
 
@@ -32,6 +33,7 @@ def convnet(
         width: channels of each block, 1 ... 16,384 (a multiple of 4 with `norm="group"`).
         norm: "instance" (GroupNorm with a group a channel, with weights, as in DC), "group" (4 groups) or "none".
         activation: a key of `ACTIVATIONS`.
+        pooling: "average" or "max", over 2 x 2.
 
     Raises:
         ModelError: an argument is outside its range, or the images are too small for the depth.
@@ -47,6 +49,7 @@ def convnet(
     check_sizes(depth=depth, width=width)
     groups = choice("norm", norm, {"instance": width, "group": 4, "none": 0})
     make_activation = choice("activation", activation, ACTIVATIONS)
+    make_pool = choice("pooling", pooling, POOLINGS)
     if groups and width % groups:
         raise ModelError(f"width = {width} with norm='group'", "a multiple of 4", "Change the width or the norm.")
     if depth > most:
@@ -61,5 +64,5 @@ def convnet(
         layers.append(nn.Conv2d(channels if first else width, width, 3, padding=padding if first else 1))
         if groups:
             layers.append(nn.GroupNorm(groups, width))
-        layers += [make_activation(), nn.AvgPool2d(2)]
+        layers += [make_activation(), make_pool(2)]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * (rows >> depth) * (columns >> depth), num_classes))

@@ -7,7 +7,7 @@ from torch import nn
 from private_distdd.data.form import Shape
 from private_distdd.errors import ModelError
 from private_distdd.networks.register import register_model
-from private_distdd.networks.zoo.arguments import ACTIVATIONS, choice, require_image
+from private_distdd.networks.zoo.arguments import ACTIVATIONS, POOLINGS, choice, require_image
 
 
 @register_model("lenet")
@@ -27,8 +27,7 @@ def lenet(shape: Shape, num_classes: int, *, activation: str = "relu", pooling: 
     if min(height, width) < 12:
         raise ModelError(f"lenet for images of {height} x {width}", "at least 12 x 12", "Use 'convnet' or 'mlp'.")
     make_activation = choice("activation", activation, ACTIVATIONS)
-    pools: dict[str, type[nn.Module]] = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
-    make_pool = choice("pooling", pooling, pools)
+    make_pool = choice("pooling", pooling, POOLINGS)
     features = 16 * ((height // 2 - 4) // 2) * ((width // 2 - 4) // 2)
     return nn.Sequential(
         nn.Conv2d(channels, 6, kernel_size=5, padding=2),

@@ -1,0 +1,82 @@
+"""Use case A: tune on S, and ask the clients once more; or ask them again in every trial.  Three minutes on one core.
+
+python examples/tune_hyperparameters.py [--quick] [--trials N] [--dataset digits] [--root FOLDER] [--output FILE]
+
+The clients distil S once.  An Optuna study of learning rate, batch size and epochs then trains on S alone, and FedAvg
+is run once with its winner.  Beside it every trial is repeated by FedAvg on the clients, which is what a server without
+S would do: an epoch is taken for a quarter of a round of 10 local steps.  Both sides take plain SGD steps, as the library's
+clients do.  Trials are scored on images of the server's own; the test set scores the two winners, once.
+Nothing here is private: see search_architecture.py for that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from use_cases.study import Trial, federated, parts, report, timed_evaluation, traffic
+
+from private_distdd import DistDD, FedAvg, NotPrivateWarning, dirichlet_split, load_dataset
+from private_distdd.evaluation import accuracy
+
+try:
+    import optuna
+except ImportError:
+    sys.exit("this example needs Optuna: pip install 'private-distdd[examples]'")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--trials", type=int)
+    parser.add_argument("--dataset", default="digits")
+    parser.add_argument("--root")
+    parser.add_argument("--output", type=Path, default=Path("tune_hyperparameters.json"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", NotPrivateWarning)  # said above
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    quick, count = options.quick, options.trials or (4 if options.quick else 16)
+    network = {"model_args": {"width": 16}}
+
+    train, test = load_dataset(options.dataset, root=options.root)
+    shared, held = parts(train)
+    clients = dirichlet_split(shared, num_clients=10, alpha=1.0, seed=0)
+    begun = time.perf_counter()
+    s = DistDD(ipc=10, rounds=5 if quick else 30, **network).fit(clients)
+    distilled = time.perf_counter() - begun
+
+    def fedavg(knobs: dict[str, Any]) -> FedAvg:
+        rounds = max(1, knobs["epochs"] // 4)
+        return FedAvg(rounds=rounds, learning_rate=knobs["learning rate"], batch_size=knobs["batch size"], **network)
+
+    trials: list[Trial] = []
+
+    def objective(trial: optuna.Trial) -> float:
+        knobs: dict[str, Any] = {
+            "learning rate": trial.suggest_float("learning rate", 0.003, 1.0, log=True),
+            "batch size": trial.suggest_categorical("batch size", [8, 32, 100]),
+            "epochs": trial.suggest_int("epochs", 8, 40 if quick else 120, log=True),
+        }
+        on_s = {name.replace(" ", "_"): value for name, value in knobs.items()}
+        found, seconds = timed_evaluation(s.dataset, held, momentum=0.0, **on_s, **network)
+        by_fedavg, longer, sent, _ = federated(fedavg(knobs), clients, held)
+        trials.append(Trial(knobs, found, by_fedavg, seconds, longer, sent))
+        return found
+
+    optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0)).optimize(objective, count)
+    winners = {}
+    for score in ("on_s", "by_fedavg"):
+        best = max(trials, key=lambda trial: getattr(trial, score))
+        *_, network_of_it = federated(fedavg(dict(best.knobs)), clients, held)
+        winners[f"FedAvg with the best trial {score}"] = accuracy(network_of_it, test)
+    report(trials, (distilled, traffic(s)), winners, options.output)
+
+
+if __name__ == "__main__":
+    main()

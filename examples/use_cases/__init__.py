@@ -1,0 +1,1 @@
+"""What the two use cases of the DistDD paper share."""
