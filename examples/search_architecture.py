@@ -3,9 +3,9 @@
 python examples/search_architecture.py [--quick] [--trials N] [--dataset digits] [--root FOLDER] [--output FILE]
 
 The clients distil S once, at epsilon 8.  Networks that differ in depth, width, norm, activation and pooling are then
-trained on S, and FedAvg is run once with the winner, at epsilon 8 again.  Beside it every trial is repeated by FedAvg at
-epsilon 8 on clients whose ledgers add up what that costs them: the bill is printed.  Trials are scored on images of the
-server's own; the test set scores the two winners, once.  About five minutes on one core.
+trained on S, and FedAvg is run once with the winner, at epsilon 8 again.  Beside it every trial is repeated by FedAvg
+at epsilon 8 on clients whose ledgers add up what that costs them: the bill is printed.  Trials are scored on images of
+the server's own; the test set scores the two winners, once.  Minutes on one core.
 """
 
 from __future__ import annotations

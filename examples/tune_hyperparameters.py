@@ -1,12 +1,12 @@
-"""Use case A: tune on S, and ask the clients once more; or ask them again in every trial.  Three minutes on one core.
+"""Use case A: tune on S, and ask the clients once more; or ask them again in every trial.  Minutes on one core.
 
 python examples/tune_hyperparameters.py [--quick] [--trials N] [--dataset digits] [--root FOLDER] [--output FILE]
 
 The clients distil S once.  An Optuna study of learning rate, batch size and epochs then trains on S alone, and FedAvg
 is run once with its winner.  Beside it every trial is repeated by FedAvg on the clients, which is what a server without
-S would do: an epoch is taken for a quarter of a round of 10 local steps.  Both sides take plain SGD steps, as the library's
-clients do.  Trials are scored on images of the server's own; the test set scores the two winners, once.
-Nothing here is private: see search_architecture.py for that.
+S would do: four epochs on S are taken for a round of 10 local steps.  The optimiser is plain SGD on both sides, for that
+is what the library's clients do.  Trials are scored on images of the server's own; the test set scores the two winners,
+once.  Nothing here is private: see search_architecture.py for that.
 """
 
 from __future__ import annotations

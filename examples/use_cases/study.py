@@ -27,7 +27,7 @@ class Trial:
     Args:
         knobs: what was tried.
         on_s: accuracy of networks trained on S, on the server's validation images; in [0, 1].
-        by_fedavg: that of a network trained by FedAvg on the clients, on the same images; NaN where it was not tried.
+        by_fedavg: that of a network trained by FedAvg on the clients, on the same images.
         seconds_on_s: of the first, on the clock.
         seconds_by_fedavg: of the second.
         bytes_by_fedavg: sent and received by all clients together.
@@ -35,10 +35,10 @@ class Trial:
 
     knobs: Mapping[str, Any]
     on_s: float
-    by_fedavg: float = math.nan
-    seconds_on_s: float = 0.0
-    seconds_by_fedavg: float = 0.0
-    bytes_by_fedavg: int = 0
+    by_fedavg: float
+    seconds_on_s: float
+    seconds_by_fedavg: float
+    bytes_by_fedavg: int
 
 
 def parts(train: ImageDataset) -> tuple[ImageDataset, ImageDataset]:
@@ -96,19 +96,17 @@ def report(
         output: the JSON file.
         more: other entries of it.
     """
-    both = [trial for trial in trials if not math.isnan(trial.by_fedavg)]
     shown = Table(title="trials", title_justify="left")
     for name in ("setting", "on S", "by FedAvg"):
         shown.add_column(name, justify="left" if name == "setting" else "right")
     for trial in sorted(trials, key=lambda trial: -trial.on_s):
         knobs = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in trial.knobs.items())
         shown.add_row(knobs, f"{trial.on_s:.1%}", f"{trial.by_fedavg:.1%}")
-    rank = (
-        float(spearmanr([t.on_s for t in both], [t.by_fedavg for t in both]).statistic) if len(both) > 2 else math.nan
-    )
+    ranks = spearmanr([trial.on_s for trial in trials], [trial.by_fedavg for trial in trials])
+    rank = float(ranks.statistic) if len(trials) > 2 else None  # of two it would be 1 or -1
 
     def mean(name: str) -> float:
-        return sum(getattr(trial, name) for trial in both) / len(both)
+        return sum(getattr(trial, name) for trial in trials) / len(trials)
 
     seconds, sent = distillation
     found = {
