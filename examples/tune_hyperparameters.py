@@ -4,9 +4,9 @@ python examples/tune_hyperparameters.py [--quick] [--trials N] [--dataset digits
 
 The clients distil S once.  An Optuna study of learning rate, batch size and epochs then trains on S alone, and FedAvg
 is run once with its winner.  Beside it every trial is repeated by FedAvg on the clients, which is what a server without
-S would do: four epochs on S are taken for a round of 10 local steps.  The optimiser is plain SGD on both sides, for that
-is what the library's clients do.  Trials are scored on images of the server's own; the test set scores the two winners,
-once.  Nothing here is private: see search_architecture.py for that.
+S would do: four epochs on S are taken for a round of 10 local steps.  The optimiser is plain SGD on both sides, for
+that is what the library's clients do.  Trials are scored on images of the server's own; the test set scores the two
+winners, once.  Nothing here is private: see search_architecture.py for that.
 """
 
 from __future__ import annotations
