@@ -142,8 +142,9 @@ def test_wrong_labels_and_shards_are_what_their_sections_say(small: Config) -> N
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.toml")), ids=lambda path: path.stem)
 def test_the_repository_s_sweeps_are_sweeps(path: Path) -> None:
     cells = Sweep.read(path).cells
-    assert len(cells) > 10
-    validate(cells[0])
+    assert len(cells) > 3
+    downloaded = "root" in cells[0].settings["data"]  # everything but such data can be checked on others
+    validate(Cell({**cells[0].settings, "data": {"dataset": "digits"}}) if downloaded else cells[0])
 
 
 def test_the_docs_example_has_as_many_cells_as_they_say(tmp_path: Path) -> None:
