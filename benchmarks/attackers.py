@@ -2,16 +2,19 @@
 
     python benchmarks/attackers.py                                # Dirichlet 1 and .1, epsilon 8 and without privacy
     python benchmarks/attackers.py --dirichlet 1 --epsilon 0 --bad 11 --attacks none pair --rules median krum
+    python benchmarks/attackers.py --epsilon 8 --seeds 0 1 2 --attacks none uniform gaussian a_little_is_enough
 
-The accuracies, in percent, are those of one network trained on S, on the test set; a Markdown table for each setting.
-The bad clients are the same for all attacks.  "none" is the clean run, "pair" calls class c at bad clients c + 1, all
-others are `simulation.attacks`.
+The accuracies, in percent, are those of one network trained on S, on the test set; a Markdown table for each setting,
+of means and sample deviations over the seeds.  A seed's bad clients are the same for all attacks.  "none" is the clean
+run, "pair" calls class c at bad clients c + 1, "uniform" any other class at random; all others are
+`simulation.attacks`.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import statistics
 import time
 import warnings
 
@@ -19,7 +22,7 @@ import torch
 
 from private_distdd import CollabDM, Privacy, dirichlet_split, evaluate, load_dataset, mislabel
 from private_distdd.errors import NotPrivateWarning
-from private_distdd.simulation.attacks import Attacked
+from private_distdd.simulation.attacks import ATTACKS, Attacked
 
 CLIENTS = 20
 RULES = (
@@ -35,15 +38,20 @@ RULES = (
     "bucketing(size=2, rule='geometric_median')",
     "agreement(bad=4)",
 )
-ATTACKS = ("none", "pair", "sign_flip", "inner_product")
+PATTERNS = ("pair", "uniform")
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--dirichlet", type=float, nargs="*", default=[1.0, 0.1])
 parser.add_argument("--epsilon", type=float, nargs="*", default=[0.0, 8.0], help="0: without privacy")
 parser.add_argument("--bad", type=int, default=4)
 parser.add_argument("--rules", nargs="*", default=RULES)
-parser.add_argument("--attacks", nargs="*", default=ATTACKS)
-parser.add_argument("--seed", type=int, default=0, help="public; noise is fresh in every run")
+parser.add_argument(
+    "--attacks",
+    nargs="*",
+    choices=("none", *PATTERNS, *ATTACKS),
+    default=["none", "pair", "sign_flip", "inner_product"],
+)
+parser.add_argument("--seeds", type=int, nargs="*", default=[0], help="public; noise is fresh in every run")
 options = parser.parse_args()
 
 torch.set_num_threads(1)
@@ -52,10 +60,10 @@ logging.getLogger("private_distdd").setLevel(logging.CRITICAL)
 train, test = load_dataset("digits")
 
 
-def score(rule: str, attack: str, alpha: float, epsilon: float) -> float:
+def score(rule: str, attack: str, alpha: float, epsilon: float, seed: int) -> float:
     """Accuracy in percent of one network that is trained on S."""
-    clients = dirichlet_split(train, CLIENTS, alpha=alpha, seed=options.seed)
-    spoilt = mislabel(clients, options.bad / CLIENTS, "pair", seed=options.seed)
+    clients = dirichlet_split(train, CLIENTS, alpha=alpha, seed=seed)
+    spoilt = mislabel(clients, options.bad / CLIENTS, attack if attack in PATTERNS else "pair", seed=seed)
     bad = [new.client_id for new, old in zip(spoilt, clients, strict=True) if new is not old]
     method = CollabDM(
         ipc=10,
@@ -64,14 +72,19 @@ def score(rule: str, attack: str, alpha: float, epsilon: float) -> float:
         matching_steps=200,
         aggregator=rule,
         privacy=Privacy(target_epsilon=epsilon, delta=1e-5) if epsilon else None,
-        seed=options.seed,
+        seed=seed,
     )
-    if attack in ("none", "pair"):
+    if attack in ("none", *PATTERNS):
         release = method.fit(clients if attack == "none" else spoilt)
     else:
-        release = method.fit(Attacked(clients, bad, attack, seed=options.seed), info=train.info)
-    found = evaluate(release.dataset, test, model_args={"width": 16}, seeds=[options.seed], epochs=150)
+        release = method.fit(Attacked(clients, bad, attack, seed=seed), info=train.info)
+    found = evaluate(release.dataset, test, model_args={"width": 16}, seeds=[seed], epochs=150)
     return 100 * found.mean
+
+
+def cell(found: list[float]) -> str:
+    """Mean and sample deviation."""
+    return f"{statistics.fmean(found):.1f}" + (f" ± {statistics.stdev(found):.1f}" if len(found) > 1 else "")
 
 
 begun = time.process_time()
@@ -84,6 +97,7 @@ for epsilon in options.epsilon:
         for rule in options.rules:
             print(f"| `{rule}` |", end="", flush=True)
             for attack in options.attacks:
-                print(f" {score(rule, attack, alpha, epsilon):.1f} |", end="", flush=True)
+                found = [score(rule, attack, alpha, epsilon, seed) for seed in options.seeds]
+                print(f" {cell(found)} |", end="", flush=True)
             print(flush=True)
 print(f"\n{time.process_time() - begun:.0f} seconds of CPU")

@@ -21,7 +21,7 @@ from private_distdd.simulation.splits import dirichlet_split
 
 NUM_CLIENTS, IPC = 5, 10
 PRIVACY = Privacy(target_epsilon=8.0, delta=1e-5, sample_rate=1.0, max_grad_norm=1.0)
-# Chosen on images held out of the training set: `python benchmarks/choose_demo.py`.
+# Chosen on images held out of the training set: `private-distdd sweep benchmarks/choose_demo.toml`.
 ROUNDS, STEPS, WIDTH, EVALUATION_WIDTH = 20, 25, 16, 32
 ONCE_STEPS = 500  # of CollabDM; its other knobs are its defaults
 

@@ -167,7 +167,7 @@ def test_wrong_labels_and_shards_are_what_their_sections_say(small: Config) -> N
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.toml")), ids=lambda path: path.stem)
 def test_the_repository_s_sweeps_are_sweeps(path: Path) -> None:
     cells = Sweep.read(path).cells
-    assert len(cells) > 10
+    assert len(cells) > 3
     first = dict(cells[0].settings)
     if "root" in first["data"]:  # real data, which not every machine has; all else is the same with what each has
         first["data"] = {"dataset": "digits"}
