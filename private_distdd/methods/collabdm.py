@@ -30,6 +30,7 @@ from private_distdd.wire.run import Run
 _MOST_TENSORS = HEADER_BYTES // 128  # what a file's header has room for
 _SMALLEST_PART = 12  # pixels: of digits with 8, parts of 4 showed nothing
 Phase: TypeAlias = Literal["embedding", "teacher", "refinement"]
+_OF_WHOLE_MESSAGES = ("mean", "agreement")  # a class that a client leaves out changes nothing for the others
 _FREE = ("matching_steps", "matching_rate", "smoothness")  # what the same messages may be matched with again
 
 
@@ -62,6 +63,9 @@ class CollabDM(Method):
         bandwidth: of their Gaussian kernel.
         augment: each network sees all images, the clients' and S, under one movement of its own.
         aggregator: see `Method`.
+        holders: with privacy only: what a client says of a class is left out where its noisy count is less than so many
+            standard deviations of that count's noise, for it tells noise and nothing else; >= 0, and 3 where classes
+            are unevenly held.  For the rules "mean" and "agreement"; others take what is left out for a statement.
         matching_steps: steps on S, >= 1, each at one network.
         matching_rate: Adam's rate, > 0; it falls along half a cosine to 0.
         smoothness: weight of S's total variation beside the distance, >= 0; keeps S from taking on noise.
@@ -109,6 +113,7 @@ class CollabDM(Method):
     frequencies: int = field(default=256, kw_only=True)
     bandwidth: float = field(default=0.5, kw_only=True)
     augment: bool = field(default=False, kw_only=True)
+    holders: float = field(default=0.0, kw_only=True)
     matching_steps: int = field(default=1500, kw_only=True)
     matching_rate: float = field(default=0.1, kw_only=True)
     smoothness: float = field(default=0.1, kw_only=True)
@@ -136,6 +141,13 @@ class CollabDM(Method):
         at_zero = math.nextafter(0, -1)
         require_number("smoothness", self.smoothness, at_zero, math.inf, "a finite number >= 0", "0 leaves it out.")
         require_flag("augment", self.augment)
+        require_number("holders", self.holders, at_zero, math.inf, "a finite number >= 0", "0 leaves nothing out.")
+        if self.holders and (self.privacy is None or self.rule.name not in _OF_WHOLE_MESSAGES):
+            raise ConfigurationError(
+                f"holders = {self.holders} with privacy = {self.privacy} and the rule {self.rule}",
+                f"privacy, and one of the rules {_OF_WHOLE_MESSAGES}",
+                "Without privacy the rules know who holds a class; by class they would take zeros for messages.",
+            )
         for name, least in (("embedding_rounds", 1), ("refinement_rounds", 0)):
             rounds = require_count(name, getattr(self, name), "Rounds share the networks.", at_least=least)
             if rounds and self.networks % rounds:

@@ -80,7 +80,8 @@ class CollabDMCourse(Course):
                 sums, counts = stack(messages)
                 self.taught.step(method.rule(sums, counts)[0] / self._examples(counts))
         elif messages:
-            self.targets[phase].append(method.rule(*stack(messages)))
+            sums, counts = stack(messages)
+            self.targets[phase].append(method.rule(self._of_holders(sums), counts))
         elif t and not self.interrupted:
             dimension = method.asked_in(phase, k, self.info).dimension
             self.targets[phase].append(torch.zeros(self.info.num_classes, dimension))
@@ -187,6 +188,14 @@ class CollabDMCourse(Course):
             found = torch.stack([read(targets[k], 1)[1].sum() for k in self._told("embedding")])
             least = 1 / plan.divisor
         return max(least, float(found.mean()))
+
+    def _of_holders(self, sums: Tensor) -> Tensor:
+        """The clients' sums, float [clients, classes, dimension], without what noise alone may have said of a class."""
+        plan = self.session.run.plan
+        if plan is None or not self.method.holders:
+            return sums
+        noise = plan.noise_multiplier * plan.max_grad_norm / plan.divisor  # of each coordinate; the last one counts
+        return sums * (sums[:, :, -1:] >= self.method.holders * noise)
 
     def _told(self, phase: Phase) -> list[int]:
         """Which rounds of a phase told something: zeros stand for one that nobody answered, but never the first."""

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from wiring import PerClient
 
+from private_distdd.aggregation.mean import Mean
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.info import DatasetInfo
 from private_distdd.errors import ConfigurationError, ModelError, NotPrivateWarning
@@ -357,6 +358,25 @@ def test_matching_goes_on_from_the_messages_after_ctrl_c(
         ledger.close()
 
 
+def test_a_class_of_which_a_client_tells_noise_alone_is_left_out(
+    make_images: MakeImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Tensor] = []
+    rule = Mean.__call__
+
+    def noted(self: Mean, messages: Tensor, counts: Tensor | None = None) -> Tensor:
+        seen.append(messages)
+        return rule(self, messages, counts)
+
+    monkeypatch.setattr(Mean, "__call__", noted)
+    privacy = Privacy(noise_multiplier=1.0, divisor=10.0)  # of 300 examples 100 are of a class, whose count says 20
+    clients = [Client("many", make_images(300)), Client("few", make_images(3)), Client("none", make_images(0))]
+    for holders, expected in ((0.0, [True, True, True]), (7.0, [True, False, False])):
+        Small(privacy=privacy, holders=holders, embedding_rounds=1).fit(clients)
+        assert [bool((own != 0).all()) for own in seen[-1]] == expected
+        assert [bool((own != 0).any()) for own in seen[-1]] == expected  # the whole of a class or nothing
+
+
 # Bad input
 
 
@@ -369,6 +389,9 @@ def test_matching_goes_on_from_the_messages_after_ctrl_c(
         *(({"bandwidth": value}, f"bandwidth = {value!r}") for value in (0, -0.1, math.nan, math.inf, "1")),
         *(({"smoothness": value}, f"smoothness = {value!r}") for value in (-0.1, math.nan, math.inf, "1", None, True)),
         ({"aggregator": "trimmed_mean(share=0.7)"}, "share = 0.7"),
+        *(({"holders": value}, f"holders = {value!r}") for value in (-1, math.nan, math.inf, "3", None, True)),
+        ({"holders": 3, "privacy": None}, "holders = 3 with privacy = None"),
+        ({"holders": 3, "aggregator": "median"}, "and the rule median; allowed: privacy, and one of the rules"),
     ],
 )
 def test_bad_values_are_refused_at_once(arguments: dict[str, Any], text: str) -> None:
