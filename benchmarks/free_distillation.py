@@ -256,9 +256,6 @@ WAYS: dict[str, Callable[[Given], tuple[SyntheticDataset, float]]] = {
     "the best together": lambda given: distil(
         given, *pixels(given), extra=together(classified(given, 0.05), gradients(given, 0.3))
     ),
-    "the best together, half the total variation": lambda given: distil(
-        given, *pixels(given), smoothness=0.05, extra=together(classified(given, 0.05), gradients(given, 0.3))
-    ),
 }
 
 

@@ -5,8 +5,8 @@
     python -m examples.paper table1 --paper --root DATA   the paper's sizes: for a GPU
 
 Each line of a figure is a sweep below --output: a run that was stopped goes on, and results.csv, results.json and
-sweep.html of each are there (docs/sweeps.md).  Written beside them: NAME.svg and NAME.html, or table1.md, where the
-paper's figures stand beside ours.  Test sets are scored: nothing is chosen here.
+sweep.html of each are there (docs/sweeps.md).  Written beside them: NAME.svg, or table1.md, where the paper's figures
+stand beside ours.  Test sets are scored: nothing is chosen here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from examples.paper.experiments import Experiment, experiments
-from examples.paper.report import page, picture, table
+from examples.paper.report import picture, table
 from examples.paper.sizes import cores, paper, quick
 from private_distdd import sweep
 
@@ -69,12 +69,10 @@ def run(name: str, experiment: Experiment, output: Path, only: str, processes: i
         (output / f"{name}.md").write_text(f"{text}\n", encoding="utf-8")
         print(text)
     else:
-        svg = picture(experiment, found)
-        (output / f"{name}.svg").write_text(svg, encoding="utf-8")
-        (output / f"{name}.html").write_text(page(experiment.title, svg, list(found)), encoding="utf-8")
+        (output / f"{name}.svg").write_text(picture(experiment, found), encoding="utf-8")
         for label, records in found.items():
             print(f"  {label}: " + ", ".join(f"{record['accuracy']:.1%}" for record in records))
-        print(f"  picture: {output / name}.html")
+        print(f"  picture: {output / name}.svg")
     return failed
 
 

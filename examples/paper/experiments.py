@@ -20,7 +20,7 @@ class Experiment:
         title: what the paper calls it, and what it shows.
         knob: "section.name" of what is varied; "" in a table.
         axis: what the picture says below it.
-        lines: a sweep for each label; one without the knob is drawn as a level.
+        lines: a sweep for each label; one that does not vary the knob is drawn as a level.
         logarithmic: are decades of the knob equally long?
     """
 

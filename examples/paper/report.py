@@ -9,7 +9,7 @@ from typing import Any
 
 from examples.paper.experiments import Experiment
 from private_distdd.experiments.cell import flat
-from private_distdd.experiments.frontier import Axis, Mark, frontier, key
+from private_distdd.experiments.frontier import Axis, Mark, frontier
 from private_distdd.release.bill import as_number
 from private_distdd.rounding import rounded_up
 
@@ -71,25 +71,15 @@ def table(experiment: Experiment, found: Mapping[str, Sequence[Record]]) -> str:
 
 
 def picture(experiment: Experiment, found: Mapping[str, Sequence[Record]]) -> str:
-    """A figure as SVG: accuracy and its spread over seeds, a line for each label."""
-    places = [at for records in found.values() for at, _ in _marks(records, experiment.knob) if at is not None]
-    ends = sorted({min(places), max(places)})
-    lines = {}
-    for label, records in found.items():
-        marks = _marks(records, experiment.knob)
-        lines[label] = [
-            mark._replace(at=at) for place, mark in marks for at in ([place] if place is not None else ends)
-        ]
-    return frontier(lines, _axis(experiment, found))
-
-
-def page(title: str, svg: str, labels: Sequence[str]) -> str:
-    """A picture with its key, as HTML."""
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
-        f'<body style="font-family:system-ui,sans-serif;max-width:46rem;margin:1rem auto"><h1>{title}</h1>{svg}'
-        f"<p>{key(labels)}</p></body></html>\n"
-    )
+    """A figure as SVG, with its key: accuracy and its spread over seeds, a line or a level for each label."""
+    marks = {label: _marks(records, experiment.knob) for label, records in found.items()}
+    places = [at for line in marks.values() if len(line) > 1 for at, _ in line]
+    ends = (min(places), max(places)) if places else (1.0, 1.0)
+    lines = {
+        label: [line[0][1]._replace(at=end) for end in ends] if len(line) == 1 else [mark for _, mark in line]
+        for label, line in marks.items()
+    }
+    return frontier(lines, _axis(experiment, found), keyed=True)
 
 
 def _axis(experiment: Experiment, found: Mapping[str, Sequence[Record]]) -> Axis:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from private_distdd.release.html import safe
 from private_distdd.rounding import rounded_up
 
-_HEIGHT = 386
+_HEIGHT, _ROW = 386, 18  # of the picture, and of a line of its key
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 540, 14, 330
 _OPEN = 595  # the place of infinity: of runs without privacy
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#555555", "#a6761d")
@@ -49,12 +49,13 @@ class Axis(NamedTuple):
 EPSILON = Axis("\u03b5 of each client", "not private", True, lambda epsilon: f"{float(rounded_up(epsilon, 3)):g}")
 
 
-def frontier(lines: Mapping[str, Sequence[Mark]], axis: Axis = EPSILON) -> str:
+def frontier(lines: Mapping[str, Sequence[Mark]], axis: Axis = EPSILON, *, keyed: bool = False) -> str:
     """The figure; its styles are its own, so that it is a picture without the page too.
 
     Args:
         lines: marks by label, at least one.
         axis: what is drawn from left to right.
+        keyed: does the picture say itself what its lines are?  Else `key` does.
     """
     marks = [mark for line in lines.values() for mark in line]
     finite = [mark.at for mark in marks if math.isfinite(mark.at)] or [1.0]
@@ -105,11 +106,17 @@ def frontier(lines: Mapping[str, Sequence[Mark]], axis: Axis = EPSILON) -> str:
         )
         for i, line in enumerate(lines.values())
     )
+    below = list(lines) if keyed else []
+    named = "".join(
+        f'<g transform="translate({_LEFT} {_HEIGHT + _ROW * i})">{_sample(i)}'
+        f'<text x="44" y="10">{safe(label)}</text></g>'
+        for i, label in enumerate(below)
+    )
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {end + 24} {_HEIGHT}" role="img" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {end + 24} {_HEIGHT + _ROW * len(below)}" role="img" '
         f'aria-label="accuracy against {safe(axis.title)}" '
         f'font-family="system-ui,sans-serif" font-size="12" fill="#1b1f24">'
-        f"{grid}{drawn}"
+        f"{grid}{drawn}{named}"
         f'<text x="{(_LEFT + _RIGHT) / 2}" y="{_BOTTOM + 46}" text-anchor="middle">{safe(axis.title)}</text>'
         f'<text x="12" y="{(_TOP + _BOTTOM) / 2}" text-anchor="middle" '
         f'transform="rotate(-90 12 {(_TOP + _BOTTOM) / 2})">accuracy</text></svg>'
@@ -119,10 +126,14 @@ def frontier(lines: Mapping[str, Sequence[Mark]], axis: Axis = EPSILON) -> str:
 def key(labels: Sequence[str]) -> str:
     """What the lines are, as HTML."""
     return "<br>".join(
-        f'<svg width="36" height="12" aria-hidden="true"><path d="M2 6H34" {_stroke(i)}/>'
-        f'<circle cx="18" cy="6" r="3.5" fill="{_COLOURS[i % len(_COLOURS)]}"/></svg> {safe(label)}'
+        f'<svg width="36" height="12" aria-hidden="true">{_sample(i)}</svg> {safe(label)}'
         for i, label in enumerate(labels)
     )
+
+
+def _sample(index: int) -> str:
+    colour = _COLOURS[index % len(_COLOURS)]
+    return f'<path d="M2 6H34" {_stroke(index)}/><circle cx="18" cy="6" r="3.5" fill="{colour}"/>'
 
 
 def _tick(across: float, text: str) -> str:

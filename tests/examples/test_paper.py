@@ -90,7 +90,7 @@ def test_a_run_gives_a_table_and_a_picture_and_goes_on_where_it_was(
         assert not main.run("table1", shrunk("table1", "FedAvg on digits"), tmp_path, "", 1)
     picture = (tmp_path / "fig14.svg").read_text()
     ET.fromstring(picture)  # noqa: S314 - our own
-    assert picture.count("<circle") == 3 + 2  # a level is drawn at both ends
+    assert picture.count("<circle") == 3 + 2 + 2  # a level is drawn at both ends; the key
     assert ">100</text>" in picture
     assert "| digits | FedAvg | 0.1 |" in (tmp_path / "table1.md").read_text()
     assert "nothing to show" not in capsys.readouterr().out
