@@ -10,22 +10,13 @@ the server's own; the test set scores the two winners, once.  Minutes on one cor
 
 from __future__ import annotations
 
-import argparse
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
-import torch
-from use_cases.study import Trial, federated, parts, report, timed_evaluation, traffic
+from use_cases.study import Trial, arguments, federated, parts, report, search, timed_evaluation, traffic
 
 from private_distdd import Client, DistDD, FedAvg, Privacy, dirichlet_split, load_dataset
 from private_distdd.evaluation import accuracy
-
-try:
-    import optuna
-except ImportError:
-    sys.exit("this example needs Optuna: pip install 'private-distdd[examples]'")
 
 CLIENTS, RATE = 5, 0.2
 
@@ -36,15 +27,7 @@ def spent(clients: list[Client], delta: float) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--trials", type=int)
-    parser.add_argument("--dataset", default="digits")
-    parser.add_argument("--root")
-    parser.add_argument("--output", type=Path, default=Path("search_architecture.json"))
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    options = arguments(__doc__, "search_architecture")
     quick, count = options.quick, options.trials or (3 if options.quick else 16)
 
     train, test = load_dataset(options.dataset, root=options.root)
@@ -64,7 +47,7 @@ def main() -> None:
 
     trials: list[Trial] = []
 
-    def objective(trial: optuna.Trial) -> float:
+    def objective(trial: Any) -> float:
         architecture: dict[str, Any] = {
             "depth": trial.suggest_int("depth", 1, 2),
             "width": trial.suggest_categorical("width", [4, 8, 16, 32]),
@@ -77,7 +60,7 @@ def main() -> None:
         trials.append(Trial(architecture, found, by_fedavg, seconds, longer, sent))
         return found
 
-    optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0)).optimize(objective, count)
+    search(objective, count)
     best, other = max(trials, key=lambda trial: trial.on_s), max(trials, key=lambda trial: trial.by_fedavg)
     *_, of_s = federated(fedavg(dict(best.knobs)), asked_once, held)
     *_, of_fedavg = federated(fedavg(dict(other.knobs)), asked_often, held)

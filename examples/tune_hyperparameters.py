@@ -11,36 +11,19 @@ winners, once.  Nothing here is private: see search_architecture.py for that.
 
 from __future__ import annotations
 
-import argparse
-import sys
 import time
 import warnings
-from pathlib import Path
 from typing import Any
 
-import torch
-from use_cases.study import Trial, federated, parts, report, timed_evaluation, traffic
+from use_cases.study import Trial, arguments, federated, parts, report, search, timed_evaluation, traffic
 
 from private_distdd import DistDD, FedAvg, NotPrivateWarning, dirichlet_split, load_dataset
 from private_distdd.evaluation import accuracy
 
-try:
-    import optuna
-except ImportError:
-    sys.exit("this example needs Optuna: pip install 'private-distdd[examples]'")
-
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--trials", type=int)
-    parser.add_argument("--dataset", default="digits")
-    parser.add_argument("--root")
-    parser.add_argument("--output", type=Path, default=Path("tune_hyperparameters.json"))
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+    options = arguments(__doc__, "tune_hyperparameters")
     warnings.simplefilter("ignore", NotPrivateWarning)  # said above
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     quick, count = options.quick, options.trials or (4 if options.quick else 16)
     network = {"model_args": {"width": 16}}
 
@@ -57,7 +40,7 @@ def main() -> None:
 
     trials: list[Trial] = []
 
-    def objective(trial: optuna.Trial) -> float:
+    def objective(trial: Any) -> float:
         knobs: dict[str, Any] = {
             "learning rate": trial.suggest_float("learning rate", 0.003, 1.0, log=True),
             "batch size": trial.suggest_categorical("batch size", [8, 32, 100]),
@@ -69,7 +52,7 @@ def main() -> None:
         trials.append(Trial(knobs, found, by_fedavg, seconds, longer, sent))
         return found
 
-    optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0)).optimize(objective, count)
+    search(objective, count)
     winners = {}
     for score in ("on_s", "by_fedavg"):
         best = max(trials, key=lambda trial: getattr(trial, score))

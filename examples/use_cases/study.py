@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,34 @@ from scipy.stats import spearmanr
 from private_distdd import Client, FedAvg, ImageDataset, SyntheticDataset, evaluate
 from private_distdd.evaluation import accuracy
 from private_distdd.release.release import Release
+
+
+def arguments(doc: str | None, name: str) -> argparse.Namespace:
+    """The command line of both; one thread of torch."""
+    torch.set_num_threads(1)
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--trials", type=int)
+    parser.add_argument("--dataset", default="digits")
+    parser.add_argument("--root")
+    parser.add_argument("--output", type=Path, default=Path(f"{name}.json"))
+    return parser.parse_args()
+
+
+def search(objective: Callable[[Any], float], count: int) -> None:
+    """So many trials, each chosen by those before it; seeded.
+
+    Args:
+        objective: from an `optuna.Trial`, which suggests knobs, to what is to be large.
+        count: how many.
+    """
+    try:
+        import optuna
+    except ImportError:
+        sys.exit("this example needs Optuna: pip install 'private-distdd[examples]'")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0))
+    study.optimize(objective, count)
 
 
 @dataclass(frozen=True)
