@@ -2,10 +2,11 @@
 
     python benchmarks/choose_collabdm.py ROOT mnist '{}' '{"bandwidth": 0.3}' '{"partition": 1, "pool": 2}'
 
-Each JSON object changes some of the method's defaults.  The clients' sums are computed once for all choices that share
-networks, and the noise of 10 clients at epsilon 1 (or --epsilon; 0: no privacy) is one seeded draw: sums do not
-depend on how the data are split.  Prints the accuracy of one ConvNet-3 of width 32, trained for 100 epochs in batches
-of 64, without and with shifted images.  With --real also that of mosaics of random real images, as many as S has.
+Each JSON object changes some of the method's defaults.  It is no sweep (docs/sweeps.md), for the clients' sums are
+computed once for all choices that share networks, and all choices see the same noise: that of 10 clients at epsilon 1
+(or --epsilon; 0: no privacy), one seeded draw, as sums do not depend on how the data are split.  Prints the accuracy of
+one ConvNet-3 of width 32, trained for 100 epochs in batches of 64, without and with shifted images.  With --real also
+that of mosaics of random real images, as many as S has.
 """
 
 from __future__ import annotations
