@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ class Target:
             raise ConfigurationError(
                 f"events_per_query = {self.plan.events_per_query} in a plan to be audited",
                 "1",
-                "Audit the schedule of so many queries of one event: it has the same price.",
+                "Audit the schedule of so many queries of one event, as `Target.read` does: it has the same price.",
             )
 
     @property
@@ -71,6 +72,8 @@ class Target:
         """A release folder, which must verify, or a JSON file with the fields of `PrivacyPlan`.
 
         A release's messages answer the question of the method that its card names; a plan's are taken for gradients.
+        Where a query takes several events, each is attacked as a query of its own: at the same price, an adversary who
+        sees every noisy sum, and not only what a message makes of them.
         A run that asks several questions is attacked at the method's own one: of CollabDM's, at embeddings and not at
         the teacher's gradients, which a release of DistDD is attacked at.
 
@@ -87,9 +90,15 @@ class Target:
                 raise ConfigurationError(f"{path}, a release without privacy", "a claim", "There is nothing to refute.")
             plan, method = PrivacyPlan.from_json(release.card["plan"]), method_named(release.card["method"]["name"])
             asks = method.asked(release.card["method"]["settings"])
-            return cls(str(path), manifest_hash(source), plan, DatasetInfo.from_json(release.card["data"]), asks)
+            info = DatasetInfo.from_json(release.card["data"])
+            return cls(str(path), manifest_hash(source), _by_event(plan), info, asks)
         try:
             record = json.loads(source.read_bytes())
         except (OSError, ValueError) as error:
             raise ReleaseError(f"{path}: {error}", "a release folder, or a plan as JSON", "Check the path.") from error
-        return cls(str(path), None, PrivacyPlan.from_json(record), _PLAN_INFO)
+        return cls(str(path), None, _by_event(PrivacyPlan.from_json(record)), _PLAN_INFO)
+
+
+def _by_event(plan: PrivacyPlan) -> PrivacyPlan:
+    """The plan of as many events, one a query."""
+    return dataclasses.replace(plan, max_queries=plan.max_queries * plan.events_per_query, events_per_query=1)

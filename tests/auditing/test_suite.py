@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from private_distdd import DistDD, Privacy, cli
+from private_distdd import DistDD, FedAvg, Privacy, cli, dirichlet_split
 from private_distdd.auditing import suite
 from private_distdd.auditing.attacks.canary import canary_single
 from private_distdd.auditing.attacks.one_run import one_run
@@ -117,10 +117,20 @@ def test_what_claims_nothing_cannot_be_audited(digits: ImageDataset, tmp_path: P
 def test_a_plan_of_several_events_a_query_is_not_audited_as_a_smaller_one(tmp_path: Path) -> None:
     plan = tmp_path / "plan.json"
     plan.write_text(json.dumps(Privacy(noise_multiplier=2.0).plan(3, 4).to_json()))
-    with pytest.raises(ConfigurationError, match="events_per_query = 4"):
-        Target.read(plan)
+    by_event = Target.read(plan)
     plan.write_text(json.dumps(Privacy(noise_multiplier=2.0).plan(12).to_json()))
-    assert Target.read(plan).plan.schedule.count == 12
+    assert by_event.plan == Target.read(plan).plan  # each event as a query of its own, at the same price
+    assert by_event.plan.schedule.count == 12
+    with pytest.raises(ConfigurationError, match="events_per_query = 4"):
+        dataclasses.replace(by_event, plan=Privacy(noise_multiplier=2.0).plan(3, 4))
+
+
+def test_a_baseline_s_release_is_audited_by_its_local_steps(digits: ImageDataset, tmp_path: Path) -> None:
+    privacy = Privacy(noise_multiplier=1.0)
+    method = FedAvg(rounds=2, local_steps=3, model="mlp", model_args={"width": 4}, privacy=privacy)
+    target = Target.read(method.fit(dirichlet_split(digits, 2)).save(tmp_path / "network"))
+    assert target.asks == target.question.question == "local_training"
+    assert target.plan.schedule.count == 6
 
 
 def test_a_release_of_several_networks_a_query_is_audited_by_what_was_asked(
@@ -131,9 +141,8 @@ def test_a_release_of_several_networks_a_query_is_audited_by_what_was_asked(
     target = Target.read(small_release(digits, privacy, **several).save(tmp_path / "one"))
     assert target.asks == target.question.question == "class_gradients_at_seeds"
     assert target.attacks == frozenset()
-    each = small_release(digits, privacy, network_events="each", **several).save(tmp_path / "each")
-    with pytest.raises(ConfigurationError, match="events_per_query = 2"):
-        Target.read(each)
+    each = Target.read(small_release(digits, privacy, network_events="each", **several).save(tmp_path / "each"))
+    assert each.plan.schedule.count == 2 * target.plan.schedule.count
     assert Target.read(small_release(digits, privacy).save(tmp_path / "lone")).asks == "class_gradients"
 
 
