@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import math
-import sys
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from rich import print
 from rich.table import Table
 from scipy.stats import spearmanr
+from torch import nn
 
 from private_distdd import Client, FedAvg, ImageDataset, SyntheticDataset, evaluate
 from private_distdd.evaluation import accuracy
@@ -23,7 +25,7 @@ from private_distdd.release.release import Release
 
 
 def arguments(doc: str | None, name: str) -> argparse.Namespace:
-    """The command line of both; one thread of torch."""
+    """The command line of both; one thread of torch.  What would fail at the end is refused here."""
     torch.set_num_threads(1)
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
@@ -31,7 +33,14 @@ def arguments(doc: str | None, name: str) -> argparse.Namespace:
     parser.add_argument("--dataset", default="digits")
     parser.add_argument("--root")
     parser.add_argument("--output", type=Path, default=Path(f"{name}.json"))
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.trials is not None and options.trials < 1:
+        parser.error(f"--trials {options.trials}; allowed: 1 or more")
+    if not options.output.parent.is_dir():
+        parser.error(f"--output {options.output}: there is no such folder")
+    if importlib.util.find_spec("optuna") is None:
+        parser.error("this example needs Optuna: pip install 'private-distdd[examples]'")
+    return options
 
 
 def search(objective: Callable[[Any], float], count: int) -> None:
@@ -41,10 +50,8 @@ def search(objective: Callable[[Any], float], count: int) -> None:
         objective: from an `optuna.Trial`, which suggests knobs, to what is to be large.
         count: how many.
     """
-    try:
-        import optuna
-    except ImportError:
-        sys.exit("this example needs Optuna: pip install 'private-distdd[examples]'")
+    import optuna
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0))
     study.optimize(objective, count)
@@ -57,18 +64,25 @@ class Trial:
     Args:
         knobs: what was tried.
         on_s: accuracy of networks trained on S, on the server's validation images; in [0, 1].
-        by_fedavg: that of a network trained by FedAvg on the clients, on the same images.
-        seconds_on_s: of the first, on the clock.
-        seconds_by_fedavg: of the second.
+        seconds_on_s: of it, on the clock.
+        by_fedavg: accuracy of a network trained by FedAvg on the clients, on the same images.
+        seconds_by_fedavg: of it.
         bytes_by_fedavg: sent and received by all clients together.
+        network: the one by FedAvg; in no report.
     """
 
     knobs: Mapping[str, Any]
     on_s: float
-    by_fedavg: float
     seconds_on_s: float
+    by_fedavg: float
     seconds_by_fedavg: float
     bytes_by_fedavg: int
+    network: nn.Module
+
+
+def best(trials: Sequence[Trial], score: str) -> Trial:
+    """The winner by "on_s" or "by_fedavg"; the first of several."""
+    return max(trials, key=lambda trial: getattr(trial, score))
 
 
 def parts(train: ImageDataset) -> tuple[ImageDataset, ImageDataset]:
@@ -89,9 +103,7 @@ def timed_evaluation(s: SyntheticDataset, held: ImageDataset, **knobs: Any) -> t
     return evaluate(s, held, seeds=range(2), **knobs).mean, time.perf_counter() - begun
 
 
-def federated(
-    method: FedAvg, clients: Sequence[Client], held: ImageDataset
-) -> tuple[float, float, int, torch.nn.Module]:
+def federated(method: FedAvg, clients: Sequence[Client], held: ImageDataset) -> tuple[float, float, int, nn.Module]:
     """(accuracy of FedAvg's network, seconds, bytes of all clients, the network)."""
     begun = time.perf_counter()
     release = method.fit(clients)
@@ -114,8 +126,39 @@ def crossing(once: float, each_on_s: float, each_by_fedavg: float) -> int | None
     return max(1, math.floor(once / (each_by_fedavg - each_on_s)) + 1)
 
 
+def costs(trials: Sequence[Trial], seconds: float, sent: int) -> dict[str, tuple[float, float, float]]:
+    """Fig. 5's lines, for "bytes" and "seconds": S and one FedAvg with its winner, a trial on S, a trial by FedAvg.
+
+    Args:
+        trials: all of them.
+        seconds: of distilling S.
+        sent: bytes of distilling S.
+    """
+
+    def mean(name: str) -> float:
+        return statistics.fmean(getattr(trial, name) for trial in trials)
+
+    winner = best(trials, "on_s")
+    return {
+        "bytes": (sent + winner.bytes_by_fedavg, 0.0, mean("bytes_by_fedavg")),
+        "seconds": (seconds + winner.seconds_by_fedavg, mean("seconds_on_s"), mean("seconds_by_fedavg")),
+    }
+
+
+def rank_correlation(trials: Sequence[Trial]) -> float | None:
+    """Spearman's, of scores on S and by FedAvg; None of two trials (it would be 1 or -1) and of equal scores."""
+    scores = [[trial.on_s for trial in trials], [trial.by_fedavg for trial in trials]]
+    if len(trials) < 3 or any(len(set(own)) == 1 for own in scores):
+        return None
+    return float(spearmanr(*scores).statistic)
+
+
 def report(
-    trials: Sequence[Trial], distillation: tuple[float, int], winners: Mapping[str, float], output: Path, **more: Any
+    trials: Sequence[Trial],
+    distillation: tuple[float, int],
+    winners: Mapping[str, float],
+    output: Path,
+    bill: Mapping[str, float] | None = None,
 ) -> None:
     """Print what was found, and write it as JSON.
 
@@ -124,39 +167,43 @@ def report(
         distillation: (seconds, bytes) of S.
         winners: test accuracies, by whose winner it is.
         output: the JSON file.
-        more: other entries of it.
+        bill: epsilon of each client, by what it pays for; None is not private.
     """
-    shown = Table(title="trials", title_justify="left")
-    for name in ("setting", "on S", "by FedAvg"):
-        shown.add_column(name, justify="left" if name == "setting" else "right")
+    shown = Table("setting", title="trials", title_justify="left")
+    for name in ("on S", "by FedAvg"):
+        shown.add_column(name, justify="right")
     for trial in sorted(trials, key=lambda trial: -trial.on_s):
         knobs = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in trial.knobs.items())
         shown.add_row(knobs, f"{trial.on_s:.1%}", f"{trial.by_fedavg:.1%}")
-    ranks = spearmanr([trial.on_s for trial in trials], [trial.by_fedavg for trial in trials])
-    rank = float(ranks.statistic) if len(trials) > 2 else None  # of two it would be 1 or -1
-
-    def mean(name: str) -> float:
-        return sum(getattr(trial, name) for trial in trials) / len(trials)
-
-    seconds, sent = distillation
+    lines = costs(trials, *distillation)
+    crossings = {unit: crossing(*line) for unit, line in lines.items()}
+    figure = Table(title="what so many trials cost", title_justify="left")
+    for name in ("trials", "MB with S", "MB by FedAvg", "s with S", "s by FedAvg"):
+        figure.add_column(name, justify="right")
+    for count in sorted({1, 2, 4, 8, 16, 32, len(trials)}):
+        ways = [(once + count * on_s, count * by_fedavg) for once, on_s, by_fedavg in lines.values()]
+        megabytes, seconds = (ways[0][0] / 1e6, ways[0][1] / 1e6), ways[1]
+        figure.add_row(str(count), *(f"{value:.0f}" for value in (*megabytes, *seconds)))
+    rank = rank_correlation(trials)
+    print(shown, figure)
+    for unit, count in crossings.items():
+        print(f"S costs fewer {unit} from so many trials on: {count or 'never'}")
+    print(f"rank correlation: {'none' if rank is None else f'{rank:.2f}'}")
+    for name, value in winners.items():
+        print(f"{name}, on the test set: {value:.1%}")
+    for name, value in (bill or {}).items():
+        print(f"epsilon of each client, {name}: {value:.2f}")
     found = {
         "rank_correlation": rank,
         "test_accuracy": dict(winners),
-        "distillation": {"seconds": seconds, "bytes": sent},
-        "a_trial": {
-            "seconds_on_s": mean("seconds_on_s"),
-            "seconds_by_fedavg": mean("seconds_by_fedavg"),
-            "bytes_by_fedavg": mean("bytes_by_fedavg"),
+        "distillation": dict(zip(("seconds", "bytes"), distillation, strict=True)),
+        "costs": {
+            unit: dict(zip(("once", "trial_on_s", "trial_by_fedavg"), line, strict=True))
+            for unit, line in lines.items()
         },
-        "cheaper_from_trials": {
-            "bytes": crossing(sent + mean("bytes_by_fedavg"), 0.0, mean("bytes_by_fedavg")),
-            "seconds": crossing(seconds + mean("seconds_by_fedavg"), mean("seconds_on_s"), mean("seconds_by_fedavg")),
-        },
-        **more,
+        "cheaper_from_trials": crossings,
+        "epsilon_of_each_client": None if bill is None else dict(bill),
+        "trials": [{name: value for name, value in vars(trial).items() if name != "network"} for trial in trials],
     }
-    print(shown)
-    for name, value in found.items():
-        print(f"{name.replace('_', ' ')}: {value}")
-    text = json.dumps({**found, "trials": [asdict(trial) for trial in trials]}, indent=1)
-    output.write_text(f"{text}\n", encoding="utf-8")
+    output.write_text(f"{json.dumps(found, indent=1)}\n", encoding="utf-8")
     print(f"report: {output}")

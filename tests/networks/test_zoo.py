@@ -88,6 +88,20 @@ def test_lenet_of_choice_is_smooth_and_the_default_is_as_it_was() -> None:
     assert (smooth.count("Tanh"), smooth.count("AvgPool2d")) == (4, 2)
 
 
+def test_a_convnet_s_pooling_changes_no_weight_and_batch_norm_is_refused_with_its_reason() -> None:
+    spec = ModelSpec("convnet", {"width": 8})
+    pooled = ModelSpec("convnet", {"width": 8, "pooling": "max"})
+    own, others = (each.build(GREY, 10, 0).state_dict() for each in (spec, pooled))
+    assert list(own) == list(others)
+    assert all(torch.equal(own[name], others[name]) for name in own)
+    kinds = [type(layer).__name__ for layer in pooled.build(GREY, 10, 0).children()]
+    assert (kinds.count("MaxPool2d"), kinds.count("AvgPool2d")) == (3, 0)
+    with pytest.raises(ModelError, match=r"norm = 'batch'.*mixes the examples"):
+        ModelSpec("convnet", {"norm": "batch"}).build(GREY, 10, 0)
+    with pytest.raises(ModelError, match="pooling = 'median'; allowed: one of"):
+        ModelSpec("convnet", {"pooling": "median"}).build(GREY, 10, 0)
+
+
 def test_default_convnet_passes_on_every_data_set() -> None:
     for shape in ((1, 8, 8), GREY):
         validate_model(ModelSpec("convnet").build(shape, 10, 0), shape)

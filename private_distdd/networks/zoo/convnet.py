@@ -47,6 +47,9 @@ def convnet(
     if depth is None:
         depth = min(3, max(1, most - 2))
     check_sizes(depth=depth, width=width)
+    if norm == "batch":
+        reason = "Batch norm mixes the examples of a batch, so that no bound holds on what one of them adds."
+        raise ModelError("norm = 'batch'", "'instance', 'group' or 'none'", reason)
     groups = choice("norm", norm, {"instance": width, "group": 4, "none": 0})
     make_activation = choice("activation", activation, ACTIVATIONS)
     make_pool = choice("pooling", pooling, POOLINGS)
