@@ -69,7 +69,7 @@ def signature_failures(card: Mapping[str, Any], name: str, record: Mapping[str, 
         "delta": delta_of(run),
     }.items():
         if not close_to(own := getattr(signed.attestation, field), value):
-            yield f"{own!r} was signed as its {field}, it is {value!r}"
+            yield f"{field} was signed as {own!r}, it is {value!r} on the card"
     if not signed.is_sound():
         yield "its signature is not one of the key that is named, for what is said to be signed"
 
