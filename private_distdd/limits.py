@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from private_distdd.errors import ConfigurationError, QueryRefusedError
 from private_distdd.validate import is_real
 
-CONTROL_BYTES = 1 << 16  # a Run, an Enrolment, a Refusal
+CONTROL_BYTES = 1 << 16  # a Run, an Enrolment, a Signed attestation, a Refusal
 HEADER_BYTES = 1 << 22  # the JSON header of an envelope with tensors: queries, messages, checkpoints, releases
 PAGE_BYTES = 1 << 26  # a release's card, manifest, page or picture, one each
 LEDGER_BYTES = 1 << 28  # a ledger that somebody hands over: some 500,000 messages

@@ -4,34 +4,65 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from private_distdd.cli.claims import claim
 from private_distdd.cli.options import Commands
 from private_distdd.errors import ReleaseError
+
+if TYPE_CHECKING:
+    from private_distdd.release.signatures import Signer
 
 
 def add(commands: Commands) -> None:
     """Put the command and its options into the parser."""
     verify = commands.add_parser("verify", help="check a release you received: files, ledgers, and every epsilon")
     verify.add_argument("release", metavar="RELEASE", help="a release folder")
+    verify.add_argument(
+        "--owners",
+        metavar="KEYS.JSON",
+        help='fingerprints that the owners gave, {"hospital-a": "5f70..."}: each ledger must be signed by its owner',
+    )
     verify.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print what is wrong with a release, or its claim; 1 where something is, else 0.
+    """Print what is wrong with a release, or its claim and who signed; 1 where something is wrong, else 0.
 
     Raises:
-        ReleaseError: there is no such folder.
+        ReleaseError: there is no such folder, or the owners' keys cannot be read.
     """
     from private_distdd.release.release import Release, manifest_hash, verify_folder
+    from private_distdd.release.signatures import read_owners
 
     if not Path(options.release).is_dir():
         raise ReleaseError(f"{options.release}", "a release folder", "There is no such folder: check the path.")
+    owners = None if options.owners is None else read_owners(Path(options.owners))
     failures = verify_folder(options.release)
+    release = None if failures else Release.load(options.release)
+    if release is not None and owners is not None:
+        for name, signer in release.signers(owners).items():
+            if signer.known:
+                print(f"client {name}: {signer}")
+        failures = release.failures(owners)
     for failure in failures:
         print(f"FAILED {failure}")
-    if not failures:
+    if release is not None and not failures:
         print(f"{options.release}: every file, ledger line and epsilon checks out")
-        print(f"the claim: {claim(Release.load(options.release))}")
+        print(f"the claim: {claim(release)}")
+        if owners is None:
+            print(_unconfirmed(list(release.signers({}).values())))
         print(f"{manifest_hash(Path(options.release))}  manifest.json: compare it with what its maker told you")
     return 1 if failures else 0
+
+
+def _unconfirmed(signers: list[Signer]) -> str:
+    """How many ledgers are signed, and that nobody has said whose the keys are."""
+    signed = [signer for signer in signers if signer.fingerprint is not None]
+    if not signed:
+        return "no ledger is signed"
+    passing = sum(signer.throwaway for signer in signed)
+    throwaway = f", {passing} of them with throw-away keys" if passing else ""
+    return (
+        f"{len(signed)} of {len(signers)} ledgers are signed{throwaway}; whose keys these are is unconfirmed (--owners)"
+    )

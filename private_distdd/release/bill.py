@@ -18,23 +18,11 @@ _DELTA_WITHOUT_PRIVACY = 1e-5  # epsilon is infinite there at every delta
 
 
 def bill_of(history: History, run: Run) -> dict[str, Any]:
-    """One client's lines of the card: the claim and the spending of this run, and the ledger's total so far.
-
-    The claim is the plan's schedule only where the ledger pinned exactly that; recoveries count as charges.
-    """
-    run_id, plan = run.run_id, run.plan
-    delta = _DELTA_WITHOUT_PRIVACY if plan is None else plan.delta
-    pin = pin_of(history, run_id)
-    if pin is None:
-        spent = [e.event for e in history if isinstance(e, Charge) and e.message_id.startswith(f"{run_id}:")]
-    else:
-        spent = [pin.event] * (pin.max_queries - history.remaining(run_id))
-    claim: list[Event] = [NotPrivate()] if spent or plan is not None else []
-    if plan is not None and pin == Pin(run_id, plan.event, plan.max_queries, run.terms_digest):
-        claim = [plan.schedule]
+    """One client's lines of the card: the claim and the spending of this run, and the ledger's total so far."""
+    spent, delta = _spent(history, run.run_id), delta_of(run)
     return {
         "charges": len(spent),
-        "claim": epsilons(claim, delta),
+        "claim": claim_of(history, run),
         "spent": epsilons(spent, delta),
         "so_far": epsilons(history.events, delta),
         "budget": None
@@ -43,6 +31,30 @@ def bill_of(history: History, run: Run) -> dict[str, Any]:
         "ledger_lines": len(history),
         "ledger_head": history.head,
     }
+
+
+def claim_of(history: History, run: Run) -> dict[str, Any]:
+    """What the run may cost by this ledger: the plan's schedule only where the ledger pinned exactly that."""
+    plan = run.plan
+    claim: list[Event] = [NotPrivate()] if plan is not None or _spent(history, run.run_id) else []
+    if plan is not None and pin_of(history, run.run_id) == Pin(
+        run.run_id, plan.event, plan.max_queries, run.terms_digest
+    ):
+        claim = [plan.schedule]
+    return epsilons(claim, delta_of(run))
+
+
+def _spent(history: History, run_id: str) -> list[Event]:
+    """What the run has cost so far; recoveries count as charges."""
+    pin = pin_of(history, run_id)
+    if pin is None:
+        return [e.event for e in history if isinstance(e, Charge) and e.message_id.startswith(f"{run_id}:")]
+    return [pin.event] * (pin.max_queries - history.remaining(run_id))
+
+
+def delta_of(run: Run) -> float:
+    """Where the epsilons of this run are stated."""
+    return _DELTA_WITHOUT_PRIVACY if run.plan is None else run.plan.delta
 
 
 def run_of(card: Mapping[str, Any]) -> Run:

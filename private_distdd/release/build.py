@@ -17,7 +17,9 @@ from private_distdd.release.clients import client_failures
 from private_distdd.release.folder import FORMAT
 from private_distdd.release.form import PACKAGES, version
 from private_distdd.release.release import Release
+from private_distdd.release.signatures import signature_failures
 from private_distdd.synthetic.dataset import SyntheticDataset
+from private_distdd.wire.attestation import Signed
 from private_distdd.wire.run import Run
 
 _log = logging.getLogger("private_distdd")
@@ -35,6 +37,7 @@ def build_release(
     messages: Mapping[str, int],
     traffic: Mapping[str, Mapping[str, int]] | None = None,
     unaccounted: Mapping[str, int] | None = None,
+    signed: Mapping[str, Signed] | None = None,
     teacher: TrainedNetwork | None = None,
 ) -> Release:
     """Assemble a release; every epsilon on its card is computed from the ledgers.
@@ -50,6 +53,7 @@ def build_release(
         messages: messages used, by client.
         traffic: bytes "sent" and "received", by client.
         unaccounted: the same of clients whose ledger does not account for them; the release is then not private.
+        signed: what their owners signed of these ledgers, by client.
         teacher: a classifier made from the same messages, and from nothing else of the clients; for S's own info.
     """
     bills = {name: bill_of(parse(data), run) for name, data in sorted(ledgers.items())}
@@ -69,6 +73,8 @@ def build_release(
         "clients": {name: bill | {"messages_used": messages[name]} for name, bill in bills.items()},
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
     }
+    for name, attestation in (signed or {}).items():
+        card["clients"][name]["signed"] = attestation.to_json()
     if synthetic is not None:
         card["ipc"] = synthetic.ipc
     if unaccounted:
@@ -89,14 +95,15 @@ def build_sound_release(
     *,
     messages: Mapping[str, int],
     unaccounted: Mapping[str, int],
+    signed: Mapping[str, Signed] | None = None,
     **others: Any,
 ) -> Release:
     """`build_release` without the ledgers that would fail at whoever verifies: their clients are unaccounted.
 
-    What has been paid for is released, whatever a single client makes of its own ledger.  Arguments are those of
-    `build_release`.
+    Signatures that would fail are left out, too.  What has been paid for is released, whatever a single client makes of
+    its own ledger.  Arguments are those of `build_release`.
     """
-    kept, lost = dict(ledgers), dict(unaccounted)
+    kept, lost, proven = dict(ledgers), dict(unaccounted), dict(signed or {})
     for name, data in ledgers.items():
         try:
             alone = build_release(synthetic, run, {name: data}, messages=messages, unaccounted=lost, **others)
@@ -106,6 +113,12 @@ def build_sound_release(
         if failure is not None:
             _log.warning("the ledger of client %s is left out: %s", name, failure)
             del kept[name]
+            proven.pop(name, None)
             if messages[name]:
                 lost[name] = messages[name]
-    return build_release(synthetic, run, kept, messages=messages, unaccounted=lost, **others)
+        elif name in proven:
+            unfit = next(signature_failures(alone.card, name, proven[name].to_json()), None)
+            if unfit is not None:
+                _log.warning("the signature of client %s is left out: %s", name, unfit)
+                del proven[name]
+    return build_release(synthetic, run, kept, messages=messages, unaccounted=lost, signed=proven, **others)

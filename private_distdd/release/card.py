@@ -11,6 +11,7 @@ from private_distdd.privacy.plan import PrivacyPlan
 from private_distdd.release.curve import curve_figure
 from private_distdd.release.html import chips, fact_list, paragraph, safe, shown_count, shown_epsilon
 from private_distdd.release.page import PAGE
+from private_distdd.release.signatures import Signer, signers_of
 from private_distdd.rounding import in_bytes
 
 _WEAK = 10  # an epsilon above it is called weak
@@ -52,7 +53,7 @@ def render_card(card: Mapping[str, Any]) -> str:
         facts=fact_list(_facts(card, plan)),
         curve="" if plan is None or not card["private"] else curve_figure(plan, clients),
         bills=_bills(clients, plan),
-        ledgers=_ledgers(clients),
+        ledgers=_ledgers(card),
         not_claimed="".join(f"<li>{safe(line)}</li>" for line in (_NOT_CLAIMED if card["private"] else _NOTHING)),
         settings=chips(method["settings"]),
         versions=chips(card["versions"]),
@@ -171,21 +172,42 @@ def _bills(clients: Mapping[str, Any], plan: PrivacyPlan | None) -> str:
     )
 
 
-def _ledgers(clients: Mapping[str, Any]) -> str:
-    """Length and head hash of every client's ledger."""
+def _ledgers(card: Mapping[str, Any]) -> str:
+    """Length and head hash of every client's ledger, and who signed it."""
+    clients, signers = card["clients"], signers_of(card, {})
     few = len(clients) <= _FULL_HEADS
     lines, used = (" lines,", " messages used, head") if few else (" /", "")
+    digits = 64 if few else _SHORT_HEAD
     items = "".join(
         f"<li><b>{safe(name)}</b> {safe(bill['ledger_lines'])}{lines} {safe(bill['messages_used'])}{used} "
-        f"<code>{safe(bill['ledger_head'][: 64 if few else _SHORT_HEAD])}</code></li>"
+        f"<code>{safe(bill['ledger_head'][:digits])}</code>{_key(signers[name], digits)}</li>"
         for name, bill in sorted(clients.items())
     )
-    if few:
-        return f'<ul class="ledgers full">{items}</ul>'
-    return (
-        f"<p class=small>Lines / messages used, and the first {_SHORT_HEAD} of the 64 digits of the head; card.json "
-        f"has all.</p><ul class=ledgers>{items}</ul>"
-    )
+    shown = f'<ul class="ledgers full">{items}</ul>'
+    if not few:
+        shown = (
+            f"<p class=small>Lines / messages used, and the first {_SHORT_HEAD} of the 64 digits of the head, and of a "
+            f"key that lasts; card.json has all.</p><ul class=ledgers>{items}</ul>"
+        )
+    return shown + _signers({name: signers[name] for name in clients})
+
+
+def _key(signer: Signer, digits: int) -> str:
+    """The fingerprint that a client may be known by; one that was thrown away only where there is room."""
+    if signer.fingerprint is None or (signer.throwaway and digits < len(signer.fingerprint)):
+        return ""
+    return f" key <code>{safe(signer.fingerprint[:digits])}</code>"
+
+
+def _signers(signers: Mapping[str, Signer]) -> str:
+    """What the signatures say, and what they do not."""
+    groups = _groups(signers, {n: (s.fingerprint is not None, s.throwaway) for n, s in signers.items()})
+    texts = {
+        (True, False): "Signed with a key that lasts; whose it is, <code>verify --owners</code> tells",
+        (True, True): "Signed with a throw-away key, made by the client's process and nobody's identity",
+        (False, False): "Not signed",
+    }
+    return "".join(f"<p class=small>{texts[how]}: <b>{names}</b>.</p>" for names, how in groups)
 
 
 def _groups(order: Iterable[str], values: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -13,10 +13,11 @@ from private_distdd.release.bill import bill_of, pin_of, rounds_of, run_of
 from private_distdd.release.compare import close_to, flat, is_weaker
 from private_distdd.release.form import version
 from private_distdd.release.progress import begun
+from private_distdd.release.signatures import signature_failures
 
 
 def client_failures(card: Mapping[str, Any], plan: PrivacyPlan | None, name: str, history: History) -> Iterator[str]:
-    """One client's bill against its ledger."""
+    """One client's bill against its ledger, and against what was signed."""
     run_id, opening, pin = card["run_id"], history.opening, pin_of(history, card["run_id"])
     if opening.client_id not in (None, name):
         yield f"the ledger is that of client {opening.client_id}"
@@ -32,7 +33,7 @@ def client_failures(card: Mapping[str, Any], plan: PrivacyPlan | None, name: str
         if pin.terms != run_of(card).terms_digest:
             yield "its ledger agreed to other terms than the card's data, clipping norm, divisor or delta"
     bill = bill_of(history, run_of(card))
-    stated = flat(card["clients"][name])
+    stated = flat({field: value for field, value in card["clients"][name].items() if field != "signed"})
     used = stated.pop("messages_used")
     computed = flat(bill)
     own = card["versions"]["private-distdd"] == version("private-distdd")
@@ -47,6 +48,8 @@ def client_failures(card: Mapping[str, Any], plan: PrivacyPlan | None, name: str
     last = max(rounds_of(history, run_id, Charge), default=-1)
     if plan is not None and last >= begun(card):
         yield f"its ledger is charged for round {last + 1}, the card has {card['progress']['rounds_done']} rounds done"
+    if "signed" in card["clients"][name]:
+        yield from signature_failures(card, name, card["clients"][name]["signed"])
     budget = opening.budget
     # A recovery outside every pin may pass the budget on paper (see `Ledger`).
     if budget is not None and not any(isinstance(entry, Recovered) for entry in history):

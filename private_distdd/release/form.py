@@ -14,7 +14,7 @@ version = functools.cache(importlib.metadata.version)  # each look would read al
 CardForm: TypeAlias = Mapping[str, Any] | tuple[type, ...]
 _EPSILONS: CardForm = dict.fromkeys(("rdp", "prv", "prv_lower", "epsilon"), (float, str)) | {"note": (str,)}
 
-_BILL: CardForm = {
+_BILL: dict[str, CardForm] = {
     "charges": (int,),
     "messages_used": (int,),
     "claim": _EPSILONS,
@@ -23,6 +23,23 @@ _BILL: CardForm = {
     "budget": (dict, type(None)),
     "ledger_lines": (int,),
     "ledger_head": (str,),
+}
+
+_SIGNED: CardForm = {  # not in every bill
+    "format": (str,),
+    "attestation": {
+        "client_id": (str,),
+        "run_id": (str,),
+        "terms": (str,),
+        "ledger_lines": (int,),
+        "ledger_head": (str,),
+        "epsilon": (float, str),
+        "delta": (float,),
+        "day": (str,),
+        "throwaway": (bool,),
+    },
+    "public_key": (str,),
+    "signature": (str,),
 }
 
 _TRAFFIC: CardForm = {"sent": (int,), "received": (int,)}
@@ -78,5 +95,6 @@ def form_failures(card: object) -> list[str]:
     if not failures:
         failures += [f"card: settings: {n} is missing" for n in _SETTINGS if n not in card["method"]["settings"]]
         for name, bill in sorted(card["clients"].items()):
-            failures += _form_failures(bill, _BILL, f"client {name}")
+            signed = {"signed": _SIGNED} if isinstance(bill, Mapping) and "signed" in bill else {}
+            failures += _form_failures(bill, _BILL | signed, f"client {name}")
     return failures

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 
 from private_distdd.encoding import sha256
@@ -27,6 +28,7 @@ from private_distdd.release.folder import (
     pretty,
     read_release,
 )
+from private_distdd.release.signatures import Signer, checked_owners, signers_of
 from private_distdd.release.verify import failures_of
 from private_distdd.validate import require_identifier
 
@@ -102,32 +104,46 @@ class Release(Contents):
             return cls(found.synthetic, found.card, found.ledgers, found.folder, found.teacher)
         raise ReleaseError(f"{path}: " + "; ".join(found), "a release folder as it was saved", "Ask for it again.")
 
-    def verify(self) -> None:
+    def verify(self, owners: Mapping[str, str] | None = None) -> None:
         """Recompute, from the ledgers, every number on the card, and check that card, ledgers and S fit together.
+
+        Args:
+            owners: fingerprints of the owners' keys (`SiteKey.fingerprint`) by client, got by another way than the
+                release: each of these clients must be on the card, each client on the card must be one of these, and
+                its ledger must be signed with that key.  None checks only that signatures are sound; whose keys they
+                are is then not confirmed, and there need not be any.
 
         Formal guarantee: arithmetic and integrity only.  A release that passes has, in every ledger it holds, an
         unbroken chain; in each, this run's pin of exactly the card's sigma, q and T_max, and no more charges; on its
         card, the epsilons that both accountants compute from these; files as in its manifest; and, where it was loaded
         from a folder, a page and a picture that show this card (where this version of the library wrote it) and S.
+        With `owners`, each of these ledgers is, up to its last line, one that the owner's key signed for this client,
+        this run and its terms.
 
         Whoever can write the whole folder can forge what follows from nothing else in it, and no check of the folder
         alone can tell: a client left out with its ledger; ledgers written anew, or cut and their chain and card redone
         with them; names, versions, seeds and other settings; rounds in which nobody answered; fewer messages used than
         were sent; the traffic; another S of the same shape with its picture, other soft labels or other weights of the
         teacher; a page when the card names another version of the library.  Against that: get the manifest's hash from
-        the maker by another way, and let each owner look up the head of their own ledger on the card.  That noise and
-        coins were really drawn is trusted (and audited); see docs/verifying.md.
+        the maker by another way, and `owners` from the owners.  Against `owners` clients and ledgers can no longer be
+        left out, invented or written anew; all else on that list can.  That noise and coins were really drawn is
+        trusted (and audited); see docs/verifying.md.
 
         Raises:
             ReleaseError: one line for each failure.
+            QueryRefusedError, ConfigurationError: `owners` are no clients with fingerprints.
         """
-        failures = self.failures()
+        failures = self.failures(owners)
         if failures:
             raise ReleaseError("\n".join(failures), "a release whose numbers follow from its ledgers", "Do not use it.")
 
-    def failures(self) -> list[str]:
+    def failures(self, owners: Mapping[str, str] | None = None) -> list[str]:
         """What `verify` finds wrong, a line each; empty for a sound release."""
-        return failures_of(self)
+        return failures_of(self, None if owners is None else checked_owners(owners))
+
+    def signers(self, owners: Mapping[str, str]) -> dict[str, Signer]:
+        """Who signed each client's ledger; sound where `verify` finds nothing wrong."""
+        return signers_of(self.card, checked_owners(owners))
 
 
 def manifest_hash(folder: Path) -> str:
@@ -135,10 +151,11 @@ def manifest_hash(folder: Path) -> str:
     return sha256((folder / MANIFEST).read_bytes())
 
 
-def verify_folder(path: str | Path) -> list[str]:
+def verify_folder(path: str | Path, owners: Mapping[str, str] | None = None) -> list[str]:
     """All that is wrong with a release folder, a line each, whatever lies there; empty for a sound one.
 
-    What can be noticed and what cannot: see `Release.verify`.
+    What can be noticed and what cannot, and the owners: see `Release.verify`.
     """
+    known = None if owners is None else checked_owners(owners)
     found = read_release(Path(path))
-    return failures_of(found) if isinstance(found, Contents) else found
+    return failures_of(found, known) if isinstance(found, Contents) else found

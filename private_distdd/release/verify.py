@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from private_distdd.errors import PrivateDistDDError
 from private_distdd.privacy.ledger import History, parse
@@ -12,13 +12,23 @@ from private_distdd.release.contents import Contents
 from private_distdd.release.folder import folder_failures, line_of
 from private_distdd.release.form import form_failures
 from private_distdd.release.progress import progress_failures
+from private_distdd.release.signatures import owner_failures
 from private_distdd.release.statement import statement_failures
 
 
-def failures_of(release: Contents) -> list[str]:
-    """All that does not fit together, a line each; empty for a sound release."""
+def failures_of(release: Contents, owners: Mapping[str, str] | None = None) -> list[str]:
+    """All that does not fit together, a line each; empty for a sound release.
+
+    Args:
+        release: what was read.
+        owners: fingerprints by client, by which every ledger must be signed; None asks for no signature.
+    """
+
+    def signers(release: Contents) -> Iterator[str]:
+        return iter(()) if owners is None else owner_failures(release.card, owners)
+
     found: list[str] = []
-    for part, checks in (("card", _card_failures), ("folder", folder_failures)):
+    for part, checks in (("card", _card_failures), ("folder", folder_failures), ("signers", signers)):
         try:
             found.extend(map(line_of, checks(release)))
         except Exception as error:  # the card is anybody's text: whatever it breaks is a finding, not a crash

@@ -6,8 +6,10 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from private_distdd.errors import QueryRefusedError
 from private_distdd.privacy.ledger import Pin, Sealed, parse
-from private_distdd.wire.run import Run
+from private_distdd.wire.attestation import Signed
+from private_distdd.wire.run import Enrolment, Run
 
 _log = logging.getLogger("private_distdd")
 
@@ -20,10 +22,12 @@ class Accounts:
         ledgers: by client, the newest that is sound: whole, the client's own, with the agreement to the run, and with
             all lines of those before it.
         unaccounted: messages used, by client, of those of whom no sound ledger has a sealed message for each.
+        signed: what came signed beside that very ledger, with the key that the client enrolled with.
     """
 
     ledgers: Mapping[str, bytes]
     unaccounted: Mapping[str, int]
+    signed: Mapping[str, Signed]
 
 
 class KnownLedgers:
@@ -36,10 +40,13 @@ class KnownLedgers:
         self._agreed: dict[str, bytes] = {}
         self._beside: dict[str, bytes] = {}
         self._last: dict[str, bytes] = {}
+        self._signed: dict[str, bytes] = {}
+        self._keys: dict[str, str | None] = {}
 
-    def agreed(self, name: str, data: bytes) -> None:
-        """The ledger that came beside the client's first consent."""
-        self._agreed.setdefault(name, data)
+    def agreed(self, enrolment: Enrolment, data: bytes) -> None:
+        """The ledger that came beside the client's first consent; and the key of its latest."""
+        self._agreed.setdefault(enrolment.client_id, data)
+        self._keys[enrolment.client_id] = enrolment.public_key
 
     def answered(self, name: str, data: bytes) -> None:
         """One that came beside an answer that is used; empty where it could not be read at the site."""
@@ -51,9 +58,9 @@ class KnownLedgers:
         if data.startswith(self._beside.get(name) or self._agreed.get(name) or b"{"):
             self._beside[name] = data
 
-    def last(self, name: str, data: bytes) -> None:
-        """The ledger as it stood when the run was over."""
-        self._last[name] = data
+    def last(self, name: str, data: bytes, signed: bytes) -> None:
+        """The ledger as it stood when the run was over, and what should be its attestation."""
+        self._last[name], self._signed[name] = data, signed
 
     def accounts(self, run: Run, used: Mapping[str, int]) -> Accounts:
         """The newest sound ledger of each client that goes on from the sound ones before it.
@@ -64,6 +71,7 @@ class KnownLedgers:
         """
         ledgers: dict[str, bytes] = {}
         lost: dict[str, int] = {}
+        signed: dict[str, Signed] = {}
         for name, count in used.items():
             chosen, sealed = b"", -1
             for data in (self._agreed.get(name), self._beside.get(name), self._last.get(name)):
@@ -72,6 +80,8 @@ class KnownLedgers:
                     chosen, sealed = data, found
             if chosen:
                 ledgers[name] = chosen
+                if self._last.get(name) == chosen and (own := self._attestation(name)) is not None:
+                    signed[name] = own
             if count and sealed < count:
                 _log.warning("the ledger of client %s does not account for its %d messages", name, count)
                 lost[name] = count
@@ -81,7 +91,18 @@ class KnownLedgers:
                     "known",
                     name,
                 )
-        return Accounts(ledgers, lost)
+        return Accounts(ledgers, lost, signed)
+
+    def _attestation(self, name: str) -> Signed | None:
+        try:
+            found = Signed.from_bytes(self._signed[name])
+        except QueryRefusedError:  # a refusal, nothing, or anybody's bytes
+            _log.warning("client %s has not signed its ledger", name)
+            return None
+        if self._keys.get(name) not in (None, found.public_key):
+            _log.warning("client %s signed its ledger with another key than it enrolled with", name)
+            return None
+        return found
 
 
 def _sealed(run: Run, name: str, data: bytes) -> int:

@@ -191,6 +191,7 @@ def run(
         messages=session.answered,
         traffic={name: traffic._asdict() for name, traffic in session.traffic.items()},
         unaccounted=accounts.unaccounted,
+        signed=accounts.signed,
         teacher=course.teacher(),
     )
 

@@ -34,13 +34,14 @@ class Wanted(NamedTuple):
     as_measured: bool = False
 
 
-def is_consent(name: str, data: bytes) -> bool:
-    """Is it this client's enrolment?"""
+def read_consent(name: str, data: bytes) -> Enrolment | None:
+    """This client's enrolment, or None: it is none."""
     try:
-        return Enrolment.from_bytes(data).client_id == name
+        found = Enrolment.from_bytes(data)
     except QueryRefusedError:
         _log.error("client %s answered with bytes that are no enrolment of its own", name)
-        return False
+        return None
+    return found if found.client_id == name else None
 
 
 def read_answer(run: Run, clients: int, name: str, want: Wanted, reply: Reply | None) -> Message | Refusal | None:

@@ -13,10 +13,11 @@ from private_distdd.privacy.accountants import epsilon
 from private_distdd.privacy.ledger import parse
 from private_distdd.server.accounts import Accounts, KnownLedgers
 from private_distdd.server.line import Line, Traffic
-from private_distdd.server.reading import Wanted, is_consent, read_answer
+from private_distdd.server.reading import Wanted, read_answer, read_consent
 from private_distdd.wire.engine import ASK, ENROL, LEDGER, Engine
 from private_distdd.wire.message import Message
 from private_distdd.wire.refusal import Refusal
+from private_distdd.wire.reply import Reply
 from private_distdd.wire.run import Run
 
 _log = logging.getLogger("private_distdd")
@@ -176,26 +177,26 @@ class Session:
                 if refusal is not None:
                     _log.warning("client %s does not take part: %s", name, refusal.code)
                     found[name] = False
-                elif reply is not None and is_consent(name, reply.answer):
+                elif reply is not None and (consent := read_consent(name, reply.answer)) is not None:
                     found[name] = True
-                    self._known.agreed(name, reply.ledger)
+                    self._known.agreed(consent, reply.ledger)
             pending = [name for name in pending if name not in found]
         for name in pending:
             _log.warning("client %s is absent: it has not agreed to the run", name)
         return found, interrupted
 
-    def _ledgers(self, names: Iterable[str]) -> dict[str, bytes]:
-        """The ledgers as they stand, of those clients that hand them over.
+    def _ledgers(self, names: Iterable[str], request: bytes = b"") -> dict[str, Reply]:
+        """The ledgers as they stand, of those clients that hand them over; signed where the run is asked about.
 
         Raises:
             KeyboardInterrupt: Ctrl-C meanwhile.
         """
-        pending, found = list(names), dict[str, bytes]()
+        pending, found = list(names), dict[str, Reply]()
         for _ in range(TRIES):
             if not pending:
                 break
-            replies, interrupted = self._line.exchange(LEDGER, dict.fromkeys(pending, b""), deadline=self._deadline)
-            found |= {name: reply.ledger for name, reply in replies.items() if reply and reply.ledger}
+            replies, interrupted = self._line.exchange(LEDGER, dict.fromkeys(pending, request), deadline=self._deadline)
+            found |= {name: reply for name, reply in replies.items() if reply and reply.ledger}
             if interrupted:
                 raise KeyboardInterrupt
             pending = [name for name in pending if name not in found]
@@ -209,7 +210,7 @@ class Session:
         problems, found = [], self._ledgers(answered)
         for client_id, count in answered.items():
             try:
-                history = parse(found.get(client_id, b""))
+                history = parse(found[client_id].ledger if client_id in found else b"")
             except Exception as error:  # none came, or whatever bytes a client sends
                 problems.append(f"the ledger of client {client_id!r} cannot be had: {error}")
                 continue
@@ -252,12 +253,13 @@ class Session:
     def accounts(self) -> Accounts:
         """The ledgers of all clients that were ever active, and who cannot account for what was used.
 
-        Everybody is asked once more for the ledger; of those who are absent by now, the last known one serves.  What
-        has been paid for is released in any case: no client can take it back by losing or spoiling its ledger.
+        Everybody is asked once more for the ledger, signed; of those who are absent by now, the last known one serves,
+        and nobody has signed it.  What has been paid for is released in any case: no client can take it back by losing
+        or spoiling its ledger.
         """
         try:
-            for name, data in self._ledgers(self.answered).items():
-                self._known.last(name, data)
+            for name, reply in self._ledgers(self.answered, self.run.to_bytes()).items():
+                self._known.last(name, reply.ledger, reply.answer)
         except KeyboardInterrupt:  # the run is over, and its release is due
             _log.warning("interrupted: the last known ledgers serve")
         return self._known.accounts(self.run, self.answered)

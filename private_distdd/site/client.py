@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import datetime
 import logging
 import threading
 from collections.abc import Callable
@@ -27,18 +28,21 @@ from private_distdd.limits import ComputeLimits
 from private_distdd.networks.device import require_device
 from private_distdd.networks.micro_batch import MICRO_BATCH
 from private_distdd.privacy.events import Event, NotPrivate
-from private_distdd.privacy.ledger import Ledger
+from private_distdd.privacy.ledger import Ledger, parse
 from private_distdd.privacy.ledger.file import OUTBOX
 from private_distdd.privacy.mechanism import SampledGaussianMechanism
 from private_distdd.privacy.plan import PrivacyPlan
 from private_distdd.privacy.randomness import Randomness, SystemRandomness
 from private_distdd.questions.question import Measurable, OnOutputs, PlainQuestion, Question
 from private_distdd.questions.register import plain_question, private_question
+from private_distdd.release.bill import claim_of, delta_of, pin_of
 from private_distdd.site.company import Answering, Examples, alone
 from private_distdd.site.draws import check_class_batch, class_batch
 from private_distdd.site.kept import KeptOutputs
+from private_distdd.site.key import SiteKey
 from private_distdd.site.outbox import Outbox
 from private_distdd.validate import require_count, require_identifier
+from private_distdd.wire.attestation import Attestation, Signed
 from private_distdd.wire.message import Message
 from private_distdd.wire.query import Query
 from private_distdd.wire.run import Enrolment, Run
@@ -66,6 +70,8 @@ class Client:
             refusal, too, but may be overruled where the clients are simulated in one process: `fit` does, and warns.
         limits: what one query may cost this client in memory and work, by public arithmetic on the query.
         device: where its gradients are computed, for example "cuda".
+        key: what the owner signs the ledger with at the end of a run, a `SiteKey` that lasts; by default one of this
+            process's own, which is marked as a throw-away.
         randomness: for audits and tests: another source of noise and coins.  Unless it is the operating system's, all
             releases are charged as not private (epsilon infinite).
 
@@ -90,6 +96,7 @@ class Client:
         allow_without_privacy: bool | None = None,
         limits: ComputeLimits | None = None,
         device: str = "cpu",
+        key: SiteKey | None = None,
         randomness: Randomness | None = None,
     ) -> None:
         self.client_id = require_identifier("client_id", client_id)
@@ -113,6 +120,7 @@ class Client:
         self.allow_without_privacy = allow_without_privacy
         self._limits = ComputeLimits() if limits is None else limits
         self._randomness = SystemRandomness() if randomness is None else randomness
+        self.key = SiteKey.for_this_process() if key is None else key
         self._runs: dict[str, Run] = {}
         self._allowed_runs: set[str] = set()
         self._outbox = Outbox(
@@ -177,7 +185,36 @@ class Client:
             if run.plan.delta * len(self._labels) > 1:
                 self._log.warning("delta = %g is above 1 / examples held: choose a smaller one", run.plan.delta)
         self._runs[run.run_id] = run
-        return Enrolment(self.client_id)
+        return Enrolment(self.client_id, self.key.public_key)
+
+    def attest(self, run: Run) -> tuple[Signed, bytes]:
+        """What the owner's key signs of this run, and the ledger that it is about, as the ledger stands now.
+
+        All of it is read in the client's own ledger, but for the run's name and terms, which must be those that were
+        agreed to, and the day.  It looks at no example and costs nothing.
+
+        Raises:
+            NotEnrolledError: the client never agreed to exactly this run, or, where it is without privacy and leaves no
+                trace of that in the ledger, was started anew since.
+        """
+        data = self.ledger.to_bytes()  # one moment: others may write meanwhile
+        history = parse(data)
+        pin = pin_of(history, run.run_id)
+        agreed = self._runs.get(run.run_id) == run if pin is None else pin.terms == run.terms_digest
+        if not agreed:
+            raise NotEnrolledError(f"run {run.run_id!r}", "a run, and its terms, that this client agreed to", "Enroll.")
+        attestation = Attestation(
+            client_id=self.client_id,
+            run_id=run.run_id,
+            terms=run.terms_digest,
+            ledger_lines=len(history),
+            ledger_head=history.head,
+            epsilon=claim_of(history, run)["epsilon"],
+            delta=delta_of(run),
+            day=datetime.datetime.now(datetime.UTC).date().isoformat(),
+            throwaway=self.key.throwaway,
+        )
+        return self.key.sign(attestation), data
 
     def answer(self, query: Query) -> Message:
         """One message for one query; the ledger is charged before the message is computed.

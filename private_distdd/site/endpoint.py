@@ -53,9 +53,9 @@ class Endpoint:
     Args:
         client: who answers.
 
-    Formal guarantee: whatever arrives and whatever fails, what leaves is an enrolment, a message of `Client.answer`, or
-    a refusal with one of four fixed codes; and the ledger, which holds no data.  Error texts stay in the client's own
-    log (A7).
+    Formal guarantee: whatever arrives and whatever fails, what leaves is an enrolment, a message of `Client.answer`, a
+    signed attestation of the ledger, or a refusal with one of four fixed codes; and the ledger.  Ledger and attestation
+    hold no data.  Error texts stay in the client's own log (A7).
     """
 
     def __init__(self, client: Client) -> None:
@@ -75,6 +75,9 @@ class Endpoint:
             shared: with the other clients that are asked meanwhile.
         """
         try:
+            if operation == LEDGER and request:  # the very ledger that is signed: others may write to it meanwhile
+                signed, ledger = self._client.attest(Run.from_bytes(request))
+                return Reply(signed.to_bytes(), ledger).to_bytes()
             answer = yield from self._answering(operation, request, shared)
             return Reply(answer, self._ledger()).to_bytes()
         except Exception as error:  # whatever failed, its text must not cross the wire

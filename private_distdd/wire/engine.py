@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 ENROL, ASK, LEDGER = "enrol", "ask", "ledger"
-"""The operations: a Run for an Enrolment, a Query for a Message, nothing for nothing; or, instead, a Refusal.
+"""The operations: a Run for an Enrolment; a Query for a Message; a Run for what is Signed of the ledger, or nothing for
+nothing; or, instead, a Refusal.
 
 Every answer is in a `Reply`, with the client's ledger beside it."""
 

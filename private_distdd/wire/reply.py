@@ -15,7 +15,7 @@ class Reply:
     """A client's bytes.
 
     Args:
-        answer: an `Enrolment`, a `Message` or a `Refusal`; empty where only the ledger was asked for.
+        answer: an `Enrolment`, a `Message`, a `Signed` or a `Refusal`; empty where only the ledger was asked for.
         ledger: the ledger as it stood when the answer was ready, with every charge up to it; empty if unreadable.
     """
 

@@ -8,6 +8,7 @@ from private_distdd.data.info import DatasetInfo
 from private_distdd.encoding import sha256, to_json
 from private_distdd.privacy.plan import PrivacyPlan
 from private_distdd.validate import require_identifier
+from private_distdd.wire.attestation import require_hex
 from private_distdd.wire.packing import PLAIN, Packing, require_format
 from private_distdd.wire.parsing import json_of_kind, or_refuse
 
@@ -78,13 +79,16 @@ class Enrolment:
 
     Args:
         client_id: who agrees.
+        public_key: of the key that it signs with, 32 bytes in hexadecimal; None of sites that have none.
     """
 
     client_id: str
+    public_key: str | None = None
 
     def to_bytes(self) -> bytes:
         """JSON, ASCII."""
-        return to_json({"kind": "enrolment", "client_id": self.client_id}).encode()
+        record = {"kind": "enrolment", "client_id": self.client_id}
+        return to_json(record | ({} if self.public_key is None else {"public_key": self.public_key})).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Enrolment:
@@ -95,7 +99,8 @@ class Enrolment:
         """
 
         def parse() -> Enrolment:
-            record = json_of_kind(data, "enrolment", {"client_id"})
-            return cls(require_identifier("client_id", record["client_id"]))
+            record = json_of_kind(data, "enrolment", {"client_id"}, {"public_key"})
+            key = require_hex("public_key", record["public_key"], 32) if "public_key" in record else None
+            return cls(require_identifier("client_id", record["client_id"]), key)
 
         return or_refuse("enrolment", parse)

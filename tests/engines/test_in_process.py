@@ -58,8 +58,7 @@ def test_bytes_in_bytes_out(clients: list[Client], run: Run) -> None:
     assert engine.client_ids == ("c0", "c1", "c2")
     enrolled = engine.exchange(ENROL, dict.fromkeys(["c2", "c1"], run.to_bytes()))
     assert {name: Enrolment.from_bytes(read(data).answer) for name, data in enrolled.items()} == {
-        "c2": Enrolment("c2"),
-        "c1": Enrolment("c1"),
+        name: Enrolment(name, client.key.public_key) for name, client in zip(("c1", "c2"), clients[1:], strict=True)
     }
     (data,) = engine.exchange(ASK, {"c1": query(run).data}).values()
     assert Message.from_bytes(read(data).answer).query_digest == query(run).digest
@@ -108,7 +107,10 @@ def test_simulated_clients_answer_without_privacy_unless_forbidden(
     refused = Refusal("refused").to_bytes()
     assert [read(data).answer for data in InProcess(own).exchange(ENROL, offer).values()] == [refused, refused]
     found = InProcess(own, simulated=True).exchange(ENROL, offer)
-    assert [read(data).answer for data in found.values()] == [Enrolment("c0").to_bytes(), refused]
+    assert [read(data).answer for data in found.values()] == [
+        Enrolment("c0", own[0].key.public_key).to_bytes(),
+        refused,
+    ]
 
 
 def test_the_constants_are_those_of_all_clients(make_images: MakeImages, tiny_info: DatasetInfo) -> None:

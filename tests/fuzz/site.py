@@ -15,6 +15,7 @@ from private_distdd.engines.in_process import InProcess
 from private_distdd.errors import PrivateDistDDError
 from private_distdd.privacy.ledger import Budget, Ledger
 from private_distdd.storage import unpack
+from private_distdd.wire.attestation import Signed
 from private_distdd.wire.engine import ASK, ENROL, LEDGER
 from private_distdd.wire.message import Message
 from private_distdd.wire.query import Query
@@ -133,11 +134,13 @@ def transport(case: tuple[tuple[str, bytes], str]) -> None:
     if reply.ledger != own.ledger.to_bytes():
         raise Finding("the ledger beside an answer is not the client's")
     refusal = Refusal.from_bytes(reply.answer)
-    read: Callable[[bytes], Any] | None = {ENROL: Enrolment.from_bytes, ASK: Message.from_bytes}.get(operation)
-    if refusal is None and operation == LEDGER and reply.answer:
-        raise Finding("an answer where only the ledger was asked for")
+    read: Callable[[bytes], Any] | None = {
+        ENROL: Enrolment.from_bytes,
+        ASK: Message.from_bytes,
+        LEDGER: Signed.from_bytes,
+    }.get(operation)
     readable = read is not None and not isinstance(outcome(lambda: read(reply.answer)), PrivateDistDDError)
-    if refusal is None and operation != LEDGER and not readable:
+    if refusal is None and not readable and (operation, data, reply.answer) != (LEDGER, b"", b""):
         raise Finding("a reply that nobody can read")
     if refusal is not None and refusal.code != "failed" and len(own.ledger.events) != before:
         raise Finding(f"{refusal.code!r} was charged")

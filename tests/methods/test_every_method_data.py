@@ -15,6 +15,7 @@ from conformance import NOISY, Case, MakeImages, Wire, checked, fit, made, membe
 from private_distdd.privacy.plan import Privacy
 from private_distdd.privacy.randomness import InsecureRandomness
 from private_distdd.site.client import Client
+from private_distdd.site.key import SiteKey
 from private_distdd.wire.message import Message
 from private_distdd.wire.query import Query
 
@@ -68,9 +69,9 @@ def asked(query: Query) -> bytes:
 
 def test_nothing_but_the_noisy_values_depends_on_the_data(make_images: MakeImages, case: Case) -> None:
     """Sizes, enrolments, the queries' number and their bytes: the same for all data."""
-    seen = set()
+    seen, keys = set(), [SiteKey.for_this_process(), SiteKey.for_this_process()]
     for holding in HOLDINGS.values():
-        wire = Wire([Client("a", make_images(**holding)), Client("b", make_images(9))])
+        wire = Wire([Client("a", make_images(**holding), key=keys[0]), Client("b", make_images(9), key=keys[1])])
         release = fit(case.make(privacy=NOISY), wire)
         release.verify()
         run_id = release.card["run_id"].encode()

@@ -20,6 +20,7 @@ from private_distdd.release import card as card_module
 from private_distdd.release import curve as curve_module
 from private_distdd.release.card import render_card
 from private_distdd.release.html import shown_epsilon
+from private_distdd.wire.attestation import fingerprint_of
 
 PLAN = PrivacyPlan(1.5, 0.2, 0.5, 8.0, 30, 1e-5)
 HEAD = "0123456789abcdef" * 4
@@ -138,6 +139,39 @@ def test_the_page_says_everything() -> None:
     ):
         assert expected in page.text, expected
     assert "NOT PRIVATE" not in page.text
+
+
+KEYS = {"lasts": "ab" * 32, "thrown away": "cd" * 32}
+
+
+def signed(how: str) -> dict[str, Any]:
+    return {"signed": {"public_key": KEYS[how], "attestation": {"throwaway": how == "thrown away"}}}
+
+
+def test_who_signed_is_said_of_each_client() -> None:
+    card = make_card(3)
+    card["clients"]["client-00"] |= signed("lasts")
+    card["clients"]["client-01"] |= signed("thrown away")
+    text = Page(render_card(card)).text
+    for how, name in (("lasts", "client-00"), ("thrown away", "client-01")):
+        assert f"{HEAD} key {fingerprint_of(KEYS[how])}" in text, name
+    for expected in (
+        "Signed with a key that lasts; whose it is, verify --owners tells: client-00.",
+        "Signed with a throw-away key, made by the client's process and nobody's identity: client-01.",
+        "Not signed: client-02.",
+    ):
+        assert expected in text
+
+
+def test_of_many_clients_only_keys_that_last_are_shown_and_shortened() -> None:
+    card = make_card(12)
+    for name, bill in card["clients"].items():
+        card["clients"][name] = bill | signed("lasts" if name == "client-00" else "thrown away")
+    text = Page(render_card(card)).text
+    assert text.count(f" key {fingerprint_of(KEYS['lasts'])[:16]}") == 1
+    assert fingerprint_of(KEYS["lasts"])[:17] not in text
+    assert fingerprint_of(KEYS["thrown away"])[:16] not in text
+    assert "nobody's identity: client-01 … client-11." in text
 
 
 def test_nothing_is_fetched_or_run() -> None:

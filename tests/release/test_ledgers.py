@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from releases import INFO, PRIVACY, ROUNDS, STEPS, Built
+from releases import INFO, PRIVACY, ROUNDS, STEPS, Built, chained
 
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.methods.distdd import DistDD
 from private_distdd.privacy.events import NotPrivate, SampledGaussian
 from private_distdd.privacy.ledger import Budget, Ledger, Open, parse
-from private_distdd.privacy.ledger.entries import encode
 from private_distdd.release.bill import bill_of
 from private_distdd.release.release import verify_folder
 from private_distdd.site.client import Client
@@ -96,10 +94,6 @@ def test_a_ledger_without_noise_makes_the_card_say_not_private() -> None:
 
 def test_an_overspent_budget_is_noticed() -> None:
     built = Built()
-    entries = [Open("ann", Budget(0.5, 1e-5)), *parse(built.ledger()).entries[1:]]
-    forged, head = b"", "0" * 64
-    for index, entry in enumerate(entries):
-        line = encode(entry, index, head)
-        forged, head = forged + line + b"\n", hashlib.sha256(line).hexdigest()
+    forged = chained([Open("ann", Budget(0.5, 1e-5)), *parse(built.ledger()).entries[1:]])
     built.ledger = lambda: forged  # type: ignore[method-assign]
     assert any("has spent" in line for line in built.failures())

@@ -23,6 +23,7 @@ from private_distdd.networks.spec import ModelSpec
 from private_distdd.privacy.ledger import Budget, Ledger
 from private_distdd.privacy.plan import PrivacyPlan
 from private_distdd.site.client import Client
+from private_distdd.site.key import SiteKey
 from private_distdd.wire.run import Run
 
 ALPHA = 1e-7
@@ -37,9 +38,9 @@ VARIETIES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("weight", [None, math.nan, math.inf])
 def test_all_messages_have_one_size_shape_and_type(make_images: MakeImages, run: Run, weight: float | None) -> None:
-    seen = set()
+    seen, key = set(), SiteKey.for_this_process()
     for arguments in VARIETIES.values():
-        own = Client("clinic", make_images(**arguments))
+        own = Client("clinic", make_images(**arguments), key=key)
         reply = own.enroll(run).to_bytes()
         asked = query(run)
         if weight is not None:
@@ -133,11 +134,12 @@ def test_a_large_delta_is_said_in_the_client_s_own_log_only(
     make_images: MakeImages, tiny_info: DatasetInfo, caplog: pytest.LogCaptureFixture
 ) -> None:
     plan = dataclasses.replace(PLAN, delta=0.4)
+    key = SiteKey.for_this_process()
     replies = []
     for n in (2, 3):
         caplog.clear()
         with caplog.at_level(logging.DEBUG):
-            replies.append(Client("clinic", make_images(n)).enroll(Run("run-1", tiny_info, plan)).to_bytes())
+            replies.append(Client("clinic", make_images(n), key=key).enroll(Run("run-1", tiny_info, plan)).to_bytes())
         names = {record.name for record in caplog.records}
         assert names == (set() if n == 2 else {"private_distdd_client.clinic"})
     assert replies[0] == replies[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.info import DatasetInfo
 from private_distdd.methods.distdd import DistDD
 from private_distdd.privacy.events import Event, SampledGaussian
-from private_distdd.privacy.ledger import Budget, Ledger
+from private_distdd.privacy.ledger import Budget, Entry, Ledger
+from private_distdd.privacy.ledger.entries import encode
 from private_distdd.privacy.plan import Privacy
 from private_distdd.privacy.randomness import InsecureRandomness
 from private_distdd.release.build import build_release
@@ -38,6 +39,15 @@ PRIVACY = Privacy(noise_multiplier=1.5, delta=1e-5, sample_rate=0.2, max_grad_no
 
 
 ROUNDS, STEPS = 3, 2
+
+
+def chained(entries: Iterable[Entry]) -> bytes:
+    """A ledger of these lines, as a forger writes it."""
+    data, head = b"", "0" * 64
+    for index, entry in enumerate(entries):
+        line = encode(entry, index, head)
+        data, head = data + line + b"\n", hashlib.sha256(line).hexdigest()
+    return data
 
 
 def fit(privacy: Privacy | None, insecure: bool = False, budget: Budget | None = None) -> Release:

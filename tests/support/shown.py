@@ -30,7 +30,8 @@ from private_distdd.cli import main
 
 RUN, SHOWN = ("python", "sh"), "text"
 MASKS = {
-    "hash": r"\b[0-9a-f]{64}\b",
+    "day": r"\b\d{4}-\d\d-\d\d\b",
+    "hash": r"\b(?:[0-9a-f]{64}){1,2}\b",  # and signatures, which are twice as long
     "loss": r"(?<=loss )\d+\.\d+",
     "run_id": r'(?<="run_id": ")[0-9a-f]{16}',
     "time": r"\b\d+:\d\d:\d\d\b",
