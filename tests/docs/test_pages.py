@@ -83,8 +83,7 @@ def test_the_api_page_names_what_exists() -> None:
 def test_modules_named_on_pages_exist() -> None:
     for path in PAGES:
         text = path.read_text(encoding="utf-8")
-        for name in re.findall(r"\bprivate_distdd(?:\.\w+)+", text):
-            if name != "private_distdd.release":  # followed by /1: the card's format
-                assert pkgutil.resolve_name(name), f"{path.name}: {name}"
+        for name in re.findall(r"\bprivate_distdd(?:\.\w+)+\b(?!/\d)", text):  # with /1 it is a format
+            assert pkgutil.resolve_name(name), f"{path.name}: {name}"
         for name in re.findall(r"\b(?:private_distdd|tests|examples|benchmarks|audits)/[\w/]+\.py\b", text):
             assert (ROOT / name).is_file(), f"{path.name}: {name}"

@@ -30,6 +30,7 @@ from private_distdd.cli import main
 
 RUN, SHOWN = ("python", "sh"), "text"
 MASKS = {
+    "bytes": r'(?<="sent": )\d+',  # the last digits of an epsilon, which is signed, may be one more or less
     "day": r"\b\d{4}-\d\d-\d\d\b",
     "hash": r"\b(?:[0-9a-f]{64}){1,2}\b",  # and signatures, which are twice as long
     "loss": r"(?<=loss )\d+\.\d+",
