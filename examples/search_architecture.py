@@ -45,21 +45,20 @@ def main() -> None:
         rounds = 2 if quick else 10
         return FedAvg(rounds=rounds, local_steps=5, learning_rate=0.3, model_args=architecture, privacy=local)
 
-    trials: list[Trial] = []
-
-    def objective(trial: Any) -> float:
-        architecture: dict[str, Any] = {
+    def suggest(trial: Any) -> dict[str, Any]:
+        return {
             "depth": trial.suggest_int("depth", 1, 2),
             "width": trial.suggest_categorical("width", [4, 8, 16, 32]),
             "norm": trial.suggest_categorical("norm", ["instance", "group", "none"]),
             "activation": trial.suggest_categorical("activation", ["relu", "tanh", "gelu"]),
             "pooling": trial.suggest_categorical("pooling", ["average", "max"]),
         }
-        found = timed_evaluation(s.dataset, held, epochs=30 if quick else 100, model_args=architecture)
-        trials.append(Trial(architecture, *found, *federated(fedavg(architecture), asked_often, held)))
-        return trials[-1].on_s
 
-    search(objective, count)
+    def score(architecture: dict[str, Any]) -> Trial:
+        found = timed_evaluation(s.dataset, held, epochs=30 if quick else 100, model_args=architecture)
+        return Trial(architecture, *found, *federated(fedavg(architecture), asked_often, held))
+
+    trials = search(suggest, score, count)
     *_, of_s = federated(fedavg(dict(best(trials, "on_s").knobs)), asked_once, held)
     winners = {
         "FedAvg with the best architecture on S": accuracy(of_s, test),

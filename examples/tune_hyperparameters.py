@@ -38,20 +38,19 @@ def main() -> None:
         rounds = max(1, knobs["epochs"] // 4)
         return FedAvg(rounds=rounds, learning_rate=knobs["learning rate"], batch_size=knobs["batch size"], **network)
 
-    trials: list[Trial] = []
-
-    def objective(trial: Any) -> float:
-        knobs: dict[str, Any] = {
+    def suggest(trial: Any) -> dict[str, Any]:
+        return {
             "learning rate": trial.suggest_float("learning rate", 0.003, 1.0, log=True),
             "batch size": trial.suggest_categorical("batch size", [8, 32, 100]),
             "epochs": trial.suggest_int("epochs", 8, 40 if quick else 120, log=True),
         }
+
+    def score(knobs: dict[str, Any]) -> Trial:
         on_s = {name.replace(" ", "_"): value for name, value in knobs.items()}
         found = timed_evaluation(s.dataset, held, momentum=0.0, **on_s, **network)
-        trials.append(Trial(knobs, *found, *federated(fedavg(knobs), clients, held)))
-        return trials[-1].on_s
+        return Trial(knobs, *found, *federated(fedavg(knobs), clients, held))
 
-    search(objective, count)
+    trials = search(suggest, score, count)
     # Without noise FedAvg with a winner is, to the bit, that of its trial: nothing is to be run again.
     winners = {
         f"FedAvg with the best setting {where}": accuracy(best(trials, score).network, test)

@@ -43,20 +43,6 @@ def arguments(doc: str | None, name: str) -> argparse.Namespace:
     return options
 
 
-def search(objective: Callable[[Any], float], count: int) -> None:
-    """So many trials, each chosen by those before it; seeded.
-
-    Args:
-        objective: from an `optuna.Trial`, which suggests knobs, to what is to be large.
-        count: how many.
-    """
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0))
-    study.optimize(objective, count)
-
-
 @dataclass(frozen=True)
 class Trial:
     """One setting, scored twice.
@@ -78,6 +64,37 @@ class Trial:
     seconds_by_fedavg: float
     bytes_by_fedavg: int
     network: nn.Module
+
+
+def search(
+    suggest: Callable[[Any], dict[str, Any]], score: Callable[[dict[str, Any]], Trial], count: int
+) -> list[Trial]:
+    """Trials of so many different settings, each chosen by the scores on S before it; seeded.
+
+    Fewer where the sampler, which may come back to a setting, finds no others: a setting is scored once.
+
+    Args:
+        suggest: from an `optuna.Trial` to the setting.
+        score: tries it.
+        count: how many.
+    """
+    import optuna
+
+    trials: dict[str, Trial] = {}
+
+    def objective(trial: optuna.Trial) -> float:
+        knobs = suggest(trial)
+        name = json.dumps(knobs)
+        if name not in trials:
+            trials[name] = score(knobs)
+        if len(trials) == count:
+            trial.study.stop()
+        return trials[name].on_s
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0))
+    study.optimize(objective, 20 * count)
+    return list(trials.values())
 
 
 def best(trials: Sequence[Trial], score: str) -> Trial:

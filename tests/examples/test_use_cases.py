@@ -79,6 +79,25 @@ def test_a_report_says_what_its_trials_say(study: Any, tmp_path: Path) -> None:
     assert study.best(trials, "by_fedavg") is trials[0]
 
 
+def test_no_setting_is_tried_twice(study: Any) -> None:
+    pytest.importorskip("optuna")
+    asked: list[str] = []
+    scored: list[str] = []
+
+    def suggest(trial: Any) -> dict[str, Any]:
+        asked.append(trial.suggest_categorical("letter", list("abcd")))
+        return {"letter": asked[-1]}
+
+    def score(knobs: dict[str, Any]) -> Any:
+        scored.append(knobs["letter"])
+        return study.Trial(knobs, float(ord(knobs["letter"])), 1.0, 0.5, 1.0, 1, nn.Identity())
+
+    assert [trial.knobs["letter"] for trial in study.search(suggest, score, 4)] == scored
+    assert sorted(scored) == list("abcd")
+    assert len(asked) > 4  # the sampler came back to one
+    assert len(study.search(suggest, score, 5)) == 4  # there are no others
+
+
 def test_ranks_that_say_nothing_are_not_reported(study: Any) -> None:
     assert study.rank_correlation(trials_of(study, (0.1, 0.2), (0.3, 0.4), (0.2, 0.3))) == pytest.approx(1)
     assert study.rank_correlation(trials_of(study, (0.1, 0.2), (0.3, 0.4))) is None
