@@ -30,7 +30,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m examples.paper", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("name", choices=(*NAMES, "all"), help="figs 10 and 11 are figs 6 and 7; 4 and 5: examples/")
+    parser.add_argument("name", choices=(*NAMES, "all"), help="figs 8 to 11 are 12, 13, 6 and 7; 4 and 5: examples/")
     sizes = parser.add_mutually_exclusive_group(required=True)
     sizes.add_argument("--quick", action="store_true")
     sizes.add_argument("--cores", action="store_true")

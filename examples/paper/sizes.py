@@ -119,7 +119,7 @@ def paper(root: str) -> Size:
         participation=0.5,
         distdd={"rounds": 500},
         fedavg={"rounds": 500, "local_steps": 40},
-        central={"rounds": 500, "local_steps": 100},
+        central={"rounds": 1250, "local_steps": 40},  # 100 a query are refused for CIFAR: see ComputeLimits
         evaluation={"networks": 3, "epochs": 300},
         shares=[0.0, 0.2, 0.4, 0.6, 0.8, 1.0],
         rounds=[100, 200, 300, 400, 500],
