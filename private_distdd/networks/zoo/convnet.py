@@ -49,7 +49,7 @@ def convnet(
     check_sizes(depth=depth, width=width)
     if norm == "batch":
         reason = "Batch norm mixes the examples of a batch, so that no bound holds on what one of them adds."
-        raise ModelError("norm = 'batch'", "'instance', 'group' or 'none'", reason)
+        raise ModelError("norm = 'batch'", "one of 'group', 'instance', 'none'", reason)
     groups = choice("norm", norm, {"instance": width, "group": 4, "none": 0})
     make_activation = choice("activation", activation, ACTIVATIONS)
     make_pool = choice("pooling", pooling, POOLINGS)
