@@ -1,0 +1,62 @@
+"""One frame through a site's socket: what every carrier does at its end.  No torch in here, and nothing is read."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+
+from private_distdd.errors import QueryRefusedError
+from private_distdd.wire.frame import RESPONSE_HEADER, response_header
+
+_PART = 1 << 20  # bytes taken from a socket at a time: memory grows with what came, not with what was announced
+
+
+def relay(path: str | os.PathLike[str], frame: bytes, seconds: float | None = None) -> bytes:
+    """The response's frame to a request's frame, from the site that listens at `path`.
+
+    Args:
+        path: the site's socket.
+        frame: see `wire.frame`.
+        seconds: how long to wait at most; None waits for as long as the site lives.
+
+    Raises:
+        OSError: nobody listens, the site hung up, sent what is no response, or was too late.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        return through(connection, path, frame, seconds)
+
+
+def through(
+    connection: socket.socket, path: str | os.PathLike[str], frame: bytes, seconds: float | None = None
+) -> bytes:
+    """The same over a socket of the caller's, new and not connected: whoever shuts it down ends the wait."""
+    end = None if seconds is None else time.monotonic() + seconds
+    _limit(connection, end)
+    connection.connect(os.fspath(path))
+    connection.sendall(frame)
+    header = _received(connection, RESPONSE_HEADER, end)
+    try:
+        length = response_header(header).length
+    except QueryRefusedError as error:
+        raise ConnectionError(str(error)) from error
+    return header + _received(connection, length, end)
+
+
+def _received(connection: socket.socket, length: int, end: float | None) -> bytes:
+    data = bytearray()
+    while len(data) < length:
+        _limit(connection, end)
+        part = connection.recv(min(_PART, length - len(data)))
+        if not part:
+            raise ConnectionError("the site hung up")
+        data += part
+    return bytes(data)
+
+
+def _limit(connection: socket.socket, end: float | None) -> None:
+    if end is not None:
+        left = end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the site is late")
+        connection.settimeout(left)
