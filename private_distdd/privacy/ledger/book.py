@@ -11,23 +11,19 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
 from private_distdd.encoding import sha256
-from private_distdd.errors import BudgetExceededError, LedgerError, QueryRefusedError
+from private_distdd.errors import LedgerError, QueryRefusedError
 from private_distdd.files import descriptor, sync, write_durably, write_file
-from private_distdd.privacy.events import Composition, Event, NotPrivate, merge
+from private_distdd.privacy.events import Event
 from private_distdd.privacy.ledger.entries import Budget, Charge, Entry, Open, Pin, Recovered, Sealed, encode
 from private_distdd.privacy.ledger.file import begin, failed, identity, lock, unusable
 from private_distdd.privacy.ledger.history import History, parse, repeated
-
-if TYPE_CHECKING:
-    from private_distdd.privacy.accountants import Accountant, AccountantName
 
 
 class Ledger(History):
@@ -115,16 +111,6 @@ class Ledger(History):
         """The file, with all links resolved; None for a ledger in memory."""
         return self._path
 
-    @property
-    def budget(self) -> Budget | None:
-        """The data's lifetime budget."""
-        return self.opening.budget
-
-    @property
-    def client_id(self) -> str | None:
-        """Whose data it is, where the first line says so."""
-        return self.opening.client_id
-
     def pin(
         self, run_id: str, event: Event, max_queries: int, terms: str | None = None, *, max_runs: int | None = None
     ) -> None:
@@ -210,59 +196,6 @@ class Ledger(History):
                 return
             self._check(entry)
             self._append(entry)
-
-    def check(self, events: Iterable[Event]) -> None:
-        """Raise if the budget cannot pay these events beside what is spent and what pinned runs have reserved.
-
-        Formal guarantee: schedules accepted before the first charge looked at no message, so a bound for fixed
-        composition holds for them: the smaller of PRV's and RDP's.  After it every choice may have looked, and must
-        pass the RDP filter, over everything spent and reserved.  Both together keep the budget: either the first
-        schedules alone pass the filter, and then all that is ever accepted does; or they do not, and then nothing
-        more is ever accepted.  Which of the two it is was settled before the first message.
-
-        Raises:
-            BudgetExceededError: it cannot; nothing is spent.
-        """
-        budget, asked = self.budget, list(events)
-        if budget is None or not asked:
-            return
-        if any(isinstance(part, NotPrivate) for part in merge(asked)):
-            raise BudgetExceededError("a release without privacy", f"{budget}", "Set noise, or leave this client out.")
-        from private_distdd.privacy import accountants
-
-        before = [*self.events, *self.reserved()]
-        if self.events:
-            fits = accountants.RdpFilter(budget.epsilon, budget.delta).affords(before, Composition(tuple(asked)))
-        else:
-            fits = accountants.best_epsilon([*before, *asked], budget.delta) <= budget.epsilon
-        if not fits:
-            raise BudgetExceededError(
-                f"{merge(asked)} beside what is spent and reserved",
-                f"what fits into {budget}, {'by the RDP filter' if self.events else 'by PRV or RDP'}",
-                "Ask fewer queries, or with more noise; this client's data can pay no more.",
-            )
-
-    def affords(self, events: Iterable[Event]) -> bool:
-        """Would `check` let these events pass?"""
-        try:
-            self.check(events)
-        except BudgetExceededError:
-            return False
-        return True
-
-    def epsilon(self, delta: float, accountant: AccountantName | Accountant = "prv") -> float:
-        """Upper bound on the epsilon of everything charged so far, at `delta`; infinite after a release without noise.
-
-        Args:
-            delta: 0 < delta < 1.
-            accountant: "prv", "rdp" or "gdp", or an accountant of your own settings; see `privacy.accountants`.
-
-        Raises:
-            ConfigurationError: an argument is outside its range.
-        """
-        from private_distdd.privacy.accountants import epsilon
-
-        return epsilon(self.events, delta, accountant)
 
     def close(self) -> None:
         """Free the file for another writer.  The ledger can still be read, not written.  Closing again is allowed."""

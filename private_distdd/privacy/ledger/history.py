@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from private_distdd.encoding import sha256
-from private_distdd.errors import LedgerError, PrivateDistDDError, QueryRefusedError
+from private_distdd.errors import BudgetExceededError, LedgerError, PrivateDistDDError, QueryRefusedError
 from private_distdd.limits import LEDGER_BYTES
-from private_distdd.privacy.events import Composition, Event, merge
-from private_distdd.privacy.ledger.entries import START, Charge, Entry, Open, Pin, Recovered, Sealed, decode
+from private_distdd.privacy.events import Composition, Event, NotPrivate, merge
+from private_distdd.privacy.ledger.entries import START, Budget, Charge, Entry, Open, Pin, Recovered, Sealed, decode
+
+if TYPE_CHECKING:
+    from private_distdd.privacy.accountants import Accountant, AccountantName
 
 RESTORE = "Restore it from a copy; do not go on with a new ledger, for what was spent stays spent."
 Status: TypeAlias = Literal["new", "charged", "sealed"]
@@ -59,6 +62,16 @@ class History:
         return first
 
     @property
+    def budget(self) -> Budget | None:
+        """The data's lifetime budget."""
+        return self.opening.budget
+
+    @property
+    def client_id(self) -> str | None:
+        """Whose data it is, where the first line says so."""
+        return self.opening.client_id
+
+    @property
     def events(self) -> tuple[Event, ...]:
         """Every event charged, in order, those of recoveries included."""
         return tuple(e.event for e in self._entries if isinstance(e, Charge | Recovered) and e.event is not None)
@@ -98,6 +111,59 @@ class History:
     def reserved(self) -> tuple[Event, ...]:
         """What the pinned runs may still spend."""
         return tuple(repeated(pin.event, self.remaining(run_id)) for run_id, pin in self._left.items())
+
+    def check(self, events: Iterable[Event]) -> None:
+        """Raise if the budget cannot pay these events beside what is spent and what pinned runs have reserved.
+
+        Formal guarantee: schedules accepted before the first charge looked at no message, so a bound for fixed
+        composition holds for them: the smaller of PRV's and RDP's.  After it every choice may have looked, and must
+        pass the RDP filter, over everything spent and reserved.  Both together keep the budget: either the first
+        schedules alone pass the filter, and then all that is ever accepted does; or they do not, and then nothing
+        more is ever accepted.  Which of the two it is was settled before the first message.
+
+        Raises:
+            BudgetExceededError: it cannot; nothing is spent.
+        """
+        budget, asked = self.budget, list(events)
+        if budget is None or not asked:
+            return
+        if any(isinstance(part, NotPrivate) for part in merge(asked)):
+            raise BudgetExceededError("a release without privacy", f"{budget}", "Set noise, or leave this client out.")
+        from private_distdd.privacy import accountants
+
+        before = [*self.events, *self.reserved()]
+        if self.events:
+            fits = accountants.RdpFilter(budget.epsilon, budget.delta).affords(before, Composition(tuple(asked)))
+        else:
+            fits = accountants.best_epsilon([*before, *asked], budget.delta) <= budget.epsilon
+        if not fits:
+            raise BudgetExceededError(
+                f"{merge(asked)} beside what is spent and reserved",
+                f"what fits into {budget}, {'by the RDP filter' if self.events else 'by PRV or RDP'}",
+                "Ask fewer queries, or with more noise; this client's data can pay no more.",
+            )
+
+    def affords(self, events: Iterable[Event]) -> bool:
+        """Would `check` let these events pass?"""
+        try:
+            self.check(events)
+        except BudgetExceededError:
+            return False
+        return True
+
+    def epsilon(self, delta: float, accountant: AccountantName | Accountant = "prv") -> float:
+        """Upper bound on the epsilon of everything charged so far, at `delta`; infinite after a release without noise.
+
+        Args:
+            delta: 0 < delta < 1.
+            accountant: "prv", "rdp" or "gdp", or an accountant of your own settings; see `privacy.accountants`.
+
+        Raises:
+            ConfigurationError: an argument is outside its range.
+        """
+        from private_distdd.privacy.accountants import epsilon
+
+        return epsilon(self.events, delta, accountant)
 
     def torn_event(self) -> Event | None:
         """What a torn line at this place is charged: one query of every pinned run that has queries left.
