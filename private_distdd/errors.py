@@ -46,6 +46,10 @@ class NotEnrolledError(QueryRefusedError):
     """A client was asked in a run that it does not know: it never agreed to it, or was started anew since."""
 
 
+class ConsentPendingError(QueryRefusedError):
+    """A client's owner has not yet agreed to this run: it waits for consent, and may be offered again."""
+
+
 class ComputationError(PrivateDistDDError):
     """A client charged a query and could not finish its answer: the charge is used up, a new try is a new charge.
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
-from private_distdd.errors import CheckpointError, QueryRefusedError
+from private_distdd.errors import CheckpointError, ConsentPendingError, QueryRefusedError
 from private_distdd.privacy.accountants import epsilon
 from private_distdd.privacy.ledger import parse
 from private_distdd.server.accounts import Accounts, KnownLedgers
@@ -61,6 +61,7 @@ class Session:
 
     Raises:
         QueryRefusedError: no client agrees to the run.
+        ConsentPendingError: a client's owner has not agreed to it yet.
         CheckpointError: no client's ledger has the messages of the resumed run, or, with privacy, one has messages of
             later rounds.  Nothing was sent.
     """
@@ -80,6 +81,7 @@ class Session:
         self._line, self.run, self._quorum, self._deadline = Line(engine), run, quorum, deadline
         self._line.traffic |= {name: Traffic(*kept) for name, kept in (traffic or {}).items()}
         self._known, self._absences = KnownLedgers(), dict[str, int]()
+        self._waiting: set[str] = set()  # for their owners' consent
         if answered:
             self._check_ledgers(answered, begun)
         invited = list(engine.client_ids if active is None else active)
@@ -89,6 +91,13 @@ class Session:
         # Who was active decides the bytes of the queries in which a resumed run was interrupted: a client that does not
         # agree again leaves when it is asked.  Who is absent is asked for its consent again when it is asked.
         self.active = invited if active is not None else [name for name in invited if consents.get(name, True)]
+        if self._waiting:
+            raise ConsentPendingError(
+                f"run {run.run_id!r}, which waits for the consent of {sorted(self._waiting)}",
+                "a run that every client invited has agreed to or refused",
+                "Nothing was spent.  When their owners have agreed (private-distdd site approve), start again with the "
+                "same checkpoint= and resume=True; without a checkpoint it would be another run.",
+            )
         if not any(consents.values()) and active != []:
             raise QueryRefusedError(
                 "a run that no client agrees to",
@@ -174,13 +183,16 @@ class Session:
             replies, interrupted = self._line.exchange(ENROL, offers, deadline=deadline)
             for name, reply in replies.items():
                 refusal = None if reply is None else Refusal.from_bytes(reply.answer)
-                if refusal is not None:
+                self._waiting.discard(name)
+                if refusal is not None and refusal.code == "waiting":
+                    self._waiting.add(name)
+                elif refusal is not None:
                     _log.warning("client %s does not take part: %s", name, refusal.code)
                     found[name] = False
                 elif reply is not None and (consent := read_consent(name, reply.answer)) is not None:
                     found[name] = True
                     self._known.agreed(consent, reply.ledger)
-            pending = [name for name in pending if name not in found]
+            pending = [name for name in pending if name not in found and name not in self._waiting]
         for name in pending:
             _log.warning("client %s is absent: it has not agreed to the run", name)
         return found, interrupted

@@ -20,6 +20,7 @@ from private_distdd.errors import (
     BudgetExceededError,
     ComputationError,
     ConfigurationError,
+    ConsentPendingError,
     DataError,
     NotEnrolledError,
     QueryRefusedError,
@@ -72,6 +73,7 @@ class Client:
         device: where its gradients are computed, for example "cuda".
         key: what the owner signs the ledger with at the end of a run, a `SiteKey` that lasts; by default one of this
             process's own, which is marked as a throw-away.
+        consent: asked for every run that is acceptable otherwise, a `Consents` for example; False lets it wait.
         randomness: for audits and tests: another source of noise and coins.  Unless it is the operating system's, all
             releases are charged as not private (epsilon infinite).
 
@@ -97,6 +99,7 @@ class Client:
         limits: ComputeLimits | None = None,
         device: str = "cpu",
         key: SiteKey | None = None,
+        consent: Callable[[Run], bool] | None = None,
         randomness: Randomness | None = None,
     ) -> None:
         self.client_id = require_identifier("client_id", client_id)
@@ -121,6 +124,7 @@ class Client:
         self._limits = ComputeLimits() if limits is None else limits
         self._randomness = SystemRandomness() if randomness is None else randomness
         self.key = SiteKey.for_this_process() if key is None else key
+        self._consent = consent
         self._runs: dict[str, Run] = {}
         self._allowed_runs: set[str] = set()
         self._outbox = Outbox(
@@ -162,6 +166,7 @@ class Client:
             QueryRefusedError: info or plan differ from the owner's, or from what was pinned under this run_id; the run
                 is one too many of the owner's plan; or it is without privacy, and the owner did not allow that.
             BudgetExceededError: the budget cannot pay the schedule, or has no room for a run without privacy.
+            ConsentPendingError: the owner has not agreed to this run yet.
         """
         known = self._runs.get(run.run_id)
         if known is not None and known != run:
@@ -177,6 +182,10 @@ class Client:
                 f"a run on {run.info}",
                 f"the owner's {self.info}",
                 "Give the client the run's public constants: Client(..., info=), or a data set that carries them.",
+            )
+        if self._consent is not None and not self._consent(run):
+            raise ConsentPendingError(
+                f"run {run.run_id!r}", "runs that the owner agreed to", "Offer it again when the owner has approved it."
             )
         if run.plan is not None:
             # The owner's plan says what one run costs, and `max_runs` how often: else a hundred runs cost a hundred.

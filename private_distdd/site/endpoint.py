@@ -11,6 +11,7 @@ from torch import Tensor
 from private_distdd.errors import (
     BudgetExceededError,
     ComputationError,
+    ConsentPendingError,
     NotEnrolledError,
     PrivateDistDDError,
     QueryRefusedError,
@@ -54,8 +55,8 @@ class Endpoint:
         client: who answers.
 
     Formal guarantee: whatever arrives and whatever fails, what leaves is an enrolment, a message of `Client.answer`, a
-    signed attestation of the ledger, or a refusal with one of four fixed codes; and the ledger.  Ledger and attestation
-    hold no data.  Error texts stay in the client's own log (A7).
+    signed attestation of the ledger, or a refusal with one of the fixed `CODES`; and the ledger.  Ledger and
+    attestation hold no data.  Error texts stay in the client's own log (A7).
     """
 
     def __init__(self, client: Client) -> None:
@@ -115,6 +116,8 @@ def _code(error: Exception) -> str:
             return "budget"
         case NotEnrolledError():
             return "not_enrolled"
+        case ConsentPendingError():
+            return "waiting"
         case ComputationError():
             return "failed"
         case PrivateDistDDError():

@@ -6,19 +6,21 @@ import os
 import stat
 from pathlib import Path
 
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from private_distdd.errors import ConfigurationError
 from private_distdd.files import descriptor, read_file, sync, write_durably
+from private_distdd.site.consent import Consent
 from private_distdd.wire.attestation import Attestation, Signed, fingerprint_of
 
 _LONGEST = 1 << 12  # bytes of a key's file
 
 
 class SiteKey:
-    """An Ed25519 key.  It signs attestations and nothing else, so nobody can have it sign what reads otherwise.
+    """An Ed25519 key.  It signs attestations and its owner's consents, each under its format's name, and nothing
+    else: so nobody can have it sign what reads otherwise.
 
     Args:
         private: the key itself.
@@ -104,6 +106,18 @@ class SiteKey:
     def sign(self, attestation: Attestation) -> Signed:
         """The attestation with this key's signature."""
         return Signed(attestation, self.public_key, self._private.sign(attestation.to_bytes()).hex())
+
+    def sign_consent(self, consent: Consent) -> str:
+        """The consent's signature: 64 bytes, in hexadecimal."""
+        return self._private.sign(consent.to_bytes()).hex()
+
+    def signed_consent(self, consent: Consent, signature: str) -> bool:
+        """Is that what this key signed?"""
+        try:
+            self._private.public_key().verify(bytes.fromhex(signature), consent.to_bytes())
+        except (InvalidSignature, ValueError):  # ValueError: no hexadecimal digits
+            return False
+        return True
 
     def _pem(self) -> bytes:
         return self._private.private_bytes(

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from private_distdd.encoding import to_json
 from private_distdd.limits import CONTROL_BYTES
 
-CODES = ("budget", "refused", "not_enrolled", "failed")
-"""The budget cannot pay; refused for another reason; enrol first; the computation failed, and its charge is used up."""
+CODES = ("budget", "refused", "not_enrolled", "waiting", "failed")
+"""The budget cannot pay; refused for another reason; enrol first; the owner has not agreed yet; the computation failed,
+and its charge is used up."""
 
 
 @dataclass(frozen=True)
