@@ -60,3 +60,10 @@ def test_the_command_line_killed_and_resumed(tmp_path: Path) -> None:
         history = parse((tmp_path / "run" / "ledgers" / f"{name}.jsonl").read_bytes())
         assert sum(isinstance(entry, Charge | Recovered) for entry in history) == bill["charges"] == rounds
         assert bill["messages_used"] == sum(isinstance(entry, Sealed) for entry in history) >= rounds - 1
+
+
+def test_processes_of_their_own_killed_at_random_moments() -> None:
+    script = SCRIPT.with_name("site_kills.py")
+    done = subprocess.run([sys.executable, script, "--kills", "4"], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 unpaid, 0 charged twice, 4 kills" in done.stdout
