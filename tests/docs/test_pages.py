@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import pkgutil
 import re
 import shlex
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,14 +17,18 @@ from shown import Runner, blocks
 from private_distdd.cli import main
 
 ROOT = Path(__file__).parents[2]
-OUTPUTS = {"verifying": 7, "bill": 8, "quickstart": 3, "methods": 3, "limits": 0}
+OUTPUTS = {"verifying": 7, "bill": 8, "quickstart": 3, "methods": 3, "limits": 0, "sites": 10}
 """Pages, and how many outputs each shows at least: so that none gets out of the test's sight."""
 
 
 @pytest.fixture(scope="session")
-def runner(tmp_path_factory: pytest.TempPathFactory) -> Runner:
-    """One folder for all pages: they share the release that `distill` makes."""
-    return Runner(tmp_path_factory.mktemp("pages"))
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
+    """One folder for all pages: they share the release that `distill` makes.  Processes that a page left are ended."""
+    folder = tmp_path_factory.mktemp("pages")
+    yield Runner(folder)
+    for path in folder.glob("*.pid"):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(path.read_text()), signal.SIGTERM)
 
 
 def page(name: str) -> str:
@@ -48,7 +56,9 @@ PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONT
 def test_commands_on_a_page_exist_with_these_options(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for command, *arguments in commands(path.read_text(encoding="utf-8")):
         with pytest.raises(SystemExit, match="0"):
-            main([command, "--help"])
+            main(
+                [command, *arguments[:1], "--help"] if arguments[:1] and arguments[0][0] != "-" else [command, "--help"]
+            )
         known = set(re.findall(r"--[\w-]+", capsys.readouterr().out))
         asked = {argument.partition("=")[0] for argument in arguments if argument.startswith("--")}
         assert asked <= known, f"{path.name}: private-distdd {command} has no {asked - known}"

@@ -34,8 +34,10 @@ MASKS = {
     "day": r"\b\d{4}-\d\d-\d\d\b",
     "hash": r"\b(?:[0-9a-f]{64}){1,2}\b",  # and signatures, which are twice as long
     "loss": r"(?<=loss )\d+\.\d+",
+    "run": r"(?<=\brun )'?[0-9a-f]{16}\b",
     "run_id": r'(?<="run_id": ")[0-9a-f]{16}',
     "time": r"\b\d+:\d\d:\d\d\b",
+    "version": r"(?<=private-distdd )[\d.]+\d",
     "versions": r'(?<=")(?:\d+\.)+\d[^"]*',
 }
 """Values that noise, the machine or the time decide."""
