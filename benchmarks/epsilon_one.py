@@ -10,13 +10,14 @@ with `--json`, appended to FILE: settings, epsilon by the card, S's accuracies, 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import time
 from typing import Any
 
 import torch
 
-from private_distdd import CollabDM, DistDD, ImageDataset, Privacy, dirichlet_split, evaluate, load_dataset
+from private_distdd import Client, CollabDM, DistDD, ImageDataset, Privacy, dirichlet_split, evaluate, load_dataset
 from private_distdd.evaluation import accuracy
 
 METHODS: dict[str, Any] = {"collabdm": CollabDM, "distdd": DistDD}
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("--protocols", nargs="*", default=["hard", "mixed"])
     parser.add_argument("--evaluation", type=json.loads, default={"model_args": {"width": 128}, "epochs": 300})
     parser.add_argument("--networks", type=int, default=1, help="that are trained on S in each protocol")
+    parser.add_argument("--device", default="cpu", help="of clients, server and evaluation")
     parser.add_argument("--json")
     parser.add_argument("--save")
     options = parser.parse_args()
@@ -45,9 +47,12 @@ def main() -> None:
     if options.held:
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(7))
         test, train = (ImageDataset(train.images[p], train.labels[p], train.info) for p in (order[:5000], order[5000:]))
-    clients = dirichlet_split(train, options.clients, alpha=options.dirichlet, seed=options.seed)
+    make_client = functools.partial(Client, device=options.device)
+    clients = dirichlet_split(
+        train, options.clients, alpha=options.dirichlet, seed=options.seed, make_client=make_client
+    )
     private = Privacy(target_epsilon=options.epsilon, delta=1e-5, **options.privacy) if options.epsilon else None
-    method = METHODS[options.method](privacy=private, seed=options.seed, **options.knobs)
+    method = METHODS[options.method](privacy=private, seed=options.seed, device=options.device, **options.knobs)
     begun = time.process_time()
     release = method.fit(clients)
     found: dict[str, Any] = {"distillation": round(time.process_time() - begun)}
@@ -55,13 +60,15 @@ def main() -> None:
         release.save(options.save)
     found["epsilon"] = max(release.epsilon.values())
     if release.teacher is not None:
-        found["teacher"] = accuracy(release.teacher.build(), test)
+        found["teacher"] = accuracy(release.teacher.build().to(options.device), test, device=options.device)
     for labels in options.protocols:
         if labels != "hard" and release.dataset.soft_labels is None:
             continue
         begun = time.process_time()
         seeds = range(options.networks)
-        scored = evaluate(release.dataset, test, labels=labels, seeds=seeds, **options.evaluation)
+        scored = evaluate(
+            release.dataset, test, labels=labels, seeds=seeds, device=options.device, **options.evaluation
+        )
         found[labels] = list(scored.accuracies)
         found[f"seconds of {labels}"] = round(time.process_time() - begun)
     line = json.dumps({**vars(options), "found": found})

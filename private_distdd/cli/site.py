@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import logging.handlers
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,13 +13,15 @@ from typing import TYPE_CHECKING
 
 from private_distdd.cli.options import Commands, add_threads_option
 from private_distdd.errors import ConfigurationError
-from private_distdd.files import descriptor
 
 if TYPE_CHECKING:
     from private_distdd.privacy.ledger import History
     from private_distdd.site.config import SiteConfig
     from private_distdd.site.key import SiteKey
     from private_distdd.wire.run import Run
+
+
+LOG_BYTES = 10_000_000  # of a log; three older ones are kept
 
 
 def add(commands: Commands) -> None:
@@ -70,6 +73,7 @@ def _run(options: argparse.Namespace) -> int:
     from private_distdd.site.daemon import Daemon
 
     config = _config(options)
+    os.umask(0o077)  # all that this process writes is for its owner's eyes only
     with _logged(config):
         client = config.client()
         with client.ledger:
@@ -198,13 +202,10 @@ def _delta(config: SiteConfig) -> float:
 @contextlib.contextmanager
 def _logged(config: SiteConfig) -> Iterator[None]:
     """What the site has to say goes into the owner's own file, and nowhere else."""
-    try:
-        with descriptor(config.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND):  # for its owner's eyes only
-            handler = logging.FileHandler(config.log)
+    try:  # of a bounded size: whoever reaches the site can make it say much
+        handler = logging.handlers.RotatingFileHandler(config.log, maxBytes=LOG_BYTES, backupCount=3)
     except OSError as error:
-        raise ConfigurationError(
-            f"{config.log}: {error.strerror}", "a file that can be written", "Mend that."
-        ) from error
+        raise ConfigurationError(f"{config.log}: {error.strerror}", "a file to write to", "Mend that.") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger(f"private_distdd_client.{config.client_id}")
     logger.addHandler(handler)

@@ -16,13 +16,16 @@ from private_distdd.errors import ConfigurationError, QueryRefusedError
 from private_distdd.wire.engine import ExchangeInterrupted
 from private_distdd.wire.frame import request_frame, response_of
 
+AGAIN = 0.2  # seconds until a site that did not listen is knocked at again
+
 _log = logging.getLogger("private_distdd")
 
 
 class Sites:
     """Site daemons of this machine and this user, asked all at once.
 
-    Who cannot be reached, hangs up or comes too late is absent; a site answers the same bytes again for nothing.
+    Who hangs up or comes too late is absent, and so is, without a deadline, who does not listen; with one, a site that
+    is just being started has until then.  A site answers the same bytes again for nothing.
 
     Args:
         sockets: each client's socket, as its owner's configuration says; at least one.
@@ -50,22 +53,12 @@ class Sites:
         deadline: float | None = None,
     ) -> Mapping[str, bytes | None]:
         """See `Engine`.  A thread for each client; none is left when this returns."""
-        end = None if deadline is None else time.monotonic() + deadline
-        expiry = expiry_of(deadline)
-        came: queue.SimpleQueue[tuple[str, bytes | None]] = queue.SimpleQueue()
+        asking = _Asking(deadline)
         replies: dict[str, bytes | None] = dict.fromkeys(requests)
-        connections = {name: socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) for name in requests}
-
-        def ask(name: str) -> None:
-            reply = None
-            try:
-                frame = request_frame(operation, requests[name], expiry)
-                reply = response_of(through(connections[name], self._sockets[name], frame, deadline))
-            except (OSError, QueryRefusedError) as error:
-                _log.info("client %s is absent: %s", name, error)
-            came.put((name, reply))
-
-        threads = [threading.Thread(target=ask, args=(name,), daemon=True) for name in requests]
+        threads = [
+            threading.Thread(target=asking.ask, args=(name, self._sockets[name], operation, request), daemon=True)
+            for name, request in requests.items()
+        ]
         wanted = len(requests) if enough is None else enough
         try:
             for thread in threads:
@@ -73,21 +66,69 @@ class Sites:
             for _ in requests:
                 if sum(reply is not None for reply in replies.values()) >= wanted:
                     break
-                name, reply = came.get(timeout=None if end is None else max(0.0, end - time.monotonic()))
+                name, reply = asking.came.get(timeout=asking.left())
                 replies[name] = reply
         except queue.Empty:
             pass
         except KeyboardInterrupt as error:
             raise ExchangeInterrupted(replies) from error
         finally:
-            for connection in connections.values():
-                with contextlib.suppress(OSError):  # not connected, or not any more
-                    connection.shutdown(socket.SHUT_RDWR)
-                connection.close()
+            asking.stop()
             for thread in threads:
                 if thread.ident is not None:
                     thread.join()
         return replies
+
+
+class _Asking:
+    """One exchange: what its threads share.
+
+    Args:
+        deadline: see `Engine.exchange`.
+    """
+
+    def __init__(self, deadline: float | None) -> None:
+        self._end = None if deadline is None else time.monotonic() + deadline
+        self._expiry = expiry_of(deadline)
+        self._lock, self._over = threading.Lock(), threading.Event()
+        self._connections: dict[str, socket.socket] = {}
+        self.came: queue.SimpleQueue[tuple[str, bytes | None]] = queue.SimpleQueue()
+
+    def left(self) -> float | None:
+        """Seconds until the deadline; None without one."""
+        return None if self._end is None else max(0.0, self._end - time.monotonic())
+
+    def ask(self, name: str, path: str, operation: str, request: bytes) -> None:
+        """Put the client's reply into the queue, or None: it is absent."""
+        reply, frame = None, request_frame(operation, request, self._expiry)
+        try:
+            while (connection := self._connection(name)) is not None:
+                try:
+                    with connection:
+                        reply = response_of(through(connection, path, frame, self.left()))
+                    break
+                except (FileNotFoundError, ConnectionRefusedError):  # nobody listens: perhaps it is being started
+                    if not self.left():
+                        raise
+                    self._over.wait(AGAIN)
+        except (OSError, QueryRefusedError) as error:
+            _log.info("client %s is absent: %s", name, error)
+        self.came.put((name, reply))
+
+    def _connection(self, name: str) -> socket.socket | None:
+        with self._lock:  # none is made after `stop` has looked at them
+            if not self._over.is_set():
+                self._connections[name] = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                return self._connections[name]
+        return None
+
+    def stop(self) -> None:
+        """Nobody is waited for any longer."""
+        with self._lock:
+            self._over.set()
+        for connection in self._connections.values():
+            with contextlib.suppress(OSError):  # not connected, or not any more
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 def expiry_of(deadline: float | None) -> int:

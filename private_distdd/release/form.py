@@ -7,8 +7,21 @@ import importlib.metadata
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
+from private_distdd import __version__
+
 PACKAGES = ("private-distdd", "torch", "opacus", "numpy")
-version = functools.cache(importlib.metadata.version)  # each look would read all that the package says of itself
+
+
+@functools.cache  # each look would read all that the package says of itself
+def version(name: str) -> str:
+    """A package's version; our own is the code's.  One that is not installed is "unknown", and no reason to fail."""
+    if name == "private-distdd":
+        return __version__
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
 
 # The form of a card: the types allowed for each field, or the fields below it; more or fewer fields are a failure.
 CardForm: TypeAlias = Mapping[str, Any] | tuple[type, ...]

@@ -64,12 +64,13 @@ class Daemon:
                         continue
                     self._answer(connection)
             finally:
-                self._listener.close()
+                for end in (self._listener, self._wake, self._woken):
+                    end.close()
                 self._path.unlink(missing_ok=True)
 
     def stop(self) -> None:
-        """End `serve` after the answer under way; may be called from anywhere."""
-        with contextlib.suppress(BlockingIOError):  # it has been called often enough
+        """End `serve` after the answer under way; may be called from anywhere, and again."""
+        with contextlib.suppress(OSError):  # it has ended, or was told so often enough
             self._wake.send(b"\0")
 
     @contextlib.contextmanager
