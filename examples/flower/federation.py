@@ -6,6 +6,7 @@ What each of them is started with is what a hospital would type; docs/flower.md 
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import os
 import re
@@ -39,8 +40,9 @@ class Process:
     """
 
     def __init__(self, name: str, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
-        self.name, self.log = name, folder / f"{name}.log"
+        self.name, self.log = name, folder / f"{name}.out"
         with self.log.open("ab") as log:
+            self._old = log.tell()  # what an earlier process of this name has said
             self._process = subprocess.Popen(  # noqa: S603 - the commands are below
                 arguments,
                 cwd=folder,
@@ -59,9 +61,9 @@ class Process:
     def wait_for(self, text: str, seconds: float = 60.0) -> None:
         """Until its log holds the text."""
         end = time.monotonic() + seconds
-        while not re.search(text, self.log.read_text(errors="replace")):
+        while not re.search(text, said := self.log.read_bytes()[self._old :].decode(errors="replace")):
             if self._process.poll() is not None or time.monotonic() > end:
-                raise RuntimeError(f"{self.name} did not say {text!r}:\n{self.log.read_text(errors='replace')[-2000:]}")
+                raise RuntimeError(f"{self.name} did not say {text!r}:\n{said[-2000:]}")
             time.sleep(0.1)
 
     def kill(self) -> None:
@@ -90,14 +92,29 @@ class Federation:
 
     def __init__(self, folder: Path, names: Sequence[str], epsilon: float = 20.0) -> None:
         self.folder, self.names, self.server = folder, tuple(names), folder / "server"
+        self.app = self.server / "app"
         self._epsilon, self._running, self._port = epsilon, list[Process](), _free_port()
 
     def __enter__(self) -> Federation:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in reversed(self._running):  # the server last
-            process.end()
+        self.end()
+
+    def end(self) -> None:
+        """End what was started, the newest first: the server is the last.  Again does nothing."""
+        while self._running:
+            self._running[-1].end()
+            self._running.pop()
+
+    def left_over(self) -> list[int]:
+        """Processes of this federation that live, by what they were started with."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # another user's, or gone by now
+                if f"FLWR_HOME={self.folder}/".encode() in (process / "environ").read_bytes():
+                    found.append(int(process.name))
+        return found
 
     def prepare(self) -> None:
         """Certificates, keys, data and configurations: what is done once, and by hand in a real federation."""
@@ -120,7 +137,7 @@ class Federation:
     def start_server(self) -> Process:
         """The SuperLink, with TLS and node authentication."""
         certificates = {"ca-certfile": "ca.pem", "certfile": "server.pem", "keyfile": "server.key"}
-        process = self.begin(
+        self._superlink = self.begin(
             "superlink",
             [
                 *("flower-superlink", "--host", "127.0.0.1", "--port", str(self._port)),
@@ -129,23 +146,21 @@ class Federation:
             ],
             self.server,
         )
-        process.wait_for("Uvicorn running|Application startup complete")
-        return process
+        self._superlink.wait_for("Application startup complete")
+        return self._superlink
 
     def start_site(self, name: str) -> Process:
-        """What holds a hospital's data, ledger and noise."""
-        process = self.begin("site", [*COMMAND, "site", "run", "site.toml"], self.folder / name)
-        process.wait_for(f"{name}: listening")
-        return process
+        """What holds a hospital's data, ledger and noise; it says "listening" when it is ready."""
+        return self.begin("site", [*COMMAND, "site", "run", "site.toml"], self.folder / name)
 
     def admit(self, name: str) -> None:
         """Tell the server a SuperNode's key."""
         self.run(["flwr", "supernode", "register", str(self.folder / name / "node.pub"), "federation"])
 
     def start_node(self, name: str) -> Process:
-        """The SuperNode beside a site: it calls the server, and nobody calls it from outside."""
+        """The SuperNode beside a site: it calls the server, and nobody calls it; it says its "ID" when it is ready."""
         home = self.folder / name
-        process = self.begin(
+        return self.begin(
             "supernode",
             [
                 *("flower-supernode", "--superlink", f"127.0.0.1:{self._port}", "--root-certificates", "ca.pem"),
@@ -154,8 +169,6 @@ class Federation:
             ],
             home,
         )
-        process.wait_for("SuperNode ID")
-        return process
 
     def submit(self, app: Path, config: Mapping[str, Any]) -> str:
         """Start a run of a Flower app, with other values than its own; its number."""
@@ -175,10 +188,19 @@ class Federation:
         Raises:
             RuntimeError: it ended otherwise, or takes longer.
         """
-        end = time.monotonic() + seconds
-        while (status := self.status(run_id)) != "finished:completed":
-            if status.startswith("finished") or time.monotonic() > end:
-                raise RuntimeError(f"run {run_id} is {status}: see {self.server / 'superlink.log'}")
+        self._superlink.wait_for(f"Finished task [0-9]+ of run {run_id}", seconds)
+        if (status := self.status(run_id)) != "finished:completed":
+            raise RuntimeError(f"run {run_id} is {status}: see {self._superlink.log}")
+
+    def release(self, run_id: str) -> Path:
+        """Where the app leaves a run's release."""
+        return self.app / "releases" / run_id
+
+    def answers(self, name: str) -> list[float]:
+        """When a site answered queries so far, by its log: seconds since 1970."""
+        log = (self.folder / name / "site.log").read_text()
+        times = re.findall(r"^(\S+ \S+),(\d+) INFO ask:", log, re.MULTILINE)
+        return [datetime.datetime.fromisoformat(f"{time}.{fraction}").timestamp() for time, fraction in times]
 
     def begin(self, name: str, arguments: Sequence[str], folder: Path) -> Process:
         """Start a program that is ended with the federation."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from private_distdd.engines.forwarder import frame_of, record_of
@@ -92,23 +92,23 @@ class FlowerEngine:
         many = require_count("clients", clients if isinstance(clients, int) else len(named), "Name them.")
         self._grid = grid
         self._patience = require_number("patience", patience, 0, math.inf, "seconds, > 0 and finite", "60 are usual.")
-        self._invited = frozenset(named)  # anybody, where it is empty
-        self._nodes: dict[str, int] = {}  # by client
+        self._said: dict[int, str] = {}  # whose each node online is, in the order in which they said so
         self._pings: dict[str, _Ping] = {}  # by the message's identifier
         self._looked = -math.inf
         end = time.monotonic() + self._patience
-        while len(self._nodes) < many and time.monotonic() < end:
-            self._look()
+        there = self._nodes(named or None)
+        while len(there) < many and time.monotonic() < end:
+            self._look(None)
             list(self._collect({}))
             time.sleep(POLL)
-        if len(self._nodes) < (1 if named else many):
+            there = self._nodes(named or None)
+        if len(there) < (1 if named else many):
             raise ConfigurationError(
-                f"sites of {sorted(self._nodes)} after {self._patience:g} s",
+                f"sites of {sorted(self._said.values())} after {self._patience:g} s",
                 f"some of {sorted(named)}" if named else f"{many} of them",
                 "Start the sites and their SuperNodes, or wait longer.",
             )
-        self.client_ids = tuple(named or sorted(self._nodes)[:many])
-        self._invited = frozenset(self.client_ids)
+        self.client_ids = tuple(named or sorted(there)[:many])
 
     def exchange(
         self,
@@ -127,15 +127,15 @@ class FlowerEngine:
         self._looked = -math.inf
         try:
             while True:
-                self._look(unsent)
-                for name in [name for name in unsent if name in self._nodes]:
-                    frame = request_frame(operation, unsent[name], expiry)
-                    identifier = self._send(self._nodes[name], frame, deadline)
+                if unsent:
+                    self._look(unsent)
+                for name, node in self._nodes(unsent).items():
+                    identifier = self._send(node, request_frame(operation, unsent[name], expiry), deadline)
                     if identifier is None:  # it went since the last look
-                        del self._nodes[name]
+                        del self._said[node]
                         continue
                     now = time.monotonic()
-                    asked[identifier] = _Asked(name, self._nodes[name], now, now + SILENCE)
+                    asked[identifier] = _Asked(name, node, now, now + SILENCE)
                     del unsent[name]
                 replies.update(self._collect(asked))
                 now = time.monotonic()
@@ -147,18 +147,20 @@ class FlowerEngine:
         except KeyboardInterrupt as error:
             raise ExchangeInterrupted(replies) from error
 
-    def _look(self, unsent: Mapping[str, bytes] | None = None) -> None:
-        """Forget nodes that went, and ask strangers who they are while somebody is missing."""
-        if time.monotonic() < self._looked + LOOK or unsent == {}:
+    def _nodes(self, names: Collection[str] | None) -> dict[str, int]:
+        """Where these clients are, those that are anywhere; None is everybody."""
+        return {name: node for node, name in reversed(self._said.items()) if names is None or name in names}
+
+    def _look(self, names: Collection[str] | None) -> None:
+        """Forget nodes that went; if one of these clients is nowhere, ask strangers who they are; every `LOOK` s."""
+        if time.monotonic() < self._looked + LOOK:
             return
         self._looked = time.monotonic()
         online = set(self._grid.get_node_ids())
-        for name, node in list(self._nodes.items()):
-            if node not in online:
-                _log.info("node %d of client %s went", node, name)
-                del self._nodes[name]
-        if unsent is None or unsent.keys() - self._nodes.keys():
-            for node in online - {*self._nodes.values(), *(ping.node for ping in self._pings.values())}:
+        for node in self._said.keys() - online:
+            _log.info("node %d of client %s went", node, self._said.pop(node))
+        if names is None or set(names) - self._nodes(names).keys():
+            for node in sorted(online - self._said.keys() - {ping.node for ping in self._pings.values()}):
                 self._ping(_Ping(node))
 
     def _ping(self, ping: _Ping) -> None:
@@ -206,12 +208,9 @@ class FlowerEngine:
         except QueryRefusedError as error:
             _log.info("node %d has no site: %s", node, error)
             return
-        if name in self._nodes:
-            _log.warning("node %d is refused: node %d is client %s already", node, self._nodes[name], name)
-        elif self._invited and name not in self._invited:
-            _log.info("node %d is client %s, which is not invited", node, name)
-        else:
-            self._nodes[name] = node
+        if name in self._said.values():
+            _log.warning("node %d is refused: node %d is client %s already", node, self._nodes([name])[name], name)
+        self._said[node] = name
 
 
 def _response(message: Message) -> bytes | None:
