@@ -58,7 +58,7 @@ clientapp = "client_app:app"
 clients = 3               # how many sites to wait for; or who is invited: "hospital-a hospital-b"
 patience = 120.0          # seconds to wait for sites that are not there
 method = "collabdm"       # one round, or a few; "distdd": many rounds
-privacy = '{"target_epsilon": 1.0, "delta": 1e-5}'   # the arguments of Privacy
+privacy = '{"target_epsilon": 1.0, "delta": 1e-5}'   # arguments of Privacy; "null" is none
 knobs = '{"ipc": 10}'     # those of the method, for example "quorum" and "deadline"
 info = '{"name": "digits", "num_classes": 10, "shape": [1, 8, 8]}'   # of the data: public constants
 seed = 0                  # steers everything public, never the noise
@@ -90,12 +90,12 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     config = context.run_config
-    clients = config["clients"]
+    clients, privacy = config["clients"], json.loads(config["privacy"])
     engine = FlowerEngine(
         grid, clients if isinstance(clients, int) else clients.split(), patience=config["patience"]
     )
     method = method_named(config["method"])(
-        privacy=Privacy(**json.loads(config["privacy"])), seed=config["seed"], **json.loads(config["knobs"])
+        privacy=privacy and Privacy(**privacy), seed=config["seed"], **json.loads(config["knobs"])
     )
     release = method.fit(
         engine,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch.utils.data import Dataset
 
@@ -51,7 +51,7 @@ def simulated(message: Message, context: Context) -> Message:
             response = endpoint.handle(ENROL, request)
         else:
             if _STATE in context.state:  # it has agreed to this run, in a process that is no more
-                endpoint.handle(ENROL, context.state.config_records[_STATE][_RUN])
+                endpoint.handle(ENROL, cast(bytes, context.state.config_records[_STATE][_RUN]))
             response = endpoint.handle(operation, request)
     return Message(record_of(response_frame(response)), reply_to=message)
 

@@ -15,7 +15,6 @@ import pytest
 
 pytest.importorskip("flwr")  # it needs Python 3.11
 
-from flwr.supercore.task_identity import TaskIdentity
 from grid import FakeGrid, Node, error_to, framed, other_content
 from small_distdd import NOISY, Small, members
 
@@ -35,15 +34,14 @@ if TYPE_CHECKING:
     from flwr.app import Message
 
 MakeImages = Callable[..., ImageDataset]
+pytestmark = pytest.mark.usefixtures("flower_task")
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fake grid answers at once, so that nobody need wait; and Flower's messages say whose task made them."""
+    """A fake grid answers at once, so that nobody need wait."""
     for name, seconds in {"POLL": 0.001, "LOOK": 0.002, "SILENCE": 0.02}.items():
         monkeypatch.setattr(flower, name, seconds)
-    for name in ("_task_id", "_run_id", "_node_id"):
-        monkeypatch.setattr(TaskIdentity, name, 1)
 
 
 @pytest.fixture

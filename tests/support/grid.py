@@ -22,13 +22,13 @@ class Node:
     """A SuperNode with a site behind it.
 
     Args:
-        client: the site's.
-        claims: another name that it answers pings with.
+        client: the site's; None with a fault that is everything.
         fault: what comes in place of honest replies.
     """
 
-    def __init__(self, client: Client, claims: str | None = None, fault: Fault | None = None) -> None:
-        self.endpoint, self.name, self.fault = Endpoint(client), claims or client.client_id, fault
+    def __init__(self, client: Client | None = None, fault: Fault | None = None) -> None:
+        self.client, self.fault = client, fault
+        self.endpoint = None if client is None else Endpoint(client)
         self.operations: list[str] = []
         self.expiries: list[int] = []
 
@@ -36,9 +36,13 @@ class Node:
         frame = frame_of(message)
         header = request_header(frame[:REQUEST_HEADER])
         request = header.check(frame[REQUEST_HEADER:])
+        assert self.client is not None
+        assert self.endpoint is not None
         ping = header.operation == PING
         response = (
-            Presence(self.name, __version__).to_bytes() if ping else self.endpoint.handle(header.operation, request)
+            Presence(self.client.client_id, __version__).to_bytes()
+            if ping
+            else self.endpoint.handle(header.operation, request)
         )
         return framed(message, response_frame(response))
 
