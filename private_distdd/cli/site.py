@@ -91,7 +91,7 @@ def _status(options: argparse.Namespace) -> int:
     ledger = _ledger(config)
     print(_spent(config, ledger))
     for run in _waiting(config):
-        print("waits for consent: " + _terms(config, ledger, run))
+        print("waits for consent: " + _terms(ledger, run))
     return 0
 
 
@@ -99,7 +99,7 @@ def _approve(options: argparse.Namespace) -> int:
     config = _config(options)
     consents = config.consents(_key(config))
     run, ledger = consents.find(options.name), _ledger(config)
-    print(_terms(config, ledger, run))
+    print(_terms(ledger, run))
     print(_spent(config, ledger))
     if not options.yes and input("Agree to exactly this? [y/N] ").strip().lower() not in ("y", "yes"):
         print("not agreed; the run waits on")
@@ -174,7 +174,7 @@ def _spent(config: SiteConfig, ledger: History) -> str:
     return f"epsilon at delta {delta:g}: {', '.join(sums)}; {limit}"
 
 
-def _terms(config: SiteConfig, ledger: History, run: Run) -> str:
+def _terms(ledger: History, run: Run) -> str:
     """All that the owner is asked to agree to, in words, and what it costs."""
     from private_distdd.rounding import rounded_up
 
