@@ -171,11 +171,18 @@ class Federation:
         )
 
     def submit(self, app: Path, config: Mapping[str, Any]) -> str:
-        """Start a run of a Flower app, with other values than its own; its number."""
+        """Start a run of a Flower app, with other values than its own; its number.
+
+        Raises:
+            RuntimeError: it has not started (`flwr run` exits with 0 all the same).
+        """
         overrides = self.server / "run.toml"
         overrides.write_text("".join(f"{name} = {_toml(value)}\n" for name, value in config.items()))
         printed = self.run(["flwr", "run", str(app), "federation", "--run-config", str(overrides), "--format", "json"])
-        return str(json.loads(printed)["run-id"])
+        answer = json.loads(printed)
+        if not answer["success"]:
+            raise RuntimeError(f"no run of {app} with {overrides}: {answer}")
+        return str(answer["run-id"])
 
     def status(self, run_id: str) -> str:
         """`flwr run` tells nothing of how a run ends: "running", "finished:completed", "finished:failed", ..."""
@@ -258,7 +265,7 @@ def _parts(count: int) -> list[dict[str, Any]]:
 
 
 def _toml(value: object) -> str:
-    return json.dumps(json.dumps(value) if isinstance(value, dict) else value)
+    return json.dumps(json.dumps(value) if isinstance(value, dict) or value is None else value)
 
 
 def _free_port() -> int:
