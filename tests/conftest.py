@@ -71,6 +71,15 @@ def make_images(tiny_info: DatasetInfo) -> MakeImages:
     return make
 
 
+@pytest.fixture
+def flower_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower's messages say whose task made them: outside its processes, somebody must say so."""
+    from flwr.supercore.task_identity import TaskIdentity  # there is no public way
+
+    for name in ("_task_id", "_run_id", "_node_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
+
+
 @pytest.fixture(scope="session")
 def restarted() -> AuditRecord:
     """`restart_check` of the library: its fresh interpreters take seconds, and are asked once for all tests."""

@@ -12,11 +12,11 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from private_distdd.cli import audit, demo, distill, evaluate, plan, site, sweep, verify
+from private_distdd.cli import audit, demo, distill, evaluate, flower, plan, site, sweep, verify
 from private_distdd.cli.options import set_threads
 from private_distdd.errors import NotPrivateWarning, PrivateDistDDError
 
-COMMANDS = (demo, distill, evaluate, plan, verify, audit, sweep, site)  # in the order of the help
+COMMANDS = (demo, distill, evaluate, plan, verify, audit, sweep, site, flower)  # in the order of the help
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

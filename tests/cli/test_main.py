@@ -19,7 +19,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(command in out for command in ("demo", "distill", "evaluate", "plan", "verify"))
 
 
-COMMANDS = ("demo", "distill", "evaluate", "plan", "verify", "audit", "sweep")
+COMMANDS = ("demo", "distill", "evaluate", "plan", "verify", "audit", "sweep", "site", "flower")
 
 
 def test_help_and_parsing_do_not_wait_for_torch() -> None:

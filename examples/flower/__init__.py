@@ -1,0 +1,1 @@
+"""A federation of three hospitals on one machine: `python -m examples.flower.run`."""
