@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 
-def write_certificates(folder: Path) -> None:
-    """`ca.pem`, which everybody gets, and `server.pem` and `server.key`, for 127.0.0.1, which the server keeps.
+def write_certificates(folder: Path, host: str = "127.0.0.1") -> None:
+    """`ca.pem`, which everybody gets, and `server.pem` and `server.key`, for that host, which the server keeps.
 
     The authority's own key is thrown away: it has signed the one certificate that there will be.
     """
@@ -27,7 +27,10 @@ def write_certificates(folder: Path) -> None:
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(authority.public_key()), critical=False)
         .sign(authority, hashes.SHA256())
     )
-    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    try:
+        address: x509.GeneralName = x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        address = x509.DNSName(host)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "the federation's server")])
     its = (
         _certificate(subject, server.public_key(), issuer)
@@ -35,7 +38,7 @@ def write_certificates(folder: Path) -> None:
         .add_extension(_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key()), critical=False)
-        .add_extension(address, critical=False)
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
         .sign(authority, hashes.SHA256())
     )
     for name, certificate in {"ca.pem": itself, "server.pem": its}.items():
