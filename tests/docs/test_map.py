@@ -185,7 +185,7 @@ def test_the_words_are_sorted_and_each_is_told_once() -> None:
         ("site/endpoint.py::Endpoint.handle`", "site/endpoint.py::Endpoint.handles`", "no Endpoint.handles"),
         ("`privacy/plan.py::Privacy`", "`privacy/spec.py::Privacy`", "no file privacy/spec.py"),
         ("::test_coins_round_the_probability_down`", "::test_coins_round_it_down`", "no test_coins_round_it_down"),
-        ("`engines/in_process.py`", "`engines/flower.py`", "no file engines/flower.py"),
+        ("`engines/in_process.py`", "`engines/pigeon.py`", "no file engines/pigeon.py"),
     ],
 )
 def test_a_wrong_place_is_found(old: str, new: str, message: str) -> None:
