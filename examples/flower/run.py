@@ -1,7 +1,7 @@
 """Three hospitals and a server on one machine, each a process of its own: python -m examples.flower.run [--folder NEW].
 
 CollabDM at epsilon 1; then DistDD, 10 rounds at epsilon 8, during which one hospital's site is killed and started
-again.  Both releases are verified against the hospitals' fingerprints.  Less than four minutes on two cores; nothing is
+again.  Both releases are verified against the hospitals' fingerprints.  Four or five minutes on two cores; nothing is
 left running, whatever happens.
 """
 
