@@ -20,7 +20,11 @@ COMMANDS = (demo, distill, evaluate, plan, verify, audit, sweep)  # in the order
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0: success; 1: `verify`, `audit` or `sweep` finds failures; 2: an error, said in one line."""
+    """Run one command, and say an error in one line.
+
+    Returns:
+        0: success; 1: `verify`, `audit` or `sweep` finds failures; 2: an error; 130: Ctrl-C.
+    """
     options = _parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
@@ -33,8 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PrivateDistDDError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+    except KeyboardInterrupt as stop:  # `Interrupted` says where the release is
+        print(str(stop) or "stopped by Ctrl-C", file=sys.stderr)
         return 130
 
 

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 from private_distdd.errors import CheckpointError, QueryRefusedError
@@ -257,12 +258,14 @@ class Session:
         and nobody has signed it.  What has been paid for is released in any case: no client can take it back by losing
         or spoiling its ledger.
         """
+        interrupted = False
         try:
             for name, reply in self._ledgers(self.answered, self.run.to_bytes()).items():
                 self._known.last(name, reply.ledger, reply.answer)
         except KeyboardInterrupt:  # the run is over, and its release is due
             _log.warning("interrupted: the last known ledgers serve")
-        return self._known.accounts(self.run, self.answered)
+            interrupted = True
+        return replace(self._known.accounts(self.run, self.answered), interrupted=interrupted)
 
 
 def quorum_of(share: float, count: int) -> int:
