@@ -129,8 +129,9 @@ class Course(ABC):
 
     def record(self, answered: Sequence[str]) -> RoundRecord:
         """What is known now."""
-        epsilon, traffic = self.session.epsilon(), self.session.traffic
-        return RoundRecord(self.rounds_done, self.rounds, self.loss, epsilon, tuple(answered), traffic)
+        session = self.session
+        used, traffic = dict(session.answered), session.traffic
+        return RoundRecord(self.rounds_done, self.rounds, self.loss, session.run.plan, used, tuple(answered), traffic)
 
 
 def run(
@@ -159,7 +160,7 @@ def run(
     if saved.progress:
         course.restore(Kept(saved.progress, saved.state, saved.memory))
     course.prepare()
-    shown = progress_bar(course.planned, session.run.plan, unit=course.unit, shown=progress)
+    shown = progress_bar(course.planned, unit=course.unit, shown=progress)
     tell = on_round_end or (lambda record: None)
     with shown as bar, _noting(stops):
         if course.unit == "step":

@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 from private_distdd.errors import CheckpointError, QueryRefusedError
-from private_distdd.privacy.accountants import epsilon
 from private_distdd.privacy.ledger import parse
 from private_distdd.server.accounts import Accounts, KnownLedgers
 from private_distdd.server.line import Line, Traffic
@@ -239,17 +238,6 @@ class Session:
     def traffic(self) -> dict[str, Traffic]:
         """Bytes sent and received so far by every client that was ever active."""
         return {client_id: self._line.traffic[client_id] for client_id in self.answered}
-
-    def epsilon(self) -> dict[str, float]:
-        """This run's epsilon so far by client, by RDP: what has been spent, for the progress line."""
-        costs = {count: self._spent(count) for count in set(self.answered.values())}
-        return {client_id: costs[count] for client_id, count in self.answered.items()}
-
-    def _spent(self, count: int) -> float:
-        plan = self.run.plan
-        if count == 0:
-            return 0.0
-        return math.inf if plan is None else epsilon([plan.event] * count, plan.delta, "rdp")
 
     def accounts(self) -> Accounts:
         """The ledgers of all clients that were ever active, and who cannot account for what was used.
