@@ -68,7 +68,13 @@ class LedgerError(PrivateDistDDError):
 
 
 class ReleaseError(PrivateDistDDError):
-    """A release folder cannot be written, read or verified."""
+    """A release folder cannot be written, read or verified.
+
+    Attributes:
+        release: what a run has made and could not save, so that it can be saved elsewhere; else None.
+    """
+
+    release: Release | None = None
 
 
 class CheckpointError(PrivateDistDDError):

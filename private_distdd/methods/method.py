@@ -24,7 +24,7 @@ from private_distdd.server.record import RoundRecord
 from private_distdd.server.session import quorum_of
 from private_distdd.server.start import Started, start_run
 from private_distdd.site.client import Client
-from private_distdd.validate import require_count, require_number
+from private_distdd.validate import require_count, require_number, require_path
 from private_distdd.wire.engine import Engine
 from private_distdd.wire.packing import PLAIN, require_format
 from private_distdd.wire.run import Run
@@ -225,7 +225,10 @@ class Method(ABC):
         ledger line, and a lost store of a sealed message.  Charges past T_max are refused in any case, so such a client
         leaves before the last round; clients trust their ledgers, not the checkpoint.
         """
+        if on_round_end is not None and not callable(on_round_end):
+            raise ConfigurationError(f"on_round_end = {on_round_end!r}", "a function of one RoundRecord", "Pass one.")
         folder = None if output is None else require_new(output)
+        checkpoint = None if checkpoint is None else require_path("checkpoint", checkpoint)
         engine, info = engine_of(clients, info)
         plan = self.plan(engine.client_ids)
         started = start_run(

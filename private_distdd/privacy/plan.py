@@ -14,6 +14,7 @@ from private_distdd.privacy.events import SampledGaussian
 from private_distdd.privacy.grade import LARGE_DELTA
 from private_distdd.validate import require_count, require_flag, require_number
 
+MOST_NOISE = 2.0**20  # the largest noise multiplier
 _MOST_EVENTS = 10**6  # of one query
 
 
@@ -47,7 +48,7 @@ class PrivacyPlan:
             "noise_multiplier",
             self.noise_multiplier,
             0,
-            math.nextafter(2.0**20, math.inf),
+            math.nextafter(MOST_NOISE, math.inf),
             "0 < noise_multiplier <= 2^20",
             "Give the noise's standard deviation divided by max_grad_norm.",
         )
@@ -185,6 +186,13 @@ class Privacy:
             require_count("events_per_query", events_per_query, "1 is usual.", at_most=_MOST_EVENTS)
             events = max_queries * events_per_query
             sigma = calibrate_noise_multiplier(self.target_epsilon, self.delta, self.sample_rate, events)
+            if sigma > MOST_NOISE:
+                raise ConfigurationError(
+                    f"target_epsilon = {self.target_epsilon!r} for {events} releases, delta = {self.delta!r}, "
+                    f"sample_rate = {self.sample_rate!r}",
+                    "a target within reach of a noise multiplier of 2^20",
+                    "Raise target_epsilon, or plan fewer rounds or a smaller sample_rate.",
+                )
         return PrivacyPlan(
             float(sigma),
             float(self.sample_rate),

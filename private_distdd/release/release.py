@@ -30,7 +30,7 @@ from private_distdd.release.folder import (
 )
 from private_distdd.release.signatures import Signer, checked_owners, signers_of
 from private_distdd.release.verify import failures_of
-from private_distdd.validate import require_identifier
+from private_distdd.validate import require_identifier, require_path
 
 _log = logging.getLogger("private_distdd")
 
@@ -97,7 +97,7 @@ class Release(Contents):
         Raises:
             ReleaseError: not a release, files missing, added or changed, or contents that cannot be read.
         """
-        found = read_release(Path(path))
+        found = read_release(require_path("the release's folder", path))
         if isinstance(found, Contents):
             return cls(found.synthetic, found.card, found.ledgers, found.folder, found.teacher)
         raise ReleaseError(f"{path}: " + "; ".join(found), "a release folder as it was saved", "Ask for it again.")
@@ -150,7 +150,7 @@ def require_new(path: str | os.PathLike[str]) -> Path:
     Raises:
         ReleaseError: something lies there, or no folder can be made.
     """
-    folder = Path(path)
+    folder = require_path("the release's folder", path)
     if os.path.lexists(folder):
         raise ReleaseError(f"{folder} exists", "a new folder", "Choose another name; nothing is ever overwritten.")
     try:

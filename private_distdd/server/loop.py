@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
-from private_distdd.errors import Interrupted
+from private_distdd.errors import Interrupted, ReleaseError
 from private_distdd.files import numbered
 from private_distdd.networks.trained import TrainedNetwork
 from private_distdd.release.build import build_sound_release
@@ -207,7 +207,11 @@ def run(
     if stopped and output is None and course.started.folder is not None:
         output = numbered(course.started.folder.path, "interrupted")
     if output is not None:
-        release.save(output)
+        try:
+            release.save(output)
+        except ReleaseError as error:  # it is paid for
+            error.release = release
+            raise
     if stopped:
         raise Interrupted(release, output)
     return release
