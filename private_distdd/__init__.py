@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from private_distdd.data.info import DatasetInfo
     from private_distdd.data.load import load_dataset
     from private_distdd.data.normalised import from_torch
-    from private_distdd.errors import NotPrivateWarning, PrivateDistDDError
+    from private_distdd.errors import Interrupted, NotPrivateWarning, PrivateDistDDError
     from private_distdd.evaluation import Evaluation, evaluate
     from private_distdd.experiments.sweep import sweep
     from private_distdd.limits import ComputeLimits
@@ -45,6 +45,7 @@ _HOMES = {
     "FedAvg": "baselines.fedavg",
     "FedProx": "baselines.fedavg",
     "ImageDataset": "data.dataset",
+    "Interrupted": "errors",
     "Ledger": "privacy.ledger",
     "ModelSpec": "networks.spec",
     "NotPrivateWarning": "errors",
@@ -76,6 +77,7 @@ __all__ = [
     "FedAvg",
     "FedProx",
     "ImageDataset",
+    "Interrupted",
     "Ledger",
     "ModelSpec",
     "NotPrivateWarning",

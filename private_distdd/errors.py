@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from private_distdd.release.release import Release
+
 _LONGEST = 400  # characters of one part of an error's text: what was given may be anybody's
 
 
@@ -66,11 +72,31 @@ class LedgerError(PrivateDistDDError):
 
 
 class ReleaseError(PrivateDistDDError):
-    """A release folder cannot be written, read or verified."""
+    """A release folder cannot be written, read or verified.
+
+    Attributes:
+        release: what a run has made and could not save, so that it can be saved elsewhere; else None.
+    """
+
+    release: Release | None = None
 
 
 class CheckpointError(PrivateDistDDError):
     """A checkpoint is corrupt, belongs to another run, is there already, or cannot be written."""
+
+
+class Interrupted(KeyboardInterrupt):  # no Exception: whoever catches those must not go on after Ctrl-C
+    """Ctrl-C during a run, raised once what was paid for is a release.
+
+    Args:
+        release: S as it is, with the true bill; it verifies as any other.
+        folder: where it was saved; None where the run was given no folder.
+    """
+
+    def __init__(self, release: Release, folder: Path | None = None) -> None:
+        where = "in .release of this exception" if folder is None else f"in {folder}"
+        super().__init__(f"stopped by Ctrl-C; the release of what was paid for is {where}")
+        self.release, self.folder = release, folder
 
 
 class NotPrivateWarning(UserWarning):

@@ -32,7 +32,7 @@ from private_distdd.networks.device import require_device
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.networks.training import train
 from private_distdd.synthetic.dataset import SyntheticDataset
-from private_distdd.validate import require_count, require_number
+from private_distdd.validate import require_count, require_kind, require_number
 
 LABELS = ("hard", "soft", "mixed")
 
@@ -221,6 +221,10 @@ def evaluate(
         DataError: the two sets differ in shape, classes or normalisation, or one is empty.
         ConfigurationError, ModelError: see `train_network`.
     """
+    for name, given in (("dataset", dataset), ("test", test)):
+        remedy = "Of a release take release.dataset, of load_dataset's pair (train, test) the second."
+        require_kind(name, given, ImageDataset, "an ImageDataset, which a SyntheticDataset is", remedy)
+    require_kind("seeds", seeds, Iterable, "whole numbers, one a network", "Pass seeds=range(3).")
     require_alike(dataset.info, test.info)
     weight = _soft_weight(labels, soft_weight)
     if not len(test):  # before the minutes of training

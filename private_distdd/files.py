@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,6 +56,11 @@ def write_durably(file: int, data: bytes) -> None:
     while data:
         data = data[os.write(file, data) :]
     os.fsync(file)
+
+
+def numbered(folder: Path, stem: str) -> Path:
+    """The first of stem-001, stem-002, ... that the folder does not hold; nothing is made."""
+    return next(path for i in itertools.count(1) if not os.path.lexists(path := folder / f"{stem}-{i:03}"))
 
 
 def sync(path: Path) -> None:

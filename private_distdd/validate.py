@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 from typing import TypeGuard
 
 from private_distdd.errors import ConfigurationError, QueryRefusedError
@@ -42,6 +44,26 @@ def require_flag(name: str, value: object, remedy: str = "Choose one.") -> bool:
     if not isinstance(value, bool):
         raise ConfigurationError(f"{name} = {value!r}", "True or False", remedy)
     return value
+
+
+def require_kind(name: str, value: object, kind: type | tuple[type, ...], allowed: str, remedy: str) -> None:
+    """Refuse what is of another kind; the error says its class, for its text may be long or private.
+
+    Raises:
+        ConfigurationError: it is.
+    """
+    if not isinstance(value, kind):
+        raise ConfigurationError(f"{name} is of class {type(value).__name__}", allowed, remedy)
+
+
+def require_path(name: str, value: object) -> Path:
+    """`value` as a path.
+
+    Raises:
+        ConfigurationError: it is neither text nor a path.
+    """
+    require_kind(name, value, (str, os.PathLike), "a path", "Name a file or a folder.")
+    return Path(value)  # type: ignore[arg-type]
 
 
 IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,64}")

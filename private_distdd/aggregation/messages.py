@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from private_distdd.errors import ConfigurationError
+from private_distdd.validate import require_kind
 
 _PART = 1 << 20  # values sorted at a time
 
@@ -17,8 +18,9 @@ def check_messages(messages: Tensor, counts: Tensor | None) -> None:
     """Refuse what are no messages of at least one client.
 
     Raises:
-        ConfigurationError: no clients, or counts of another shape.
+        ConfigurationError: no tensor, no clients, or counts of another shape.
     """
+    require_kind("messages", messages, Tensor, "a tensor [clients, ...]", "Stack them: torch.stack(messages).")
     if messages.ndim < 1 or len(messages) < 1:
         raise ConfigurationError(
             f"messages of shape {tuple(messages.shape)}", "[clients, ...], at least one client", "Ask some clients."

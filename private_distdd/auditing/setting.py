@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from private_distdd.auditing.bounds import Scores
-from private_distdd.auditing.tradeoff import TradeoffCurve
 from private_distdd.privacy.events import SampledGaussian
 from private_distdd.privacy.mechanism import Rows, RowSource, SampledGaussianMechanism
 from private_distdd.privacy.plan import PrivacyPlan
 from private_distdd.privacy.randomness import Randomness
+from private_distdd.privacy.tradeoff import TradeoffCurve
 
 Measure: TypeAlias = Callable[[int, RowSource, int, int, Randomness], Tensor]
 """One client's mechanism over a run: called once a message, as `SampledGaussianMechanism.measure`."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from private_distdd.auditing.bounds import RARE, Scores
-from private_distdd.auditing.tradeoff import TradeoffCurve
+from private_distdd.privacy.tradeoff import TradeoffCurve
 
 
 def thresholds(inside: Scores, outside: Scores, most: int = 400) -> NDArray[np.float64]:

@@ -10,29 +10,26 @@ if TYPE_CHECKING:
 
 
 def claim(release: Release) -> str:
-    """The largest epsilon among the clients, rounded up, or that there is no guarantee."""
+    """The largest epsilon among the clients, rounded up, and its grade; or that there is no guarantee."""
+    from private_distdd.privacy.grade import grade_of
     from private_distdd.rounding import rounded_up
 
     if lost := release.card.get("unaccounted"):
         return f"NOT PRIVATE: the ledgers of {', '.join(sorted(lost))} do not account for their messages"
     if not release.private:
         return "NOT PRIVATE: no guarantee"
-    most = max(release.epsilon.values())
-    weak = "; above 10 a claim is weak" if most > 10 else ""
-    return f"epsilon {rounded_up(most)} at delta {release.card['plan']['delta']:g} a client{weak}"
+    most, delta = max(release.epsilon.values()), float(release.card["plan"]["delta"])
+    return f"epsilon {rounded_up(most)} at delta {delta:g} a client: {grade_of(most, delta)} privacy"
 
 
 def print_bills(clients: Mapping[str, Any]) -> None:
-    """A line for each different bill: the claim of the run and what was spent, by both accountants."""
+    """A line for each different bill: the claim of the run and what was spent."""
     from private_distdd.rounding import rounded_up
 
     names: dict[str, list[str]] = {}
     for client_id, bill in clients.items():
-        by = [
-            f"{part} {rounded_up(bill[part]['rdp'])} by RDP, {rounded_up(bill[part]['prv'])} by PRV"
-            for part in ("claim", "spent")
-        ]
-        names.setdefault("; ".join(by), []).append(client_id)
+        parts = ", ".join(f"{part} {rounded_up(bill[part]['epsilon'])}" for part in ("claim", "spent"))
+        names.setdefault(parts, []).append(client_id)
     for line, group in names.items():
         who = ", ".join(group) if len(group) < 4 else f"{len(group)} clients ({group[0]}, {group[1]}, ... {group[-1]})"
         print(f"  {who}: {line}")

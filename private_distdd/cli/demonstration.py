@@ -12,10 +12,11 @@ from rich.table import Table
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.load import load_dataset
 from private_distdd.evaluation import Evaluation, evaluate
+from private_distdd.files import numbered
 from private_distdd.methods.collabdm import CollabDM
 from private_distdd.methods.distdd import DistDD
 from private_distdd.privacy.plan import Privacy
-from private_distdd.release.release import Release
+from private_distdd.release.release import Release, require_new
 from private_distdd.rounding import rounded_up
 from private_distdd.simulation.splits import dirichlet_split
 
@@ -43,7 +44,7 @@ def run_demo(output: str | None, seed: int) -> Release:
         output: the release folder, or None for the first free demo-001, demo-002, ... below the current folder.
         seed: steers everything public.
     """
-    console = Console()
+    console, folder = Console(), require_new(output or numbered(Path(), "demo"))
     train, test = load_dataset("digits")
     console.print(
         f"scikit-learn's digits: {len(train)} training images at {NUM_CLIENTS} clients, {len(test)} test images; "
@@ -59,7 +60,8 @@ def run_demo(output: str | None, seed: int) -> Release:
     # Clients of their own, with ledgers of their own: what (c) gives away is not charged to (d), nor hidden by it.
     open_release = method(None, seed).fit(dirichlet_split(train, NUM_CLIENTS, math.inf, seed=seed), progress=True)
     rows.append(("(c) S by DistDD", none, score(open_release.dataset, test)))
-    release = method(PRIVACY, seed).fit(dirichlet_split(train, NUM_CLIENTS, math.inf, seed=seed), progress=True)
+    clients = dirichlet_split(train, NUM_CLIENTS, math.inf, seed=seed)
+    release = method(PRIVACY, seed).fit(clients, progress=True, output=folder)
     rows.append((f"(d) S by DistDD, {ROUNDS} messages", _bill(release), score(release.dataset, test)))
     once = CollabDM(ipc=IPC, matching_steps=ONCE_STEPS, privacy=PRIVACY, seed=seed)
     shot = once.fit(dirichlet_split(train, NUM_CLIENTS, math.inf, seed=seed), progress=True)
@@ -73,7 +75,6 @@ def run_demo(output: str | None, seed: int) -> Release:
         "Accuracy on the real test images, ± the spread over 3 networks. Epsilon for one labelled example of one "
         f"client, added or removed, at delta = {PRIVACY.delta:g}; local noise."
     )
-    folder = release.save(output or _fresh_folder())
     console.print(
         f"The release of (d), with its picture and card: {folder}/\nCheck it: private-distdd verify {folder}",
         soft_wrap=True,
@@ -82,21 +83,11 @@ def run_demo(output: str | None, seed: int) -> Release:
 
 
 def _bill(release: Release) -> str:
-    """The largest claim among the clients, by both accountants."""
-    claims = [bill["claim"] for bill in release.card["clients"].values()]
-    return ", ".join(
-        f"{rounded_up(max(float(claim[name]) for claim in claims), 3)} by {name.upper()}" for name in ("rdp", "prv")
-    )
+    """The largest claim among the clients."""
+    return rounded_up(max(release.epsilon.values()), 3)
 
 
 def _random_images(train: ImageDataset, seed: int) -> ImageDataset:
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
     chosen = torch.cat([order[train.labels[order] == c][:IPC] for c in range(train.info.num_classes)])
     return ImageDataset(train.images[chosen], train.labels[chosen], train.info)
-
-
-def _fresh_folder() -> Path:
-    number = 1
-    while Path(f"demo-{number:03}").exists():
-        number += 1
-    return Path(f"demo-{number:03}")

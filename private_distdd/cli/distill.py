@@ -22,7 +22,7 @@ from private_distdd.cli.options import (
     asked_privacy,
     data_arguments,
 )
-from private_distdd.errors import CheckpointError, ConfigurationError
+from private_distdd.errors import CheckpointError, ConfigurationError, Interrupted
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
@@ -110,15 +110,17 @@ def run(options: argparse.Namespace) -> int:
 
     Raises:
         ConfigurationError: options contradict each other, or a value is outside its range.
+        ReleaseError: `--output` exists, or cannot be made.
         CheckpointError: `--checkpoint` is not this run's folder.
     """
     from private_distdd.data.load import load_dataset, require_public_classes
     from private_distdd.methods import method_named
     from private_distdd.privacy.ledger import Budget, Ledger
+    from private_distdd.release.release import require_new
     from private_distdd.simulation.splits import dirichlet_split
     from private_distdd.site.client import Client
 
-    _check_output(Path(options.output))  # before the work, not after it
+    output = require_new(options.output)  # before the work, not after it
     if options.resume and options.checkpoint is None:
         raise ConfigurationError("--resume without --checkpoint", "both, or neither", "Name the run's folder.")
     privacy = asked_privacy(options)
@@ -148,8 +150,14 @@ def run(options: argparse.Namespace) -> int:
         clients = dirichlet_split(
             train, options.num_clients, options.dirichlet, seed=options.seed, make_client=make_client
         )
-        release = method.fit(clients, progress=True, checkpoint=options.checkpoint, resume=options.resume)
-    _report(release, release.save(options.output), options)
+        try:
+            release = method.fit(
+                clients, progress=True, checkpoint=options.checkpoint, resume=options.resume, output=output
+            )
+        except Interrupted as stop:
+            _report(stop.release, output, options)
+            raise
+    _report(release, output, options)
     return 0
 
 
@@ -181,19 +189,6 @@ def _test_options(options: argparse.Namespace, release: Release) -> str:
     if release.synthetic is not None and len(release.synthetic.info.shape) == 1:
         given["--model"] = options.model  # its default is for images
     return " ".join(f"{name} {shlex.quote(str(value))}" for name, value in given.items() if value is not None)
-
-
-def _check_output(folder: Path) -> None:
-    """Refuse, before the work, a folder that is there already or cannot be made."""
-    if folder.exists():
-        raise ConfigurationError(f"--output {folder} exists", "a new folder", "Choose another name.")
-    try:
-        folder.mkdir(parents=True)
-        folder.rmdir()
-    except OSError as error:
-        raise ConfigurationError(
-            f"--output {folder}: {error.strerror}", "a folder that can be made", "Choose another place."
-        ) from error
 
 
 def _ledgers(options: argparse.Namespace) -> Path:

@@ -7,6 +7,7 @@ import what they need when they run: help and parsing cost no import of torch.
 from __future__ import annotations
 
 import argparse
+import difflib
 import logging
 import sys
 import warnings
@@ -20,8 +21,12 @@ COMMANDS = (demo, distill, evaluate, plan, verify, audit, sweep, site, flower)  
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0: success; 1: `verify`, `audit` or `sweep` finds failures; 2: an error, said in one line."""
-    options = _parser().parse_args(arguments)
+    """Run one command, and say an error in one line.
+
+    Returns:
+        0: success; 1: `verify`, `audit` or `sweep` finds failures; 2: an error; 130: Ctrl-C.
+    """
+    options = _parsed(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         with warnings.catch_warnings():
@@ -33,9 +38,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PrivateDistDDError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+    except KeyboardInterrupt as stop:  # `Interrupted` says where the release is
+        print(str(stop) or "stopped by Ctrl-C", file=sys.stderr)
         return 130
+
+
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options; those that the command does not have end the program, with what may have been meant."""
+    parser = _parser()
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        command, name = options.command_parser, unknown[0].partition("=")[0]
+        known = [text for text in command._option_string_actions if text.startswith("--")]
+        meant = [text for text in known if name.strip("-") and name.strip("-") in text]
+        meant = meant or difflib.get_close_matches(name, known)
+        hint = f"; did you mean {' or '.join(meant)}?" if meant else ""
+        command.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -47,4 +66,6 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)
+    for command_parser in commands.choices.values():
+        command_parser.set_defaults(command_parser=command_parser)
     return parser

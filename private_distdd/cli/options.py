@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """What a command adds itself to."""
 
-_PRIVACY = ("delta", "sample_rate", "max_grad_norm", "divisor")
+_PRIVACY = ("delta", "sample_rate", "max_grad_norm", "divisor", "allow_large_delta")
 
 
 class Help(argparse.HelpFormatter):
@@ -98,6 +98,9 @@ def add_privacy_options(parser: argparse.ArgumentParser, note: str) -> argparse.
     group.add_argument("--target-epsilon", type=float, metavar="E", help="epsilon of the whole run, per client")
     group.add_argument("--noise-multiplier", type=float, metavar="SIGMA", help="noise over clipping norm, instead")
     group.add_argument("--delta", type=float, help="well below 1 / examples of a client (default 1e-5)")
+    group.add_argument(
+        "--allow-large-delta", action="store_const", const=True, help="take a delta above 1e-3, hardly any privacy"
+    )
     group.add_argument("--sample-rate", type=float, metavar="Q", help="probability of each example's coin (default 1)")
     return group
 

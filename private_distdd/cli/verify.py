@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,8 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         ReleaseError: there is no such folder, or the owners' keys cannot be read.
     """
+    from private_distdd.privacy.grade import in_words
+    from private_distdd.privacy.plan import PrivacyPlan
     from private_distdd.release.release import Release, manifest_hash, verify_folder
     from private_distdd.release.signatures import read_owners
 
@@ -50,6 +53,9 @@ def run(options: argparse.Namespace) -> int:
     if release is not None and not failures:
         print(f"{options.release}: every file, ledger line and epsilon checks out")
         print(f"the claim: {claim(release)}")
+        if release.private:
+            plan = PrivacyPlan.from_json(release.card["plan"])
+            print(textwrap.fill(in_words(plan.schedule, max(release.epsilon.values()), plan.delta), 100))
         if owners is None:
             print(_unconfirmed(list(release.signers({}).values())))
         print(f"{manifest_hash(Path(options.release))}  manifest.json: compare it with what its maker told you")

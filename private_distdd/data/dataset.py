@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from private_distdd.data.form import Shape, form_of, forms
 from private_distdd.data.info import DatasetInfo
@@ -134,6 +134,8 @@ def _gather(dataset: Dataset[Any], shape: Shape | None) -> tuple[Tensor, Tensor]
         examples, labels = _gather(dataset.dataset, shape)
         chosen = torch.as_tensor(dataset.indices, dtype=torch.int64)
         return examples[chosen], labels[chosen]
+    if isinstance(dataset, DataLoader):
+        raise DataError("a DataLoader", "a map-style data set", "Pass what it loads from: loader.dataset.")
     try:
         size = len(dataset)  # type: ignore[arg-type]  # torch's Dataset promises no __len__
     except TypeError as error:
@@ -181,11 +183,12 @@ def _example(dataset: Dataset[Any], index: int) -> tuple[Tensor, int]:
             return example.detach().to("cpu", torch.float32), operator.index(label)
     except TypeError:
         pass
-    raise DataError(
-        f"label of example {index} is a {label.dtype if isinstance(label, Tensor) else type(label).__name__}",
-        "an int, or an integer tensor without dimensions",
-        "Number the classes from 0.",
-    )
+    found, remedy = type(label).__name__, "Number the classes from 0."
+    if isinstance(label, Tensor):
+        found = f"tensor of {label.dtype} {list(label.shape)}"
+        if label.dim():
+            remedy = "Of a one-hot label take label.argmax(), of a tensor [1] label.item()."
+    raise DataError(f"label of example {index} is a {found}", "an int, or an integer tensor without dimensions", remedy)
 
 
 def _is_integer_type(dtype: torch.dtype) -> bool:

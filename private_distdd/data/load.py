@@ -15,6 +15,7 @@ from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.info import Constant, constants
 from private_distdd.data.loaders.register import Wanted, published_names, source_of
 from private_distdd.errors import ConfigurationError
+from private_distdd.validate import require_path
 
 __all__ = ["load_dataset", "published_names", "require_public_classes"]
 
@@ -93,6 +94,7 @@ def load_dataset(
         DataError: unknown name, missing or unreadable files, contents that are not as above, or an option that the
             source does not take.
     """
+    require_path("name_or_path", name_or_path)
     given = {field: constants(value) for field, value in (("mean", mean), ("std", std)) if value is not None}
     wanted = Wanted(
         str(name_or_path), Path(name_or_path), root, download, given, num_classes, classes, label, test, name

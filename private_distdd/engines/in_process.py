@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from types import NoneType
 
 from private_distdd.data.info import DatasetInfo
 from private_distdd.errors import ConfigurationError
 from private_distdd.site.client import Client
 from private_distdd.site.company import Company
 from private_distdd.site.endpoint import Endpoint, Shared
+from private_distdd.validate import require_kind
 from private_distdd.wire.engine import ENROL, Engine, ExchangeInterrupted
 from private_distdd.wire.run import Run
 
@@ -25,10 +27,14 @@ class InProcess:
             (`allow_without_privacy=False`).
 
     Raises:
-        ConfigurationError: no clients, or two of one name.
+        ConfigurationError: no clients, two of one name, or something that is no client.
     """
 
     def __init__(self, clients: Sequence[Client], *, simulated: bool = False) -> None:
+        remedy = "Split a data set with dirichlet_split(train, num_clients), or build Client(name, dataset) objects."
+        require_kind("clients", clients, (list, tuple), "a list of Client objects, or an engine", remedy)
+        for client in clients:
+            require_kind("one of the clients", client, Client, "a Client", remedy)
         self._clients = {client.client_id: client for client in clients}
         self._endpoints = {client_id: Endpoint(client) for client_id, client in self._clients.items()}
         self._simulated = simulated
@@ -89,15 +95,16 @@ def engine_of(clients: Sequence[Client] | Engine, info: DatasetInfo | None) -> t
         info: the constants; by default those that all clients' data sets carry.
 
     Raises:
-        ConfigurationError: no clients, two of one name, or no constants that all of them share.
+        ConfigurationError: no clients, two of one name, something that is no client, or no constants that all share.
         DataError: a client's data does not fit `info`.
     """
+    require_kind("info", info, (DatasetInfo, NoneType), "a DatasetInfo, or None", "Pass DatasetInfo(...).")
     if isinstance(clients, Engine):
         return clients, _common([] if info is None else [info])
+    engine = InProcess(clients, simulated=True)
     for client in clients:  # in one process the caller speaks for the owners
         if client.info is None and info is not None:
             client.describe(info)
-    engine = InProcess(clients, simulated=True)
     return engine, info or _common([client.info for client in clients if client.info is not None])
 
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import platform
-import signal
 import statistics
-import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any, TypeAlias
 
 from private_distdd.encoding import sha256
@@ -101,11 +97,9 @@ def _outcome(cell: Cell) -> dict[str, Any]:
 
 
 def _release(built: Built, clients: Sequence[Client]) -> Release:
-    with warnings.catch_warnings(), _interrupts() as interrupts:
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotPrivateWarning)  # `sweep` says it once for all cells
         release = built.method.fit(clients)
-    if interrupts:  # `fit` ends early and gives what it has
-        raise KeyboardInterrupt
     if release.card["progress"]["stopped_early"]:
         raise ConfigurationError("a run that ended early, for no client was left", "a whole run", "Try it alone.")
     return release
@@ -134,23 +128,3 @@ def _bill(release: Release) -> dict[str, Any]:
 
     epsilons = {"epsilon": most("epsilon"), "epsilon_rdp": most("rdp"), "epsilon_prv": most("prv")}
     return epsilons | {name: plan.get(name) for name in ("delta", "noise_multiplier")}
-
-
-@contextlib.contextmanager
-def _interrupts() -> Iterator[list[int]]:
-    """The Ctrl-Cs that come while the block runs, also those that somebody in it catches."""
-    came: list[int] = []
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
-        yield came  # none can come
-        return
-
-    def note(number: int, frame: FrameType | None) -> None:
-        came.append(number)
-        before(number, frame)
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield came
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -84,10 +84,16 @@ def sweep(
     running = contextlib.closing(_run(folder, left, processes))  # whatever ends this ends the processes
     with _own(folder), sweep_bar(len(plan.cells), progress) as bar, running as done:
         bar(known(), seconds_left(known(), left, processes))
-        for cell in done:
-            records[cell.id] = json.loads(_file(folder, cell).read_bytes())
-            report()
-            bar(known(), seconds_left(known(), [cell for cell in left if cell.id not in records], processes))
+        try:
+            for cell in done:
+                records[cell.id] = json.loads(_file(folder, cell).read_bytes())
+                report()
+                bar(known(), seconds_left(known(), [cell for cell in left if cell.id not in records], processes))
+        except KeyboardInterrupt:
+            finished = f"{sum(record['status'] == DONE for record in records.values())} of {len(plan.cells)} cells"
+            raise KeyboardInterrupt(
+                f"stopped by Ctrl-C; {finished} are done and kept in {folder}, and the same sweep goes on from there"
+            ) from None
         report()
     return known()
 

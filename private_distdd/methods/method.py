@@ -17,14 +17,14 @@ from private_distdd.errors import ConfigurationError
 from private_distdd.networks.device import require_device
 from private_distdd.privacy.plan import Privacy, PrivacyPlan
 from private_distdd.questions.register import PRIVATE_QUESTIONS
-from private_distdd.release.release import Release
+from private_distdd.release.release import Release, require_new
 from private_distdd.server.layout import Layout
 from private_distdd.server.loop import Course, run
 from private_distdd.server.record import RoundRecord
 from private_distdd.server.session import quorum_of
 from private_distdd.server.start import Started, start_run
 from private_distdd.site.client import Client
-from private_distdd.validate import require_count, require_number
+from private_distdd.validate import require_count, require_number, require_path
 from private_distdd.wire.engine import Engine
 from private_distdd.wire.packing import PLAIN, require_format
 from private_distdd.wire.run import Run
@@ -175,11 +175,12 @@ class Method(ABC):
         on_round_end: Callable[[RoundRecord], None] | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
         resume: bool = False,
+        output: str | os.PathLike[str] | None = None,
     ) -> Release:
         """Run the federation and return the release.
 
-        Ctrl-C ends the run cleanly: the release holds S as it is and the true bill.  With a checkpoint the run can go
-        on from the last whole round, after Ctrl-C as after a crash.
+        Ctrl-C ends the run cleanly: `Interrupted` brings a release with S as it is and the true bill.  With a
+        checkpoint the run can go on from the last whole round, after Ctrl-C as after a crash.
 
         Args:
             clients: the data owners, or an engine that reaches them.
@@ -192,6 +193,8 @@ class Method(ABC):
                 process too (`Ledger(path)`), are their own.
             resume: go on with the run whose checkpoint lies there, with the same settings and clients; a run that had
                 ended gives its release again.
+            output: a new folder, in which the release is saved when it is made, after Ctrl-C too.  Without it, one that
+                Ctrl-C ended is saved in the checkpoint's folder, as "interrupted-001", if there is a checkpoint.
 
         Returns:
             the release; `release.dataset` is S.
@@ -202,6 +205,8 @@ class Method(ABC):
             QueryRefusedError: no client agrees to the run, or none answers where nothing can be made without.
             ModelError: the network is not registered, breaks an assumption of the theorem, or cannot serve.
             DataError: a client's data does not fit the `info` given.
+            ReleaseError: `output` exists, and nothing is spent; or it cannot be written.
+            Interrupted: Ctrl-C after the clients had agreed to the run; `.release` holds what was paid for.
             CheckpointError: the folder holds a checkpoint already, or, to resume, none, a damaged one, one of another
                 run, or one whose messages the clients' ledgers do not know.  Nothing is spent.  Or it cannot be
                 written; the round before is then still whole.
@@ -220,6 +225,10 @@ class Method(ABC):
         ledger line, and a lost store of a sealed message.  Charges past T_max are refused in any case, so such a client
         leaves before the last round; clients trust their ledgers, not the checkpoint.
         """
+        if on_round_end is not None and not callable(on_round_end):
+            raise ConfigurationError(f"on_round_end = {on_round_end!r}", "a function of one RoundRecord", "Pass one.")
+        folder = None if output is None else require_new(output)
+        checkpoint = None if checkpoint is None else require_path("checkpoint", checkpoint)
         engine, info = engine_of(clients, info)
         plan = self.plan(engine.client_ids)
         started = start_run(
@@ -246,6 +255,7 @@ class Method(ABC):
             ),
             progress=progress,
             on_round_end=on_round_end,
+            output=folder,
         )
 
     def _check(self, info: DatasetInfo) -> None:

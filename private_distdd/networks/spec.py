@@ -43,7 +43,13 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not isinstance(self.arguments, Mapping):
-            raise ModelError(f"model {self.name!r} with {self.arguments!r}", "a name and a mapping", "Give both.")
+            found = self.name if isinstance(self.name, str) else f"of class {type(self.name).__name__}"
+            raise ModelError(
+                f"model {found} with arguments of class {type(self.arguments).__name__}",
+                "the name of a registered network, and a mapping of its arguments",
+                'Networks go by name, for queries carry no code: register_model("mine")(make) takes your class, or a '
+                'function, as make(shape, num_classes, **arguments); then say model="mine".',
+            )
         names = list(self.arguments)
         if len(names) > ARGUMENTS or not all(isinstance(n, str) and len(n) <= ARGUMENT_LENGTH for n in names):
             raise ModelError(

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import InitVar, asdict, dataclass, fields
 from typing import Any
 
 from private_distdd.errors import ConfigurationError
 from private_distdd.privacy.accountants import best_epsilon
 from private_distdd.privacy.calibration import calibrate_noise_multiplier
 from private_distdd.privacy.events import SampledGaussian
-from private_distdd.validate import require_count, require_number
+from private_distdd.privacy.grade import LARGE_DELTA
+from private_distdd.validate import require_count, require_flag, require_number
 
+MOST_NOISE = 2.0**20  # the largest noise multiplier
 _MOST_EVENTS = 10**6  # of one query
 
 
@@ -46,7 +48,7 @@ class PrivacyPlan:
             "noise_multiplier",
             self.noise_multiplier,
             0,
-            math.nextafter(2.0**20, math.inf),
+            math.nextafter(MOST_NOISE, math.inf),
             "0 < noise_multiplier <= 2^20",
             "Give the noise's standard deviation divided by max_grad_norm.",
         )
@@ -76,7 +78,13 @@ class PrivacyPlan:
     @property
     def epsilon(self) -> float:
         """The claimed epsilon(T_max) at `delta`: the smaller valid upper bound of the accountants."""
-        return best_epsilon([self.schedule], self.delta)
+        return self.epsilon_after(self.max_queries)
+
+    def epsilon_after(self, queries: int) -> float:
+        """What the first `queries` >= 0 of them cost at `delta`, by the rule of the claim."""
+        count = queries * self.events_per_query
+        schedule = [SampledGaussian(self.noise_multiplier, self.sample_rate, count)] if count else []
+        return best_epsilon(schedule, self.delta)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; `from_json` is the inverse.
@@ -115,10 +123,11 @@ class Privacy:
     Args:
         target_epsilon: the whole run's epsilon per client, > 0; sigma is calibrated for the planned queries.
         noise_multiplier: sigma in (0, 2^20]: noise standard deviation over `max_grad_norm`, on each message.
-        delta: in (0, 1); choose it well below 1 / (number of examples a client holds).
+        delta: in (0, 1e-3]; choose it well below 1 / (number of examples a client holds).
         sample_rate: q in (0, 1]: each example enters each batch by its own secret coin of this probability.
         max_grad_norm: C in [1e-30, 1e30]: L2 bound on one example's gradient over all parameters together.
         divisor: b in [1e-30, 1e30]: public number that every message is divided by; equal for all clients.
+        allow_large_delta: take a delta above 1e-3, too: the card then says that this is hardly any privacy.
 
     Replace-one would cost more (a change moves a sum by up to 2 C) and need other accountants; it cannot be asked for.
 
@@ -135,8 +144,9 @@ class Privacy:
     sample_rate: float = 1.0
     max_grad_norm: float = 1.0
     divisor: float = 1.0
+    allow_large_delta: InitVar[bool] = False  # no field: it is no constant of any run
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, allow_large_delta: bool) -> None:
         if (self.target_epsilon is None) == (self.noise_multiplier is None):
             raise ConfigurationError(
                 f"target_epsilon = {self.target_epsilon!r} and noise_multiplier = {self.noise_multiplier!r}",
@@ -151,6 +161,13 @@ class Privacy:
         elif self.noise_multiplier is not None:
             # The plan's own checks, on the values as given: `plan` would make a float of "1" or True first.
             PrivacyPlan(self.noise_multiplier, self.sample_rate, self.max_grad_norm, self.divisor, 1, self.delta)
+        if self.delta > LARGE_DELTA and not require_flag("allow_large_delta", allow_large_delta):
+            raise ConfigurationError(
+                f"delta = {self.delta!r}, a chance of {self.delta:.1%} that an example is laid open",
+                f"delta <= {LARGE_DELTA:g}",
+                "Choose it well below 1 / examples of a client: 1e-5 is usual. allow_large_delta=True takes it all the "
+                "same.",
+            )
 
     def plan(self, max_queries: int, events_per_query: int = 1) -> PrivacyPlan:
         """The public constants for at most `max_queries` queries to each client (T_max >= 1).
@@ -169,6 +186,13 @@ class Privacy:
             require_count("events_per_query", events_per_query, "1 is usual.", at_most=_MOST_EVENTS)
             events = max_queries * events_per_query
             sigma = calibrate_noise_multiplier(self.target_epsilon, self.delta, self.sample_rate, events)
+            if sigma > MOST_NOISE:
+                raise ConfigurationError(
+                    f"target_epsilon = {self.target_epsilon!r} for {events} releases, delta = {self.delta!r}, "
+                    f"sample_rate = {self.sample_rate!r}",
+                    "a target within reach of a noise multiplier of 2^20",
+                    "Raise target_epsilon, or plan fewer rounds or a smaller sample_rate.",
+                )
         return PrivacyPlan(
             float(sigma),
             float(self.sample_rate),

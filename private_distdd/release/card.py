@@ -7,14 +7,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from private_distdd.data.info import DatasetInfo
+from private_distdd.privacy.grade import grade_of, in_words
 from private_distdd.privacy.plan import PrivacyPlan
+from private_distdd.release.bill import as_number
 from private_distdd.release.curve import curve_figure
 from private_distdd.release.html import chips, fact_list, paragraph, safe, shown_count, shown_epsilon
 from private_distdd.release.page import PAGE
 from private_distdd.release.signatures import Signer, signers_of
 from private_distdd.rounding import in_bytes
 
-_WEAK = 10  # an epsilon above it is called weak
 _FULL_HEADS = 10  # up to so many clients the ledgers' heads are shown in full
 _SHORT_HEAD = 16  # hexadecimal digits shown of a head where there are more clients
 _CROWD = 20  # from so many clients on, print is smaller
@@ -43,12 +44,15 @@ def render_card(card: Mapping[str, Any]) -> str:
     clients: Mapping[str, Any] = card["clients"]
     plan = None if card["plan"] is None else PrivacyPlan.from_json(card["plan"])
     method, data = card["method"], card["data"]
+    grade = None
+    if plan is not None and card["private"]:
+        grade = grade_of(max(as_number(bill["claim"]["epsilon"]) for bill in clients.values()), plan.delta)
     return PAGE.substitute(
         what="synthetic data set" if "ipc" in card else "trained network",
         title=f"{safe(method['name'])} on {safe(data['name'])}",
         crowd="crowd" if len(clients) > _CROWD else "",
-        verdict="private" if card["private"] else "not-private",
-        headline="PRIVATE" if card["private"] else "NOT PRIVATE",
+        verdict="not" if grade is None else grade.replace(" ", "-"),
+        headline="NOT PRIVATE" if grade is None else f"{grade.upper()} PRIVACY",
         claims=_unaccounted(card) + _claims(card, plan) + _teacher(card),
         facts=fact_list(_facts(card, plan)),
         curve="" if plan is None or not card["private"] else curve_figure(plan, clients),
@@ -85,11 +89,10 @@ def _claims(card: Mapping[str, Any], plan: PrivacyPlan | None) -> str:
             sentences.append(f"<p>No guarantee for {whose}: its ledger holds releases without secure noise.</p>")
             continue
         factor = f" (about {shown_count(math.exp(value))})" if value < 700 else ""
-        weak = " That is a weak guarantee." if value > _WEAK else ""
         sentences.append(
             f"<p>Adding or removing one labelled example of {whose} changes the probability of any outcome by at most "
             f"a factor e<sup>ε</sup> with <b class=bound>ε = {shown_epsilon(value)}</b>{factor}, up to "
-            f"<b class=bound>δ = {plan.delta:g}</b>.{weak}</p>"
+            f"<b class=bound>δ = {plan.delta:g}</b>.</p>{paragraph(in_words(plan.schedule, value, plan.delta))}"
         )
     return "".join(sentences)
 

@@ -23,8 +23,10 @@ section{margin-top:1.3em;min-width:0}
  print-color-adjust:exact;-webkit-print-color-adjust:exact}
 .bound{white-space:nowrap}
 .verdict strong{display:block;font-size:1.9em;line-height:1.15;letter-spacing:.03em}
-.private{background:#e6f4ea;border-color:#137333}.private strong{color:#0d5c28}
-.not-private{background:#b3001b;border-color:#5c000e;color:#fff}
+.strong,.reasonable{background:#e6f4ea;border-color:#137333}:is(.strong,.reasonable) strong{color:#0d5c28}
+.limited{background:#fff4d1;border-color:#d4a000}.limited strong{color:#6b4700}
+.hardly-any{background:#ffe9e6;border-color:#b3001b}.hardly-any strong{color:#8f0016}
+.not{background:#b3001b;border-color:#5c000e;color:#fff}
 .small{font-size:.82em;color:#57606a}
 dl{margin:0}dl div{display:flex;gap:1em;justify-content:space-between;padding:.14em 0;border-bottom:1px solid #eef1f4}
 dt{flex:none;color:#57606a}dd{margin:0;text-align:right;font-weight:600;min-width:0}

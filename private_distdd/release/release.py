@@ -30,7 +30,7 @@ from private_distdd.release.folder import (
 )
 from private_distdd.release.signatures import Signer, checked_owners, signers_of
 from private_distdd.release.verify import failures_of
-from private_distdd.validate import require_identifier
+from private_distdd.validate import require_identifier, require_path
 
 _log = logging.getLogger("private_distdd")
 
@@ -46,15 +46,13 @@ class Release(Contents):
         teacher: a classifier made from the same messages, so that the card's claim is its claim too; None without.
     """
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the folder, whole or not at all; missing parent folders are made.
 
         Raises:
             ReleaseError: the folder exists, or it cannot be written (a full disk, for example); nothing stays behind.
         """
-        folder = Path(path)
-        if os.path.lexists(folder):
-            raise ReleaseError(f"{folder} exists", "a new folder", "Choose another name; nothing is ever overwritten.")
+        folder = require_new(path)
         partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.partial")
         try:
             (partial / LEDGERS).mkdir(parents=True)
@@ -93,13 +91,13 @@ class Release(Contents):
         sync(folder)
 
     @classmethod
-    def load(cls, path: str | Path) -> Release:
+    def load(cls, path: str | os.PathLike[str]) -> Release:
         """Read a release folder after checking every file against its manifest.
 
         Raises:
             ReleaseError: not a release, files missing, added or changed, or contents that cannot be read.
         """
-        found = read_release(Path(path))
+        found = read_release(require_path("the release's folder", path))
         if isinstance(found, Contents):
             return cls(found.synthetic, found.card, found.ledgers, found.folder, found.teacher)
         raise ReleaseError(f"{path}: " + "; ".join(found), "a release folder as it was saved", "Ask for it again.")
@@ -146,12 +144,31 @@ class Release(Contents):
         return signers_of(self.card, checked_owners(owners))
 
 
+def require_new(path: str | os.PathLike[str]) -> Path:
+    """The path, if a folder can be made there: ask before the work whose release is to be saved; parents are made.
+
+    Raises:
+        ReleaseError: something lies there, or no folder can be made.
+    """
+    folder = require_path("the release's folder", path)
+    if os.path.lexists(folder):
+        raise ReleaseError(f"{folder} exists", "a new folder", "Choose another name; nothing is ever overwritten.")
+    try:
+        folder.mkdir(parents=True)
+        folder.rmdir()
+    except OSError as error:
+        raise ReleaseError(
+            f"{folder} cannot be made: {error.strerror}", "a writable place with room", "Save elsewhere."
+        ) from error
+    return folder
+
+
 def manifest_hash(folder: Path) -> str:
     """SHA-256 of a release's manifest, in hexadecimal: it fixes every byte of the release."""
     return sha256((folder / MANIFEST).read_bytes())
 
 
-def verify_folder(path: str | Path, owners: Mapping[str, str] | None = None) -> list[str]:
+def verify_folder(path: str | os.PathLike[str], owners: Mapping[str, str] | None = None) -> list[str]:
     """All that is wrong with a release folder, a line each, whatever lies there; empty for a sound one.
 
     What can be noticed and what cannot, and the owners: see `Release.verify`.

@@ -12,7 +12,7 @@ from private_distdd.files import read_file
 from private_distdd.limits import PAGE_BYTES
 from private_distdd.release.bill import delta_of, run_of
 from private_distdd.release.compare import close_to
-from private_distdd.validate import require_identifier
+from private_distdd.validate import require_identifier, require_kind
 from private_distdd.wire.attestation import Signed, fingerprint_of, require_hex
 
 
@@ -111,6 +111,7 @@ def checked_owners(owners: Mapping[str, str]) -> dict[str, str]:
     Raises:
         QueryRefusedError, ConfigurationError: they are not.
     """
+    require_kind("owners", owners, Mapping, "a mapping {client_id: fingerprint}", "Read it with json.load.")
     return {
         require_identifier("client_id", name): require_hex(f"the fingerprint of {name}", digits, 32)
         for name, digits in owners.items()

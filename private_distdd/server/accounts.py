@@ -23,11 +23,13 @@ class Accounts:
             all lines of those before it.
         unaccounted: messages used, by client, of those of whom no sound ledger has a sealed message for each.
         signed: what came signed beside that very ledger, with the key that the client enrolled with.
+        interrupted: Ctrl-C came while they were asked for.
     """
 
     ledgers: Mapping[str, bytes]
     unaccounted: Mapping[str, int]
     signed: Mapping[str, Signed]
+    interrupted: bool = False
 
 
 class KnownLedgers:

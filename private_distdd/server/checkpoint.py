@@ -49,7 +49,7 @@ class CheckpointFolder:
     """
 
     def __init__(self, path: str | os.PathLike[str], identity: Mapping[str, Any]) -> None:
-        self._folder = Path(path)
+        self.path = Path(path)
         versions = {f"version of {name}": version(name) for name in _PACKAGES}
         self._identity = json.loads(to_json({"format": FORMAT, **versions, **identity}))
         self._written: dict[int, str] = {}  # SHA-256 of the memory's files, by round
@@ -60,15 +60,15 @@ class CheckpointFolder:
         Raises:
             CheckpointError: the folder holds a checkpoint already, or cannot be written.
         """
-        if os.path.lexists(self._folder / STATE):
+        if os.path.lexists(self.path / STATE):
             raise CheckpointError(
-                f"{self._folder} holds the checkpoint of a run",
+                f"{self.path} holds the checkpoint of a run",
                 "a folder without one, for a new run",
                 "Go on with that run (resume), or choose another folder; nothing is overwritten.",
             )
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            sync(self._folder.parent)
+            self.path.mkdir(parents=True, exist_ok=True)
+            sync(self.path.parent)
         except OSError as error:
             raise self._failed(error) from error
         self.write(checkpoint)
@@ -83,7 +83,7 @@ class CheckpointFolder:
             for t, tensors in checkpoint.memory.items():
                 if t not in self._written:
                     data = pack({}, tensors)
-                    write_file(self._folder / _memory(t), data)
+                    write_file(self.path / _memory(t), data)
                     self._written[t] = sha256(data)
             self._written = {t: self._written[t] for t in checkpoint.memory}
             header = {
@@ -92,9 +92,9 @@ class CheckpointFolder:
                 "progress": checkpoint.progress,
                 "memory": {str(t): digest for t, digest in self._written.items()},
             }
-            write_file(self._folder / STATE, _sealed(header, checkpoint.state))
+            write_file(self.path / STATE, _sealed(header, checkpoint.state))
             current = {_memory(t) for t in self._written}
-            for path in list(self._folder.iterdir()):  # only now: until here they belonged to the checkpoint before
+            for path in list(self.path.iterdir()):  # only now: until here they belonged to the checkpoint before
                 if _MEMORY.fullmatch(path.name) and path.name not in current:
                     path.unlink()
         except OSError as error:
@@ -144,18 +144,18 @@ class CheckpointFolder:
 
     def _read(self, name: str) -> bytes:
         try:
-            return (self._folder / name).read_bytes()
+            return (self.path / name).read_bytes()
         except FileNotFoundError as error:
             if name != STATE:
                 raise self._damaged(name, "it is missing") from error
             raise CheckpointError(
-                f"{self._folder} holds no checkpoint",
+                f"{self.path} holds no checkpoint",
                 "the folder of a run that was started with a checkpoint",
                 "Check the path, or start a new run there.",
             ) from error
         except OSError as error:
             raise CheckpointError(
-                f"{self._folder / name} cannot be read: {error.strerror}", "a readable file", "Mend that, then resume."
+                f"{self.path / name} cannot be read: {error.strerror}", "a readable file", "Mend that, then resume."
             ) from error
 
     def _compare(self, saved: Mapping[str, Any]) -> None:
@@ -167,21 +167,21 @@ class CheckpointFolder:
         ]
         if differing:
             raise CheckpointError(
-                f"the checkpoint in {self._folder} is of another run ({'; '.join(differing)})",
+                f"the checkpoint in {self.path} is of another run ({'; '.join(differing)})",
                 "the same method, settings, clients, data set and versions",
                 "Resume as the run was started, or start a new one in another folder.",
             )
 
     def _damaged(self, name: str, why: str) -> CheckpointError:
         return CheckpointError(
-            f"{self._folder / name} is damaged: {why}",
+            f"{self.path / name} is damaged: {why}",
             "a checkpoint as it was written",
             "Restore the folder from a copy; the clients' ledgers keep what was spent.",
         )
 
     def _failed(self, error: OSError) -> CheckpointError:
         return CheckpointError(
-            f"{self._folder}: a checkpoint cannot be written: {error.strerror or error}",
+            f"{self.path}: a checkpoint cannot be written: {error.strerror or error}",
             "a writable folder on a disk with room",
             "Mend that; if the run had begun, it goes on from the checkpoint before.",
         )

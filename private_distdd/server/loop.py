@@ -6,11 +6,14 @@ import contextlib
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
+from private_distdd.errors import Interrupted, ReleaseError
+from private_distdd.files import numbered
 from private_distdd.networks.trained import TrainedNetwork
 from private_distdd.release.build import build_sound_release
 from private_distdd.release.release import Release
@@ -126,8 +129,9 @@ class Course(ABC):
 
     def record(self, answered: Sequence[str]) -> RoundRecord:
         """What is known now."""
-        epsilon, traffic = self.session.epsilon(), self.session.traffic
-        return RoundRecord(self.rounds_done, self.rounds, self.loss, epsilon, tuple(answered), traffic)
+        session = self.session
+        used, traffic = dict(session.answered), session.traffic
+        return RoundRecord(self.rounds_done, self.rounds, self.loss, session.run.plan, used, tuple(answered), traffic)
 
 
 def run(
@@ -138,6 +142,7 @@ def run(
     seeds: str,
     progress: bool,
     on_round_end: Callable[[RoundRecord], None] | None,
+    output: Path | None,
 ) -> Release:
     """Play the rounds that are left, and release S with the true bill, also after Ctrl-C.
 
@@ -145,15 +150,19 @@ def run(
         course: one run of the method.
         method, settings, seeds: see `build_release`.
         progress: show a bar.
-        on_round_end: see `Method.fit`.
+        on_round_end, output: see `Method.fit`.
+
+    Raises:
+        Interrupted: Ctrl-C, and what was paid for is released.
     """
+    stops: list[KeyboardInterrupt] = []
     session, saved = course.session, course.started.saved
     if saved.progress:
         course.restore(Kept(saved.progress, saved.state, saved.memory))
     course.prepare()
-    shown = progress_bar(course.planned, session.run.plan, unit=course.unit, shown=progress)
+    shown = progress_bar(course.planned, unit=course.unit, shown=progress)
     tell = on_round_end or (lambda record: None)
-    with shown as bar, contextlib.suppress(KeyboardInterrupt):
+    with shown as bar, _noting(stops):
         if course.unit == "step":
             course.show = lambda: bar(course.steps_done, course.record(_ever_answered(course)))
         try:
@@ -172,10 +181,10 @@ def run(
             _log.warning("no client is left: the run ends after round %d", course.rounds_done)
         course.finish()
     if course.unit == "step":
-        with contextlib.suppress(KeyboardInterrupt):  # what was paid for is released in any case
+        with _noting(stops):  # what was paid for is released in any case
             tell(course.record(_ever_answered(course)))
     accounts = session.accounts()
-    return build_sound_release(
+    release = build_sound_release(
         course.dataset(),
         session.run,
         accounts.ledgers,
@@ -194,6 +203,27 @@ def run(
         signed=accounts.signed,
         teacher=course.teacher(),
     )
+    stopped = bool(stops) or course.interrupted or accounts.interrupted
+    if stopped and output is None and course.started.folder is not None:
+        output = numbered(course.started.folder.path, "interrupted")
+    if output is not None:
+        try:
+            release.save(output)
+        except ReleaseError as error:  # it is paid for
+            error.release = release
+            raise
+    if stopped:
+        raise Interrupted(release, output)
+    return release
+
+
+@contextlib.contextmanager
+def _noting(stops: list[KeyboardInterrupt]) -> Iterator[None]:
+    """Leave the block at Ctrl-C, note it, and go on behind it."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        stops.append(stop)
 
 
 def _round(course: Course, t: int) -> RoundRecord:

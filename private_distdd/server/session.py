@@ -6,10 +6,10 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 from private_distdd.errors import CheckpointError, ConsentPendingError, QueryRefusedError
-from private_distdd.privacy.accountants import epsilon
 from private_distdd.privacy.ledger import parse
 from private_distdd.server.accounts import Accounts, KnownLedgers
 from private_distdd.server.line import Line, Traffic
@@ -251,17 +251,6 @@ class Session:
         """Bytes sent and received so far by every client that was ever active."""
         return {client_id: self._line.traffic[client_id] for client_id in self.answered}
 
-    def epsilon(self) -> dict[str, float]:
-        """This run's epsilon so far by client, by RDP: what has been spent, for the progress line."""
-        costs = {count: self._spent(count) for count in set(self.answered.values())}
-        return {client_id: costs[count] for client_id, count in self.answered.items()}
-
-    def _spent(self, count: int) -> float:
-        plan = self.run.plan
-        if count == 0:
-            return 0.0
-        return math.inf if plan is None else epsilon([plan.event] * count, plan.delta, "rdp")
-
     def accounts(self) -> Accounts:
         """The ledgers of all clients that were ever active, and who cannot account for what was used.
 
@@ -269,12 +258,14 @@ class Session:
         and nobody has signed it.  What has been paid for is released in any case: no client can take it back by losing
         or spoiling its ledger.
         """
+        interrupted = False
         try:
             for name, reply in self._ledgers(self.answered, self.run.to_bytes()).items():
                 self._known.last(name, reply.ledger, reply.answer)
         except KeyboardInterrupt:  # the run is over, and its release is due
             _log.warning("interrupted: the last known ledgers serve")
-        return self._known.accounts(self.run, self.answered)
+            interrupted = True
+        return replace(self._known.accounts(self.run, self.answered), interrupted=interrupted)
 
 
 def quorum_of(share: float, count: int) -> int:

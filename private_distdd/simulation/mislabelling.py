@@ -11,7 +11,7 @@ from torch import Tensor
 
 from private_distdd.errors import ConfigurationError
 from private_distdd.site.client import Client
-from private_distdd.validate import is_real
+from private_distdd.validate import is_real, require_kind
 
 
 def mislabel(clients: Sequence[Client], fraction: float, pattern: str = "pair", *, seed: int = 0) -> list[Client]:
@@ -34,6 +34,8 @@ def mislabel(clients: Sequence[Client], fraction: float, pattern: str = "pair", 
         raise ConfigurationError(f"fraction = {fraction!r}", "0 <= fraction <= 1", "Give a share of the clients.")
     if pattern not in ("pair", "uniform"):
         raise ConfigurationError(f"pattern = {pattern!r}", "'pair' or 'uniform'", "Choose one of these.")
+    for client in clients:
+        require_kind("one of the clients", client, Client, "a Client", "Split the data first, with dirichlet_split.")
     if any(client.info is None for client in clients):
         raise ConfigurationError("a client without info", "clients that know their class list", "Pass Client(info=).")
     rng = np.random.default_rng(seed)

@@ -122,9 +122,9 @@ class _Whole:
         info = carried_info(dataset)
         if info is None:
             raise DataError(
-                "a data set that carries no public constants",
+                f"a data set of class {type(dataset).__name__}, which carries no public constants",
                 "one with .info: class list, image shape, normalisation",
-                "Wrap it: from_torch(dataset, num_classes=...).",
+                "Wrap it, from_torch(dataset, num_classes=...), or of load_dataset's pair (train, test) take one.",
             )
         self._info = info
         self._images, labels = materialise(dataset, info.shape)

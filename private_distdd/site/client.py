@@ -7,6 +7,7 @@ import datetime
 import logging
 import threading
 from collections.abc import Callable
+from types import NoneType
 from typing import Any, TypeAlias
 
 import torch
@@ -42,7 +43,7 @@ from private_distdd.site.draws import check_class_batch, class_batch
 from private_distdd.site.kept import KeptOutputs
 from private_distdd.site.key import SiteKey
 from private_distdd.site.outbox import Outbox
-from private_distdd.validate import require_count, require_identifier
+from private_distdd.validate import require_count, require_identifier, require_kind
 from private_distdd.wire.attestation import Attestation, Signed
 from private_distdd.wire.message import Message
 from private_distdd.wire.query import Query
@@ -103,6 +104,7 @@ class Client:
         randomness: Randomness | None = None,
     ) -> None:
         self.client_id = require_identifier("client_id", client_id)
+        require_kind("ledger", ledger, (Ledger, NoneType), "a Ledger, or None", "Open the file: Ledger(path).")
         self.ledger = Ledger(None) if ledger is None else ledger
         if self.ledger.client_id not in (None, client_id):
             raise ConfigurationError(

@@ -10,10 +10,10 @@ from scipy import stats
 
 from private_distdd.auditing import bounds, thresholds
 from private_distdd.auditing.bounds import Errors
-from private_distdd.auditing.tradeoff import TradeoffCurve
 from private_distdd.errors import ConfigurationError, DataError
 from private_distdd.privacy.accountants import epsilon
 from private_distdd.privacy.events import NotPrivate, SampledGaussian
+from private_distdd.privacy.tradeoff import TradeoffCurve
 
 
 def test_clopper_pearson_is_the_smallest_rate_that_the_binomial_refutes() -> None:
@@ -61,7 +61,7 @@ def test_swapping_the_sides_of_negated_scores_changes_nothing() -> None:
     assert (one.false_positive, one.false_negative) == (other.false_negative, other.false_positive)
     assert one.epsilon(1e-5) == other.epsilon(1e-5)
     curve = TradeoffCurve([SampledGaussian(1.0, 0.2, 3)])
-    assert curve.rejects(Errors(0.3, 0.001)) == curve.rejects(Errors(0.001, 0.3))
+    assert curve.rejects(0.3, 0.001) == curve.rejects(0.001, 0.3)
 
 
 def test_the_bound_is_zero_where_nothing_was_shown() -> None:
@@ -142,7 +142,7 @@ def test_best_thresholds_agree_with_a_naive_search() -> None:
     assert bound == pytest.approx(max(naive))
     assert bounds.errors_at(inside, outside, threshold, 0.05).epsilon(1e-5) == pytest.approx(bound)
     errors = bounds.errors_at(inside, outside, gate, 1e-4)
-    assert curve.rejects(errors) == (margin > 0)
+    assert curve.rejects(errors.false_positive, errors.false_negative) == (margin > 0)
     assert margin > 0  # mu = 2 against a claim of 1
 
 

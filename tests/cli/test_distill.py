@@ -26,13 +26,16 @@ def test_distill_evaluate_verify(here: Path, capsys: pytest.CaptureFixture[str])
     assert main(["distill", *QUICK, "--target-epsilon", "5", "--output", "run"]) == 0
     said = capsys.readouterr().out
     assert "epsilon 5.000 at delta 1e-05 a client" in said
-    assert "client-00, client-01, client-02: claim 5.396 by RDP" in said
-    assert "by RDP, 5.000 by PRV; spent" in said
+    assert "client-00, client-01, client-02: claim 5.000, spent 5.000" in said
+    assert "RDP" not in said
     assert set(Release.load("run").epsilon) == {"client-00", "client-01", "client-02"}
     assert main(["verify", "run"]) == 0
     verified = capsys.readouterr().out
     assert "checks out" in verified
-    assert "the claim: epsilon 5.000 at delta 1e-05 a client" in verified
+    assert "the claim: epsilon 5.000 at delta 1e-05 a client: limited privacy" in verified
+    assert "Whatever comes out is at most 149 times as likely with an example as without it" in " ".join(
+        verified.split()
+    )
     digest = hashlib.sha256(Path("run/manifest.json").read_bytes()).hexdigest()
     assert digest in verified
     assert digest in said
@@ -107,7 +110,7 @@ def test_ctrl_c_leaves_a_usable_release_with_a_true_bill(tmp_path: Path) -> None
             out, _ = process.communicate(timeout=120)
         finally:
             process.kill()
-    assert process.returncode == 0, out
+    assert process.returncode == 130, out
     assert "stopped early, after" in out
     card = json.loads((tmp_path / "run" / "card.json").read_text())
     assert card["progress"]["stopped_early"]

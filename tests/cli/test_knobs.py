@@ -49,7 +49,7 @@ def parsed(*arguments: str) -> argparse.Namespace:
         (["--target-epsilon", "9", "--budget-epsilon", "3", *QUICK], "no client agrees"),
         (["--device", "tpu"], "device = 'tpu'"),
         (["--threads", "0"], "--threads 0"),
-        (["--output", "/proc/nowhere/run"], "--output /proc/nowhere/run"),
+        (["--output", "/proc/nowhere/run"], "/proc/nowhere/run cannot be made"),
     ],
 )
 def test_bad_arguments_are_one_clear_error(

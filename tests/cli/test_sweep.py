@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from conformance import raising
 
 from private_distdd.cli import main
+from private_distdd.methods.distdd_course import DistDDCourse
 
 CONFIG = """
 [data]
@@ -41,6 +43,19 @@ def test_a_sweep_and_the_same_again(here: Path, capsys: pytest.CaptureFixture[st
     times = {path: path.stat().st_mtime_ns for path in Path("wine/cells").iterdir()}
     assert main(["sweep", "wine.toml", "--output", "wine"]) == 0
     assert {path: path.stat().st_mtime_ns for path in Path("wine/cells").iterdir()} == times
+
+
+def test_ctrl_c_stops_it_and_keeps_what_is_done(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("wine.toml").write_text(CONFIG)
+    step = raising(KeyboardInterrupt, DistDDCourse.step, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(DistDDCourse, "step", step)
+        assert main(["sweep", "wine.toml"]) == 130
+    assert "stopped by Ctrl-C; 1 of 2 cells are done and kept in wine" in capsys.readouterr().err
+    assert len(list(Path("wine/cells").iterdir())) == 1
+    assert main(["sweep", "wine.toml"]) == 0
 
 
 def test_without_privacy_it_is_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ import torch
 from conformance import COLLABDM
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from interrupts import interrupted
 from torch import Tensor
 from wiring import PerClient
 
@@ -346,7 +347,7 @@ def test_matching_goes_on_from_the_messages_after_ctrl_c(
 
     with monkeypatch.context() as patch:
         patch.setattr(torch.optim.Adam, "step", stop)
-        early = method.fit(clients, checkpoint=tmp_path / "run")
+        early = interrupted(method.fit, clients, checkpoint=tmp_path / "run")
     assert early.card["progress"]["matching_steps"] == 2
     late = method.fit(clients, checkpoint=tmp_path / "run", resume=True)
     late.verify()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from interrupts import interrupted
 from phases import NOISY, ROUNDS, MakeImages, Phases, Wire, matched, members, run, start, told
 from torch import Tensor
 
@@ -96,7 +97,7 @@ def test_ctrl_c_while_clients_answer_releases_what_was_paid_for(
 
     with monkeypatch.context() as patch:
         patch.setattr(Client, "_private", stop)
-        release = run(method, wire, checkpoint=tmp_path / "run")
+        release = interrupted(run, method, wire, checkpoint=tmp_path / "run")
     asked = [t + (i <= answered) for i in range(3)]
     assert [release.card["clients"][c.client_id]["charges"] for c in clients] == asked
     used = [t + (i < answered) for i in range(3)]
@@ -133,7 +134,7 @@ def test_ctrl_c_while_the_teacher_moves_still_matches_s(
         real(self, gradient)
 
     monkeypatch.setattr(Teacher, "step", stop)
-    release = run(method, wire)
+    release = interrupted(run, method, wire)
     assert torch.equal(release.dataset.images, matched(method, start(method), told(method, wire, 0, 1)))
     assert release.card["progress"] == {
         "rounds_planned": 6,
@@ -158,7 +159,7 @@ def test_ctrl_c_while_s_is_matched_leaves_s_as_it_is(
     wire = Wire(members(make_images))
     with monkeypatch.context() as patch:
         patch.setattr(torch.optim.Adam, "step", stop)
-        release = run(Phases(), wire)
+        release = interrupted(run, Phases(), wire)
     progress = release.card["progress"]
     assert progress["matching_steps"] == step
     assert progress["rounds_done"] == (4 if step < 4 else 6)
@@ -179,7 +180,7 @@ def test_ctrl_c_before_the_first_step_still_matches_s(make_images: MakeImages, m
 
         with monkeypatch.context() as patch:
             patch.setattr(torch.optim.Adam, "step", stop)
-            progress = run(Phases(), members(make_images)).card["progress"]
+            progress = interrupted(run, Phases(), members(make_images)).card["progress"]
         assert progress["matching_steps"] == steps
         assert progress["stopped_early"]
 
@@ -194,7 +195,7 @@ def test_ctrl_c_while_networks_are_trained_releases_the_first_s(
     wire = Wire(clients)
     with monkeypatch.context() as patch:
         patch.setattr(collabdm_course, "trained_states", stop)
-        release = run(method, wire, checkpoint=tmp_path / "run")
+        release = interrupted(run, method, wire, checkpoint=tmp_path / "run")
     assert torch.equal(release.dataset.images, matched(method, start(method), told(method, wire, 0, 1)))
     assert release.card["progress"] == {
         "rounds_planned": 6,

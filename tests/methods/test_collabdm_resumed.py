@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from interrupts import interrupted
 from phases import INFO, NOISY, ROUNDS, MakeImages, Phases, Wire, kept, run
 
 from private_distdd.errors import CheckpointError
@@ -218,7 +219,7 @@ def test_ctrl_c_in_a_resumed_run_releases_the_first_s(
     with pytest.raises(Killed):
         run(Phases(), Mortal(reopen(), 9, False), checkpoint=folder)  # the first S is there, and nobody was asked since
     monkeypatch.setattr(collabdm_course.CollabDMCourse, "wanted", stop)
-    release = run(Phases(), reopen(), checkpoint=folder, resume=True)
+    release = interrupted(run, Phases(), reopen(), checkpoint=folder, resume=True)
     assert torch.equal(release.dataset.images, kept(folder)["first"])
     assert release.teacher is not None
     assert release.card["progress"] == {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import math
@@ -11,10 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+from interrupts import interrupted
 from small_distdd import NOISY, MakeImages, Small, charged, members, open_fit
 from wiring import PerClient
 
-from private_distdd.errors import QueryRefusedError
+from private_distdd.errors import Interrupted, QueryRefusedError, ReleaseError
 from private_distdd.methods.distdd_course import DistDDCourse
 from private_distdd.privacy.accountants import best_epsilon
 from private_distdd.privacy.events import SampledGaussian
@@ -22,6 +24,7 @@ from private_distdd.privacy.ledger import Budget, Ledger
 from private_distdd.privacy.plan import Privacy
 from private_distdd.release.release import Release
 from private_distdd.server.record import RoundRecord
+from private_distdd.server.session import Session
 from private_distdd.site.client import Client
 from private_distdd.wire.query import Query
 from private_distdd.wire.refusal import Refusal
@@ -51,13 +54,57 @@ def check_partial(release: Release, clients: Sequence[Client], charges: int, tmp
 
 def test_ctrl_c_between_rounds(make_images: MakeImages, tmp_path: Path) -> None:
     clients = members(make_images)
-    release = Small().fit(clients, on_round_end=interrupting(3))
+    release = interrupted(Small().fit, clients, on_round_end=interrupting(3))
     check_partial(release, clients, 3, tmp_path)
     assert release.card["progress"]["rounds_done"] == 3
 
 
+def test_ctrl_c_ends_the_loop_around_it_and_keeps_the_release(make_images: MakeImages, tmp_path: Path) -> None:
+    """A sweep over epsilons went on with the next one after a half-done one."""
+    begun: list[float] = []
+
+    def loop() -> None:
+        for sigma in (1.0, 2.0):
+            begun.append(sigma)
+            method, output = Small(privacy=Privacy(noise_multiplier=sigma)), tmp_path / f"run-{sigma:g}"
+            with contextlib.suppress(Exception):  # as careful scripts do
+                method.fit(members(make_images), on_round_end=interrupting(1), output=output)
+
+    with pytest.raises(KeyboardInterrupt, match=r"is in .*run-1") as stop:
+        loop()
+    assert begun == [1.0]
+    assert isinstance(stop.value, Interrupted)
+    assert stop.value.folder == tmp_path / "run-1"
+    assert Release.load(tmp_path / "run-1").card == stop.value.release.card
+
+
+def test_output_is_refused_before_anything_is_spent_and_written_at_the_end(
+    make_images: MakeImages, tmp_path: Path
+) -> None:
+    clients = members(make_images)
+    (tmp_path / "file").touch()
+    for output in (tmp_path, tmp_path / "file" / "run"):
+        with pytest.raises(ReleaseError, match=r"exists|cannot be made"):
+            Small().fit(clients, output=output)
+    assert all(len(client.ledger) == 1 for client in clients)
+    release = Small().fit(clients, output=tmp_path / "new" / "run")
+    assert Release.load(tmp_path / "new" / "run").card == release.card
+
+
+def test_ctrl_c_while_the_last_ledgers_come_is_raised_after_the_release(
+    make_images: MakeImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*arguments: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Session, "_ledgers", stop)
+    release = interrupted(Small().fit, members(make_images))
+    release.verify()
+    assert not release.card["progress"]["stopped_early"]
+
+
 def test_ctrl_c_in_the_last_round_is_a_whole_run(make_images: MakeImages) -> None:
-    release = Small().fit(members(make_images), on_round_end=interrupting(4))
+    release = interrupted(Small().fit, members(make_images), on_round_end=interrupting(4))
     release.verify()
     assert not release.card["progress"]["stopped_early"]
 
@@ -77,7 +124,7 @@ def test_ctrl_c_while_the_server_works(
         return result
 
     monkeypatch.setattr(DistDDCourse, where, stop)
-    check_partial(Small().fit(clients), clients, 3, tmp_path)
+    check_partial(interrupted(Small().fit, clients), clients, 3, tmp_path)
 
 
 def test_ctrl_c_while_a_client_answers(make_images: MakeImages, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +137,7 @@ def test_ctrl_c_while_a_client_answers(make_images: MakeImages, monkeypatch: pyt
         return real(self, *arguments)
 
     monkeypatch.setattr(Client, "_private", stop)
-    release = Small().fit(clients)
+    release = interrupted(Small().fit, clients)
     release.verify()
     assert [len(charged(release.ledgers[c.client_id])) for c in clients] == [2, 2, 1]
     assert [release.card["clients"][c.client_id]["messages_used"] for c in clients] == [2, 1, 1]

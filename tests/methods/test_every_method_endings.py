@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from conformance import NOISY, Case, MakeImages, Wire, checked, fit, made, members, raising, steps_of
+from interrupts import interrupted
 
 from private_distdd.errors import QueryRefusedError
 from private_distdd.privacy.accountants import best_epsilon
@@ -53,7 +54,7 @@ def test_ctrl_c_while_s_is_matched_gives_a_release_with_the_true_bill(
     at = (steps - steps_of(method) if step == 1 else steps - 1) + 1
     with monkeypatch.context() as patch:
         patch.setattr(torch.optim.Adam, "step", raising(KeyboardInterrupt, torch.optim.Adam.step, at))
-        release = checked(fit(method, clients), tmp_path)
+        release = checked(interrupted(fit, method, clients), tmp_path)
     progress = release.card["progress"]
     assert progress["stopped_early"]
     assert progress["matching_steps"] == at - 1
@@ -67,7 +68,7 @@ def test_ctrl_c_in_the_callback_gives_a_release(make_images: MakeImages, tmp_pat
         if record.server_round == record.rounds:
             raise KeyboardInterrupt
 
-    release = checked(fit(case.make(privacy=NOISY), members(make_images), on_round_end=stop), tmp_path)
+    release = checked(interrupted(fit, case.make(privacy=NOISY), members(make_images), on_round_end=stop), tmp_path)
     assert not release.card["progress"]["stopped_early"]
 
 
@@ -85,7 +86,7 @@ def test_ctrl_c_while_a_client_answers(
     with monkeypatch.context() as patch:
         patch.setattr(Client, "_private", stop)
         method = case.make(privacy=NOISY)
-        release = checked(fit(method, clients), tmp_path)
+        release = checked(interrupted(fit, method, clients), tmp_path)
     assert [release.card["clients"][c.client_id]["charges"] for c in clients] == [1, 1, 0]
     assert [release.card["clients"][c.client_id]["messages_used"] for c in clients] == [1, 0, 0]
     assert release.card["progress"]["stopped_early"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import Any, Literal
 
 import pytest
@@ -167,3 +168,15 @@ def test_numbers_of_events(events: Any) -> None:
     for make in (lambda: PrivacyPlan(1.0, 1.0, 1.0, 1.0, 1, 1e-5, events), lambda: Privacy(1.0).plan(2, events)):
         with pytest.raises(ConfigurationError, match="events_per_query"):
             make()
+
+
+def test_a_large_delta_is_refused_unless_it_is_allowed_by_name() -> None:
+    with pytest.raises(ConfigurationError, match=r"delta <= 0.001\. .*allow_large_delta=True"):
+        Privacy(noise_multiplier=1.0, delta=0.5)
+    assert Privacy(noise_multiplier=1.0, delta=1e-3).delta == 1e-3
+    allowed = Privacy(noise_multiplier=1.0, delta=0.5, allow_large_delta=True)
+    assert allowed.plan(1) == PrivacyPlan(1.0, 1.0, 1.0, 1.0, 1, 0.5)
+    assert set(asdict(allowed)) == set(asdict(Privacy(noise_multiplier=1.0)))
+    assert "allow_large_delta" not in asdict(allowed)  # cards and checkpoints have the fields that they had
+    with pytest.raises(ConfigurationError, match="allow_large_delta = 1"):
+        Privacy(noise_multiplier=1.0, delta=0.5, allow_large_delta=1)  # type: ignore[arg-type]

@@ -106,7 +106,10 @@ def test_the_page_says_everything() -> None:
     claim = card["clients"]["client-00"]["claim"]["epsilon"]
     shown = math.ceil(claim * 1000) / 1000
     for expected in (
-        "PRIVATE",
+        "LIMITED PRIVACY",
+        f"at most {math.ceil(10 * math.exp(claim)) / 10} times as likely with an example as without it",
+        "with an advantage of at most",
+        "An attacker who accuses 1 % of the absent examples finds at most",
         "Adding or removing one labelled example of any one of client-00, client-01 changes the probability of any "
         f"outcome by at most a factor eε with ε = {shown:.3f}",
         "up to δ = 1e-05",
@@ -172,6 +175,27 @@ def test_of_many_clients_only_keys_that_last_are_shown_and_shortened() -> None:
     assert fingerprint_of(KEYS["lasts"])[:17] not in text
     assert fingerprint_of(KEYS["thrown away"])[:16] not in text
     assert "nobody's identity: client-01 … client-11." in text
+
+
+@pytest.mark.parametrize(
+    ("sigma", "delta", "grade", "headline"),
+    [
+        (5.0, 1e-5, "strong", "STRONG PRIVACY"),
+        (2.0, 1e-5, "reasonable", "REASONABLE PRIVACY"),
+        (0.9, 1e-5, "limited", "LIMITED PRIVACY"),
+        (0.01, 1e-5, "hardly-any", "HARDLY ANY PRIVACY"),
+        (5.0, 0.5, "hardly-any", "HARDLY ANY PRIVACY"),
+    ],
+)
+def test_the_verdict_is_graded(sigma: float, delta: float, grade: str, headline: str) -> None:
+    """A green PRIVATE at epsilon 5,000, or at a delta of one half, says nothing."""
+    plan = PrivacyPlan(sigma, 1.0, 1.0, 1.0, 1, delta)
+    card = make_card(plan=plan.to_json())
+    card["clients"]["client-00"]["claim"] = costs(1) | {"epsilon": plan.epsilon}
+    page = render_card(card)
+    assert f'<div class="verdict {grade}"><strong>{headline}</strong>' in page
+    assert f".{grade}" in page.partition("</style>")[0]
+    assert ("with a probability of 50 % an example may be laid open" in page) is (delta > 1e-3)
 
 
 def test_nothing_is_fetched_or_run() -> None:

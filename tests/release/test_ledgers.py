@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from interrupts import interrupted
 from releases import INFO, PRIVACY, ROUNDS, STEPS, Built, chained
 
 from private_distdd.data.dataset import ImageDataset
@@ -41,7 +42,7 @@ def test_a_run_interrupted_between_two_answers_verifies(who: str, tmp_path: Path
     images = ImageDataset(torch.zeros(2, 1, 4, 4), torch.tensor([0, 1]), INFO)
     clients = [Interrupted(name, images) for name in ("ann", "bob")]
     method = DistDD(ipc=2, rounds=ROUNDS, matching_steps=STEPS, model="mlp", privacy=PRIVACY)
-    release = method.fit(clients)
+    release = interrupted(method.fit, clients)
     assert release.card["progress"]["stopped_early"]
     assert release.card["clients"][who]["charges"] == 2
     assert release.card["clients"][who]["messages_used"] == 1

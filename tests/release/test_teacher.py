@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def release(soft: bool = True, teacher: TrainedNetwork | None = None) -> Release
         built.run,
         {"ann": built.ledger()},
         method=built.method,
-        settings=built.settings | {"privacy": {name: getattr(PRIVACY, name) for name in PRIVACY.__dataclass_fields__}},
+        settings=built.settings | {"privacy": asdict(PRIVACY)},
         seeds="none",
         progress=built.progress,
         messages={"ann": built.used},

@@ -22,11 +22,13 @@ from checkpoints import (
     fit,
     ledgers,
 )
+from interrupts import interrupted
 
 from private_distdd.cli import main
 from private_distdd.data.info import DatasetInfo
 from private_distdd.errors import QueryRefusedError
 from private_distdd.privacy.ledger import Budget, Charge, parse
+from private_distdd.release.release import Release
 from private_distdd.site.client import Client
 from private_distdd.wire.query import Query
 
@@ -128,7 +130,7 @@ def test_ctrl_c_gives_a_release_and_the_run_can_still_go_on(
     expected = fit(PLAIN, Mortal(federation("whole")), tiny_info, tmp_path / "whole" / "run")
     real, asked = Client.answer, 0
 
-    def interrupted(*arguments: Any) -> Any:
+    def stop(*arguments: Any) -> Any:
         nonlocal asked
         asked += 1
         if asked == 3 + 3 + 2:
@@ -136,9 +138,10 @@ def test_ctrl_c_gives_a_release_and_the_run_can_still_go_on(
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Client, "answer", interrupted)
-        early = fit(PLAIN, Mortal(federation()), tiny_info, tmp_path / "run")
+        patch.setattr(Client, "answer", stop)
+        early = interrupted(fit, PLAIN, Mortal(federation()), tiny_info, tmp_path / "run")
     assert not early.failures()
+    assert Release.load(tmp_path / "run" / "interrupted-001").card == early.card
     assert early.card["progress"]["stopped_early"]
     release = fit(PLAIN, Mortal(federation()), tiny_info, tmp_path / "run")
     assert torch.equal(release.dataset.images, expected.dataset.images)
@@ -204,7 +207,7 @@ def test_the_command_goes_on_after_ctrl_c(
     command = [*QUICK, "--checkpoint", "state/run"]
     real, asked = Client.answer, 0
 
-    def interrupted(*arguments: Any) -> Any:
+    def stop(*arguments: Any) -> Any:
         nonlocal asked
         asked += 1
         if asked == 5:
@@ -212,9 +215,11 @@ def test_the_command_goes_on_after_ctrl_c(
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Client, "answer", interrupted)
-        assert main([*command, "--output", "early"]) == 0
-    assert "state/run can go on, with --resume and another --output" in capsys.readouterr().out
+        patch.setattr(Client, "answer", stop)
+        assert main([*command, "--output", "early"]) == 130
+    said = capsys.readouterr()
+    assert "state/run can go on, with --resume and another --output" in said.out
+    assert said.err.endswith("stopped by Ctrl-C; the release of what was paid for is in early\n")
     assert json.loads(Path("early/card.json").read_text())["progress"]["rounds_done"] == 2
     kept = ledgers(tmp_path / "state" / "run" / "ledgers")
     for wrong, said in (

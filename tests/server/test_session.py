@@ -231,15 +231,6 @@ def test_a_session_without_clients_is_an_error(make_images: MakeImages, tiny_inf
         Session(InProcess(poor), Run("run-1", tiny_info, PLAN))
 
 
-def test_a_session_s_running_bill(clients: list[Client], run: Run) -> None:
-    session = Session(InProcess(clients), run)
-    assert session.epsilon() == dict.fromkeys(["c0", "c1", "c2"], 0.0)
-    session.ask(wanted(["c0", "c2"], query(run), SHAPE))
-    bill = session.epsilon()
-    assert bill["c1"] == 0.0
-    assert bill["c0"] == bill["c2"] == clients[0].ledger.epsilon(1e-5, "rdp") > 0
-
-
 def test_messages_stack(clients: list[Client], run: Run) -> None:
     session = Session(InProcess(clients), run)
     messages = session.ask(wanted(session.active, query(run), SHAPE)).messages

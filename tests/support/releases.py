@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -114,13 +115,12 @@ class Built:
         return self.release().failures()
 
     def release(self) -> Release:
-        privacy = {name: getattr(PRIVACY, name) for name in PRIVACY.__dataclass_fields__}
         return build_release(
             SyntheticDataset(torch.zeros(2, 1, 4, 4), torch.tensor([0, 1]), INFO),
             self.run,
             {"ann": self.ledger()},
             method=self.method,
-            settings=self.settings | {"privacy": privacy},
+            settings=self.settings | {"privacy": asdict(PRIVACY)},
             seeds="none",
             progress=self.progress,
             messages={"ann": self.used},

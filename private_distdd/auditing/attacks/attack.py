@@ -131,7 +131,7 @@ def attack(name: str, setting: Setting, source: Source, total: int, seed: int, g
         kind="rigorous",
         statistic=f"{bounding[0]} for the bound, {gate[0]} for the gate",
         trials=total // 2,
-        rejected=curve.rejects(gated),
+        rejected=curve.rejects(gated.false_positive, gated.false_negative),
         adversary=KNOWS,
         assumptions=f"{source.says}; {fit:,} a side chose what {tested[0]:,} inside and {tested[1]:,} outside tested",
         seed=seed,

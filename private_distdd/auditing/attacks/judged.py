@@ -7,8 +7,8 @@ from private_distdd.auditing.attacks.outcome import bounded
 from private_distdd.auditing.attacks.rates import LOW_RATES, area_under_curve, ceiling, roc, true_positive_rate
 from private_distdd.auditing.bounds import Scores
 from private_distdd.auditing.report.records import AIM, CONFIDENCE, AuditRecord
-from private_distdd.auditing.tradeoff import TradeoffCurve
 from private_distdd.privacy.events import SampledGaussian
+from private_distdd.privacy.tradeoff import TradeoffCurve
 
 NO_CLAIM = TradeoffCurve([SampledGaussian(1e-3, 1.0)])  # mu = 1000: f = 0 wherever a bound can be
 
@@ -48,7 +48,7 @@ def judged(
         kind="rigorous",
         statistic=statistic,
         trials=trials,
-        rejected=curve is not None and curve.rejects(errors),
+        rejected=curve is not None and curve.rejects(errors.false_positive, errors.false_negative),
         adversary=adversary,
         assumptions=assumptions,
         seed=seed,

@@ -13,11 +13,11 @@ from private_distdd.auditing.attacks.guesses import epsilon_lower, p_value, refu
 from private_distdd.auditing.attacks.outcome import bounded
 from private_distdd.auditing.report.records import CONFIDENCE, DELTAS, GATE_ALPHA, AuditRecord
 from private_distdd.auditing.setting import CANARY_NORM, Setting, known_rows
-from private_distdd.auditing.tradeoff import TradeoffCurve
 from private_distdd.errors import ConfigurationError
 from private_distdd.privacy.accountants import bracket
 from private_distdd.privacy.events import SampledGaussian
 from private_distdd.privacy.randomness import InsecureRandomness
+from private_distdd.privacy.tradeoff import TradeoffCurve
 from private_distdd.validate import require_count
 
 _KNOWS = "chooses all canaries, knows all constants, guesses which of them were held"

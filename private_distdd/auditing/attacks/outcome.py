@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from private_distdd.auditing.report.records import DELTAS, GATE_ALPHA, AuditRecord, Curve, Kind
-from private_distdd.auditing.tradeoff import TradeoffCurve
+from private_distdd.privacy.tradeoff import TradeoffCurve
 
 _NONE: Mapping[str, float] = {}
 _NO_CURVES: Mapping[str, Curve] = {}

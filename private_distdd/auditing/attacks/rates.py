@@ -10,8 +10,8 @@ from scipy import stats
 
 from private_distdd.auditing import bounds
 from private_distdd.auditing.report.records import Curve
-from private_distdd.auditing.tradeoff import TradeoffCurve
 from private_distdd.errors import ConfigurationError
+from private_distdd.privacy.tradeoff import TradeoffCurve
 
 LOW_RATES = {"1 %": 0.01, ".1 %": 0.001}
 _ROC_POINTS = 100
@@ -50,7 +50,7 @@ def true_positive_rate(inside: ArrayLike, outside: ArrayLike, false_positive: fl
 
 def ceiling(curve: TradeoffCurve | None, false_positive: float) -> float:
     """The largest TPR at this FPR that the claim allows: 1 - f(FPR); 1 where nothing is claimed."""
-    return 1.0 if curve is None else 1.0 - float(curve(false_positive))
+    return 1.0 if curve is None else curve.ceiling(false_positive)
 
 
 def roc(inside: ArrayLike, outside: ArrayLike, curve: TradeoffCurve | None) -> dict[str, Curve]:

@@ -21,10 +21,10 @@ from private_distdd.auditing.attacks.judged import NO_CLAIM, judged
 from private_distdd.auditing.attacks.rates import area_under_curve
 from private_distdd.auditing.bounds import Scores
 from private_distdd.auditing.report.records import AIM, CONFIDENCE, GATE_ALPHA, AuditRecord
-from private_distdd.auditing.tradeoff import TradeoffCurve
 from private_distdd.data.dataset import ImageDataset, check_labels
 from private_distdd.errors import DataError
 from private_distdd.privacy.events import Event, SampledGaussian
+from private_distdd.privacy.tradeoff import TradeoffCurve
 from private_distdd.validate import require_count
 
 Distill: TypeAlias = Callable[[Tensor, Tensor, int], Tensor]

@@ -130,7 +130,7 @@ def _session(
         for server_round in range(_ROUNDS):
             query = question.query(run, server_round)
             messages += session.ask(dict.fromkeys(session.active, Wanted(query, shape))).messages
-        seen.lines.append(f"session: {session.active}, {session.answered}, {session.epsilon()}")
+        seen.lines.append(f"session: {session.active}, {session.answered}")
         ledger.close()
     return seen, tuple(sha256(message.data) for message in messages)
 

@@ -28,7 +28,11 @@ def load_torchvision(wanted: Wanted) -> Loaded:
     name, root = wanted.name, wanted.root
     class_name, mean, std = TORCHVISION[name]
     if root is None:
-        raise DataError("root = None", f"the folder that holds {class_name}'s files", "Pass root=, and download=True.")
+        raise DataError(
+            "root = None",
+            f"the folder that holds {class_name}'s files",
+            'Name it: root="FOLDER" (on the command line --root FOLDER); download=True (--download) fetches the files.',
+        )
     parts = []
     for train in (True, False):
         try:
@@ -37,7 +41,7 @@ def load_torchvision(wanted: Wanted) -> Loaded:
             raise DataError(
                 f"{class_name} below root = {str(root)!r}: {error}",
                 "torchvision's files",
-                "Name the folder that holds them, or pass download=True.",
+                "Name the folder that holds them, or pass download=True (on the command line --download).",
             ) from error
         # The raw arrays: sixty thousand PIL round trips would take a minute.
         pixels, labels = torch.as_tensor(source.data), torch.as_tensor(source.targets)

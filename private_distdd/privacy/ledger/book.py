@@ -24,6 +24,7 @@ from private_distdd.privacy.events import Event
 from private_distdd.privacy.ledger.entries import Budget, Charge, Entry, Open, Pin, Recovered, Sealed, encode
 from private_distdd.privacy.ledger.file import begin, failed, identity, lock, unusable
 from private_distdd.privacy.ledger.history import History, parse, repeated
+from private_distdd.validate import require_path
 
 
 class Ledger(History):
@@ -60,7 +61,7 @@ class Ledger(History):
         super().__init__()
         opening = Open(client_id, budget)
         # The real path: whatever alias is used, all writers meet at one lock, and a rename replaces the file itself.
-        self._path = None if path is None else Path(os.path.realpath(path))
+        self._path = None if path is None else Path(os.path.realpath(require_path("the ledger's path", path)))
         self._appending = threading.Lock()
         self._process = os.getpid()
         self._unusable: str | None = None

@@ -16,7 +16,6 @@ from private_distdd.auditing.attacks.membership import membership_gradient
 from private_distdd.auditing.attacks.synthetic import Distill, membership_synthetic
 from private_distdd.auditing.report.records import table
 from private_distdd.auditing.setting import Measure, Setting, library
-from private_distdd.auditing.tradeoff import TradeoffCurve
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.load import load_dataset
 from private_distdd.errors import ConfigurationError, DataError
@@ -26,6 +25,7 @@ from private_distdd.privacy.events import SampledGaussian
 from private_distdd.privacy.mechanism import Measurement, SampledGaussianMechanism
 from private_distdd.privacy.plan import Privacy
 from private_distdd.privacy.randomness import InsecureRandomness
+from private_distdd.privacy.tradeoff import TradeoffCurve
 from private_distdd.site.client import Client
 from private_distdd.wire.run import Run
 

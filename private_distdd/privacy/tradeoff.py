@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from private_distdd.auditing.bounds import Errors
 from private_distdd.errors import ConfigurationError
 from private_distdd.privacy.accountants import PRV, best_epsilon, epsilon_delta_curve
+from private_distdd.privacy.accountants.gdp import gaussian_mu
+from private_distdd.privacy.accountants.prv import MAX_LOSS
 from private_distdd.privacy.events import Event, NotPrivate, SampledGaussian, merge
 
 _CURVE_POINTS = 300
@@ -42,9 +43,9 @@ class TradeoffCurve:
         terms = [event for event in self.events if isinstance(event, SampledGaussian)]
         self.mu: float | None = None
         if all(term.sample_rate == 1 for term in terms):
-            self.mu = math.sqrt(sum(term.count / term.noise_multiplier**2 for term in terms))
+            self.mu = gaussian_mu(terms)
             return
-        largest = best_epsilon(terms, 1e-9) + 1
+        largest = min(best_epsilon(terms, 1e-9) + 1, MAX_LOSS)
         grid = np.linspace(0, largest, _CURVE_POINTS)
         curve = epsilon_delta_curve(terms, [float(e) for e in grid], PRV(cross_check=False))
         self._epsilons, self._deltas = np.array(curve).T
@@ -60,11 +61,18 @@ class TradeoffCurve:
         )
         return np.asarray(np.maximum(lines.max(axis=-1), 0.0), dtype=np.float64)
 
-    def rejects(self, errors: Errors) -> bool:
-        """FNR_U < f(FPR_U), or FPR_U < f(FNR_U): no mechanism within the claim allows such a test."""
-        return bool(
-            errors.false_negative < self(errors.false_positive) or errors.false_positive < self(errors.false_negative)
-        )
+    def ceiling(self, false_positive: float) -> float:
+        """The largest TPR that a test with this FPR can have: 1 - f(FPR)."""
+        return 1.0 - float(self(false_positive))
+
+    @property
+    def advantage(self) -> float:
+        """The largest TPR - FPR that any test can have, in [0, 1]: delta at epsilon = 0, the total variation."""
+        return float(self._deltas[0]) if self.mu is None else float(special.erf(self.mu / math.sqrt(8)))
+
+    def rejects(self, false_positive: float, false_negative: float) -> bool:
+        """FNR_U < f(FPR_U), or FPR_U < f(FNR_U): no mechanism within the claim allows a test with such errors."""
+        return bool(false_negative < self(false_positive) or false_positive < self(false_negative))
 
     def epsilon(self, delta: float) -> float:
         """The accountant's upper bound for the claim."""
