@@ -18,7 +18,8 @@ from private_distdd.methods.teacher import Teacher, softened, trained_network
 from private_distdd.methods.without_privacy import allocate, class_counts, in_class_order
 from private_distdd.networks.embedding import Embedding
 from private_distdd.networks.trained import TrainedNetwork
-from private_distdd.questions.class_embeddings import ClassEmbeddings, read, weights_of
+from private_distdd.questions.arguments import weights_of
+from private_distdd.questions.class_embeddings import ClassEmbeddings, read
 from private_distdd.server.loop import Course, Kept, named, unnamed
 from private_distdd.server.reading import Wanted
 from private_distdd.server.start import Started
