@@ -106,7 +106,9 @@ def moved_by(
     weights = start
     for _ in range(steps):
         weights = (
-            checkpoint(step, weights, images, rate, use_reentrant=False) if checkpointed else step(weights, images, rate)
+            checkpoint(step, weights, images, rate, use_reentrant=False)
+            if checkpointed
+            else step(weights, images, rate)
         )
     return weights - start
 

@@ -46,7 +46,7 @@ class FedDGM(Method):
     as a function of the latents of a generator, until training on S moves a surrogate the way the clients did.
 
     With privacy a client's every local step is one release of the mechanism (DP-SGD at the client), so a query costs
-    `starts` * `local_steps` events.  A step is along the noisy sum of clipped gradients over b: choose the divisor near
+    `starts` * `surrogate_steps` events.  A step is along the noisy sum of clipped gradients over b: choose the divisor near
     the number of examples that a client's coins take, q n.
 
     Args:
@@ -55,12 +55,12 @@ class FedDGM(Method):
         model: the registered network that the surrogates are.
         model_args: its arguments.  Default: a ConvNet of width 8 and depth 2; other models as they are.
         starts: surrogates of a query, >= 1.
-        local_steps: of a client's SGD on each of them, 1 ... 4,096.
+        surrogate_steps: of a client's SGD on each of them, 1 ... 4,096.
         learning_rate: of these steps, in (0, 10^6].
         batch_size: without privacy only: examples of a step, >= 1 (default 32).  With privacy, q decides.
         continued: do later rounds go on from the ends of the round before, in place of fresh public starts?
-        segment: ask for the whole ways, at the same epsilon, and match pieces of so many steps, 1 ... `local_steps`;
-            None: for their ends, which makes messages `local_steps` times shorter.
+        segment: ask for the whole ways, at the same epsilon, and match pieces of so many steps, 1 ... `surrogate_steps`;
+            None: for their ends, which makes messages `surrogate_steps` times shorter.
         match: "mean": the mean of the clients' ways, in which their noise falls; or "clients" (the paper): each client's
             way by a share of S of its own, of which S is the union, which needs an `ipc` of a client or more.
         generator: what makes images of latents: "convolutional", a small random one whose weights are learned with the
@@ -106,7 +106,7 @@ class FedDGM(Method):
     model: str = field(default="convnet", kw_only=True)
     model_args: Mapping[str, Any] | None = field(default=None, kw_only=True)
     starts: int = field(default=3, kw_only=True)
-    local_steps: int = field(default=7, kw_only=True)
+    surrogate_steps: int = field(default=7, kw_only=True)
     learning_rate: float = field(default=2.0, kw_only=True)
     batch_size: int | None = field(default=None, kw_only=True)
     continued: bool = field(default=False, kw_only=True)
@@ -129,7 +129,7 @@ class FedDGM(Method):
         require_count("ipc", self.ipc, "10 is usual.")
         require_count("rounds", self.rounds, "1 is usual.")
         require_count("starts", self.starts, "3 or more are usual.", at_most=NETWORKS)
-        require_count("local_steps", self.local_steps, "7 is usual.", at_most=STEPS)
+        require_count("surrogate_steps", self.surrogate_steps, "7 is usual.", at_most=STEPS)
         for name in ("student_steps", "matching_steps", "partition"):
             require_count(name, getattr(self, name), "See the defaults.")
         fastest = math.nextafter(FASTEST, math.inf)
@@ -148,7 +148,7 @@ class FedDGM(Method):
                 f"generator = {self.generator!r}", f"one of {GENERATORS}, or a Generator", "See `public_generator`."
             )
         if self.segment is not None:
-            require_count("segment", self.segment, "Pieces of a way.", at_most=self.local_steps)
+            require_count("segment", self.segment, "Pieces of a way.", at_most=self.surrogate_steps)
         if self.batch_size is not None:
             require_count("batch_size", self.batch_size, "32 is usual.")
             if self.privacy is not None:
@@ -184,7 +184,7 @@ class FedDGM(Method):
     def settings(self) -> dict[str, Any]:
         """See `Method`."""
         generator = self.generator.record() if isinstance(self.generator, Generator) else self.generator
-        return super().settings() | {"model_args": dict(self.spec.arguments), "generator": generator}
+        return super().settings() | {"model_args": dict(self.spec.arguments), "generator": generator, "matchings": 1}
 
     def identity(self) -> dict[str, Any]:
         """The settings but for those that the same messages may be matched with again."""
@@ -193,7 +193,7 @@ class FedDGM(Method):
     @property
     def events_per_query(self) -> int:
         """One a local step of each surrogate."""
-        return self.starts * self.local_steps
+        return self.starts * self.surrogate_steps
 
     def schedule(self, client_ids: Sequence[str]) -> list[list[str]]:
         """Everybody, in every round.
@@ -222,7 +222,7 @@ class FedDGM(Method):
             "model": self.spec.to_json(),
             "seeds": self.seeds(t),
             "whole": self.segment is not None,
-            "steps": self.local_steps,
+            "steps": self.surrogate_steps,
             "rate": self.learning_rate,
             "batch_size": batch if self.privacy is None else None,
             "seed": self.public_seed("order", t),
@@ -246,7 +246,7 @@ class FedDGM(Method):
     def layout(self, run: Run, client_ids: Sequence[str]) -> Layout:
         """See `Method`."""
         parameters = self.spec.size(run.info.shape, run.info.num_classes).parameters
-        length = self.starts * (1 if self.segment is None else self.local_steps) * parameters
+        length = self.starts * (1 if self.segment is None else self.surrogate_steps) * parameters
         rows = len(client_ids) if self.match == "clients" else 1
         return Layout(
             run,

@@ -46,9 +46,7 @@ class FedDGMCourse(Course):
         self.method = method
         self.generator = method.prior(self.info)
         self.labels = torch.arange(self.info.num_classes).repeat_interleave(method.ipc)
-        self.latents = Latents(
-            self.generator, self.info, len(self.labels), method.public_rng("latents"), method.device
-        )
+        self.latents = Latents(self.generator, self.info, len(self.labels), method.public_rng("latents"), method.device)
         self.network = method.spec.build(self.info.shape, self.info.num_classes, method.seeds(0)[0])
         self.ways: list[Tensor] = []  # of each round [1 or clients, starts, steps told, parameters]; 0: nobody answered
 
@@ -62,7 +60,7 @@ class FedDGMCourse(Course):
         """Shape of one message: surrogates, steps that it tells of each, parameters."""
         method = self.method
         parameters = sum(p.numel() for p in self.network.parameters() if p.requires_grad)
-        return method.starts, 1 if method.segment is None else method.local_steps, parameters
+        return method.starts, 1 if method.segment is None else method.surrogate_steps, parameters
 
     def wanted(self, t: int) -> Mapping[str, Wanted]:
         """Seeds of fresh surrogates, or the weights where those before ended, to everybody."""
@@ -76,12 +74,12 @@ class FedDGMCourse(Course):
 
     def step(self, t: int, messages: Sequence[Message]) -> float:
         """Keep what S will be matched with."""
-        method, clients = self.method, self.started.client_ids
+        method, clients = self.method, sorted(self.started.client_ids)  # whatever order an engine names them in
         found = torch.zeros(len(clients) if method.match == "clients" else 1, math.prod(self._told))
         if messages and method.match == "clients":
             for message in messages:
                 count = 1 if message.counts is None else max(1, int(message.counts))
-                found[list(clients).index(message.client_id)] = message.values[0] / count
+                found[clients.index(message.client_id)] = message.values[0] / count
         elif messages:
             found = method.rule(*stack(messages))
         elif not t and not self.interrupted:

@@ -106,10 +106,11 @@ class LocalTrainings:
 
     @staticmethod
     def blocks(arguments: Mapping[str, Any], info: DatasetInfo) -> Mapping[str, int]:
-        """For audits: a row's parts are the gradients of each network's tensors."""
-        own, seeds, _ = _read(arguments)
-        parts = LocalTraining.blocks(own, info)
-        return {f"network {k}, {name}": length for k in range(len(seeds)) for name, length in parts.items()}
+        """For audits: a row's parts are the gradients of each network's tensors, at each step that is told."""
+        own, seeds, whole = _read(arguments)
+        parts, told = LocalTraining.blocks(own, info), own["steps"] if whole else 1
+        places = [f"network {k}, step {t}" for k in range(len(seeds)) for t in range(told)]
+        return {f"{place}, {name}": length for place in places for name, length in parts.items()}
 
 
 def _read(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[int, ...], bool]:
