@@ -51,8 +51,13 @@ RATE = 0.1  # q, of the methods that take steps
 KNOBS: dict[str, dict[str, dict[str, Any]]] = {
     "feddgm": {
         "none": {
-            **{"starts": 20, "surrogate_steps": 40, "learning_rate": 0.2, "batch_size": 64, "segment": 20},
-            **{"student_steps": 10, "matching_steps": 1000},
+            "starts": 20,
+            "surrogate_steps": 40,
+            "learning_rate": 0.2,
+            "batch_size": 64,
+            "segment": 20,
+            "student_steps": 10,
+            "matching_steps": 1000,
         },
         "10": {"starts": 20, "surrogate_steps": 10, "learning_rate": 2.0, "matching_steps": 500},
         "usual": {"starts": 10, "surrogate_steps": 7, "learning_rate": 2.0, "matching_steps": 200},

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from private_distdd import CollabDM, ImageDataset, Privacy, SyntheticDataset, evaluate, load_dataset
 from private_distdd.evaluation import accuracy
-from private_distdd.matching.means import total_variation, class_means
+from private_distdd.matching.means import class_means, total_variation
 from private_distdd.methods.teacher import descend, softened
 from private_distdd.networks.embedding import Embedding
 from private_distdd.networks.spec import ModelSpec

@@ -46,8 +46,8 @@ class FedDGM(Method):
     as a function of the latents of a generator, until training on S moves a surrogate the way the clients did.
 
     With privacy a client's every local step is one release of the mechanism (DP-SGD at the client), so a query costs
-    `starts` * `surrogate_steps` events.  A step is along the noisy sum of clipped gradients over b: choose the divisor near
-    the number of examples that a client's coins take, q n.
+    `starts` * `surrogate_steps` events.  A step is along the noisy sum of clipped gradients over b: choose the divisor
+    near the number of examples that a client's coins take, q n.
 
     Args:
         ipc: stored images per class of S, over the whole release, >= 1.
@@ -59,10 +59,10 @@ class FedDGM(Method):
         learning_rate: of these steps, in (0, 10^6].
         batch_size: without privacy only: examples of a step, >= 1 (default 32).  With privacy, q decides.
         continued: do later rounds go on from the ends of the round before, in place of fresh public starts?
-        segment: ask for the whole ways, at the same epsilon, and match pieces of so many steps, 1 ... `surrogate_steps`;
-            None: for their ends, which makes messages `surrogate_steps` times shorter.
-        match: "mean": the mean of the clients' ways, in which their noise falls; or "clients" (the paper): each client's
-            way by a share of S of its own, of which S is the union, which needs an `ipc` of a client or more.
+        segment: ask for the whole ways, at the same epsilon, and match pieces of so many steps, 1 ...
+            `surrogate_steps`; None: for their ends, which makes messages `surrogate_steps` times shorter.
+        match: "mean": the mean of the clients' ways, in which their noise falls; or "clients" (the paper): each
+            client's way by a share of S of its own, of which S is the union; needs at least as many `ipc` as clients.
         generator: what makes images of latents: "convolutional", a small random one whose weights are learned with the
             latents; "pixels", none; or a `Generator`, see `public_generator` and `Generator.loaded`.  Default:
             "convolutional" for images, "pixels" for rows of a table.

@@ -31,7 +31,7 @@ class LocalTrainings:
     asked for: the gradients of its steps in their order.
 
     Under a plan every step of every network is a measurement of its own, on fresh coins, and the plan must have
-    `events_per_query` = K * steps.  The whole way is what the server sees of all of them: it costs no more than its end.
+    `events_per_query` = K * steps.  The whole way costs no more than its end, which is computed from it.
 
     Args:
         arguments: {"seeds": 1 ... 4,096 different whole numbers in [0, 2^63), "whole": true or false, "model", "steps",
