@@ -4,9 +4,8 @@
 
 10 clients, Dirichlet 0.5, IPC 10, delta 1e-5; S is scored by fresh ConvNets on the training images that are held out,
 or, with `--test`, on the test set, once.  FedDGM's three rows of one seed match the same messages, which are asked for
-once.  The public generator is trained on Fashion-MNIST for MNIST, on MNIST for Fashion-MNIST, and on nothing else; there
-is no such row for other data sets.  A cell is one epsilon and one seed of one method, and `--processes` of them run side
-by side.  A Markdown table is printed, and FILE of `--json` holds every cell: accuracies, seconds, bytes a client sent,
+once.  The public generator is trained on Fashion-MNIST for MNIST, and on MNIST for Fashion-MNIST; there is no such row
+for other data sets.  A cell is one epsilon and one seed of one method, and `--processes` of them run side by side.  A Markdown table is printed, and FILE of `--json` holds every cell: accuracies, seconds, bytes a client sent,
 epsilon by the card, settings.  Knobs are replaced by `--feddgm`, `--distdd`, `--collabdm` and `--fedavg`, as JSON.
 """
 
@@ -139,11 +138,10 @@ def cell(options: argparse.Namespace, which: tuple[str, str, int]) -> list[dict[
     make = functools.partial(CLASSES[method], privacy=privacy, device=options.device, seed=seed)
     if method != "feddgm":
         return [_row(options, which, CLASSES[method].name, make(**knobs), clients, scored)]
+    names = [name for name in options.generators if name != "public" or options.dataset in PUBLIC]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for number, name in enumerate(
-            name for name in options.generators if name != "public" or options.dataset in PUBLIC
-        ):
+        for number, name in enumerate(names):
             begun = time.perf_counter()
             generator = _public(options, seed) if name == "public" else name
             spent = time.perf_counter() - begun

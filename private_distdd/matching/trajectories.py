@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -48,7 +49,8 @@ def normalised_l2(student: Tensor, target: Tensor) -> Tensor:
 
     Source: Cazenavette et al. 2022 (MTT), eq. 2.
     """
-    return (student - target).square().sum() / (target.square().sum() + _TINY)
+    distance: Tensor = (student - target).square().sum() / (target.square().sum() + _TINY)
+    return distance
 
 
 def cosine(student: Tensor, target: Tensor) -> Tensor:
@@ -57,7 +59,8 @@ def cosine(student: Tensor, target: Tensor) -> Tensor:
     Args and returns: as `normalised_l2`.
     """
     norms = torch.linalg.vector_norm(student) * torch.linalg.vector_norm(target)
-    return 1 - (student * target).sum() / (norms + _TINY)
+    similarity: Tensor = (student * target).sum() / (norms + _TINY)
+    return 1 - similarity
 
 
 DISTANCES: dict[str, Distance] = {"cosine": cosine, "l2": normalised_l2}
@@ -103,13 +106,9 @@ def moved_by(
         (slope,) = torch.autograd.grad(loss, [at], create_graph=True)
         return weights - rate * slope
 
-    weights = start
+    weights, forgetful = start, partial(checkpoint, step, use_reentrant=False)
     for _ in range(steps):
-        weights = (
-            checkpoint(step, weights, images, rate, use_reentrant=False)
-            if checkpointed
-            else step(weights, images, rate)
-        )
+        weights = (forgetful if checkpointed else step)(weights, images, rate)
     return weights - start
 
 
@@ -180,7 +179,7 @@ def match_ways(
         if smoothness and info.form.spatial:
             loss = loss + smoothness * total_variation(examples)
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         for group in optimizer.param_groups:
             group["lr"] = group["most"] * (1 + math.cos(math.pi * step / steps)) / 2
         optimizer.step()

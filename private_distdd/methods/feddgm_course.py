@@ -110,8 +110,8 @@ class FedDGMCourse(Course):
             start, gradients, part = ways[int(rng.integers(len(ways)))]
             first = int(rng.integers(len(gradients) - method.segment + 1)) if method.segment else 0
             before, piece = gradients[:first].sum(0), gradients[first : first + (method.segment or 1)].sum(0)
-            told = (start - method.learning_rate * before, -method.learning_rate * piece)
-            return Way(*(flat.to(method.device) for flat in told), part)
+            at, moved = start - method.learning_rate * before, -method.learning_rate * piece
+            return Way(at.to(method.device), moved.to(method.device), part)
 
         distances: list[float] = []
 
@@ -196,7 +196,7 @@ class FedDGMCourse(Course):
         if self.method.match == "mean":
             return [None]
         shares = np.array_split(np.arange(self.method.ipc), len(self.started.client_ids))
-        own = self.labels.unique()[:, None] * self.method.ipc
+        own = torch.arange(self.info.num_classes)[:, None] * self.method.ipc
         return [(own + torch.from_numpy(share)).flatten().to(self.method.device) for share in shares]
 
 

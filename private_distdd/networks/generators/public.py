@@ -63,7 +63,7 @@ def public_generator(
         for chosen in torch.split(torch.randperm(len(images), generator=order), _BATCH):
             batch = images[chosen.to(images.device)]
             optimizer.zero_grad()
-            F.mse_loss(decoder(encoder(batch)), batch).backward()
+            torch.autograd.backward(F.mse_loss(decoder(encoder(batch)), batch))
             optimizer.step()
     latent_shape = (latent_channels, *latent_sides(info.shape))
     return Generator(decoder.cpu().eval(), latent_shape, "autoencoder", info.name, learned)
