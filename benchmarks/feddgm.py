@@ -5,8 +5,10 @@
 10 clients, Dirichlet 0.5, IPC 10, delta 1e-5; S is scored by fresh ConvNets on the training images that are held out,
 or, with `--test`, on the test set, once.  FedDGM's three rows of one seed match the same messages, which are asked for
 once.  The public generator is trained on Fashion-MNIST for MNIST, and on MNIST for Fashion-MNIST; there is no such row
-for other data sets.  A cell is one epsilon and one seed of one method, and `--processes` of them run side by side.  A Markdown table is printed, and FILE of `--json` holds every cell: accuracies, seconds, bytes a client sent,
-epsilon by the card, settings.  Knobs are replaced by `--feddgm`, `--distdd`, `--collabdm` and `--fedavg`, as JSON.
+for other data sets.  A cell is one epsilon and one seed of one method, and `--processes` of them run side by side.
+
+A Markdown table is printed, and FILE of `--json` holds every cell: accuracies, seconds, bytes a client sent, epsilon by
+the card, settings.  Knobs are replaced by `--feddgm`, `--distdd`, `--collabdm` and `--fedavg`, as JSON.
 """
 
 from __future__ import annotations
