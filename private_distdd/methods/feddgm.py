@@ -56,7 +56,7 @@ class FedDGM(Method):
         model_args: its arguments.  Default: a ConvNet of width 8 and depth 2; other models as they are.
         starts: surrogates of a query, >= 1.
         surrogate_steps: of a client's SGD on each of them, 1 ... 4,096.
-        learning_rate: of these steps, in (0, 10^6].
+        learning_rate: of these steps, in (0, 10^6].  Default: 2 with privacy, where gradients are clipped, else 0.2.
         batch_size: without privacy only: examples of a step, >= 1 (default 32).  With privacy, q decides.
         continued: do later rounds go on from the ends of the round before, in place of fresh public starts?
         segment: ask for the whole ways, at the same epsilon, and match pieces of so many steps, 1 ...
@@ -105,9 +105,9 @@ class FedDGM(Method):
     rounds: int = 1
     model: str = field(default="convnet", kw_only=True)
     model_args: Mapping[str, Any] | None = field(default=None, kw_only=True)
-    starts: int = field(default=3, kw_only=True)
-    surrogate_steps: int = field(default=7, kw_only=True)
-    learning_rate: float = field(default=2.0, kw_only=True)
+    starts: int = field(default=10, kw_only=True)
+    surrogate_steps: int = field(default=10, kw_only=True)
+    learning_rate: float | None = field(default=None, kw_only=True)
     batch_size: int | None = field(default=None, kw_only=True)
     continued: bool = field(default=False, kw_only=True)
     segment: int | None = field(default=None, kw_only=True)
@@ -128,12 +128,13 @@ class FedDGM(Method):
         super().__post_init__()
         require_count("ipc", self.ipc, "10 is usual.")
         require_count("rounds", self.rounds, "1 is usual.")
-        require_count("starts", self.starts, "3 or more are usual.", at_most=NETWORKS)
-        require_count("surrogate_steps", self.surrogate_steps, "7 is usual.", at_most=STEPS)
+        require_count("starts", self.starts, "10 is usual.", at_most=NETWORKS)
+        require_count("surrogate_steps", self.surrogate_steps, "10 is usual.", at_most=STEPS)
         for name in ("student_steps", "matching_steps", "partition"):
             require_count(name, getattr(self, name), "See the defaults.")
         fastest = math.nextafter(FASTEST, math.inf)
-        require_number("learning_rate", self.learning_rate, 0, fastest, "0 < learning_rate <= 10^6", "2 is usual.")
+        if self.learning_rate is not None:
+            require_number("learning_rate", self.learning_rate, 0, fastest, "0 < learning_rate <= 10^6", "See above.")
         for name in ("student_rate", "matching_rate", "generator_rate"):
             require_number(name, getattr(self, name), 0, math.inf, "a finite number > 0", "See the defaults.")
         at_zero = math.nextafter(0, -1)
@@ -165,6 +166,11 @@ class FedDGM(Method):
         usual = {"width": 8, "depth": 2} if self.model == "convnet" else {}
         return ModelSpec(self.model, usual if self.model_args is None else self.model_args)
 
+    @property
+    def rate(self) -> float:
+        """`learning_rate`, or its default."""
+        return self.learning_rate or (0.2 if self.privacy is None else 2.0)
+
     def prior(self, info: DatasetInfo) -> Generator | None:
         """The generator; None for pixels, or the values of rows.
 
@@ -184,7 +190,12 @@ class FedDGM(Method):
     def settings(self) -> dict[str, Any]:
         """See `Method`."""
         generator = self.generator.record() if isinstance(self.generator, Generator) else self.generator
-        return super().settings() | {"model_args": dict(self.spec.arguments), "generator": generator, "matchings": 1}
+        return super().settings() | {
+            "learning_rate": self.rate,
+            "model_args": dict(self.spec.arguments),
+            "generator": generator,
+            "matchings": 1,
+        }
 
     def identity(self) -> dict[str, Any]:
         """The settings but for those that the same messages may be matched with again."""
@@ -223,7 +234,7 @@ class FedDGM(Method):
             "seeds": self.seeds(t),
             "whole": self.segment is not None,
             "steps": self.surrogate_steps,
-            "rate": self.learning_rate,
+            "rate": self.rate,
             "batch_size": batch if self.privacy is None else None,
             "seed": self.public_seed("order", t),
         }

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from private_distdd.errors import QueryRefusedError
 from private_distdd.matching.trajectories import DISTANCES, Way, match_ways
-from private_distdd.methods.teacher import softened
 from private_distdd.questions.arguments import weights_of
 from private_distdd.server.loop import Course, Kept
 from private_distdd.server.reading import Wanted
@@ -110,7 +109,7 @@ class FedDGMCourse(Course):
             start, gradients, part = ways[int(rng.integers(len(ways)))]
             first = int(rng.integers(len(gradients) - method.segment + 1)) if method.segment else 0
             before, piece = gradients[:first].sum(0), gradients[first : first + (method.segment or 1)].sum(0)
-            at, moved = start - method.learning_rate * before, -method.learning_rate * piece
+            at, moved = start - method.rate * before, -method.rate * piece
             return Way(at.to(method.device), moved.to(method.device), part)
 
         distances: list[float] = []
@@ -157,13 +156,10 @@ class FedDGMCourse(Course):
         return {"generator": "pixels" if self.generator is None else self.generator.record()}
 
     def dataset(self) -> SyntheticDataset:
-        """S, with soft labels by the surrogates where they ended."""
+        """See `Course`."""
         with torch.no_grad():
             images = presentable(self.latents.examples())
-        dataset = SyntheticDataset(images, self.labels, self.info, self.method.partition)
-        rounds = range(len(self.ways))[-1:] if self.method.continued else range(len(self.ways))
-        ends = [end for t in rounds for end in self._ends(t)]
-        return softened(dataset, _Together([self._at(end) for end in ends])) if ends else dataset
+        return SyntheticDataset(images, self.labels, self.info, self.method.partition)
 
     def _starts(self, t: int) -> list[Tensor]:
         """The surrogates' first weights in round t, flat."""
@@ -177,19 +173,16 @@ class FedDGMCourse(Course):
         """Where the clients' mean way leads them in round t."""
         rows = [row for row in self.ways[t] if row.any()]
         way = torch.stack(rows).mean(0).sum(1) if rows else torch.zeros_like(self.ways[t][0, :, 0])
-        return [start - self.method.learning_rate * own for start, own in zip(self._starts(t), way, strict=True)]
+        return [start - self.method.rate * own for start, own in zip(self._starts(t), way, strict=True)]
 
-    def _at(self, weights: Tensor) -> nn.Module:
-        """The surrogate at these weights."""
+    def _state(self, weights: Tensor) -> dict[str, Tensor]:
+        """Of a surrogate with these weights, on the CPU."""
         network = copy.deepcopy(self.network).cpu()
         parameters = [p for p in network.parameters() if p.requires_grad]
         with torch.no_grad():
             for p, part in zip(parameters, torch.split(weights, [p.numel() for p in parameters]), strict=True):
                 p.copy_(part.view_as(p))
-        return network
-
-    def _state(self, weights: Tensor) -> dict[str, Tensor]:
-        return dict(self._at(weights).state_dict())
+        return dict(network.state_dict())
 
     def _parts(self) -> list[Tensor | None]:
         """Which of S's examples go whose way: all of them the mean's, or of each class a share each client's."""
@@ -202,15 +195,3 @@ class FedDGMCourse(Course):
 
 def _flat(network: nn.Module) -> Tensor:
     return torch.cat([p.detach().flatten() for p in network.parameters() if p.requires_grad])
-
-
-class _Together(nn.Module):
-    """The mean opinion of several classifiers."""
-
-    def __init__(self, networks: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.networks = nn.ModuleList(networks)
-
-    def forward(self, examples: Tensor) -> Tensor:
-        """The mean of their logits."""
-        return torch.stack([network(examples) for network in self.networks]).mean(0)

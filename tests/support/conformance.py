@@ -188,7 +188,7 @@ def feddgm(**knobs: Any) -> Case:
         2,
         frozenset({"local_trainings"}),
         ("rounds", "ipc", "starts", "surrogate_steps", "student_steps", "matching_steps", "partition", "batch_size"),
-        ("learning_rate", "student_rate", "matching_rate", "generator_rate"),
+        ("student_rate", "matching_rate", "generator_rate"),
         events=4,
         matchings=1,
         weights=bool(knobs.get("continued")),
