@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from private_distdd.errors import QueryRefusedError
 from private_distdd.matching.trajectories import DISTANCES, Way, match_ways
 from private_distdd.questions.arguments import weights_of
-from private_distdd.server.loop import Course, Kept
+from private_distdd.server.loop import Course, Kept, nobody_answered
 from private_distdd.server.reading import Wanted
 from private_distdd.server.start import Started
 from private_distdd.synthetic.dataset import SyntheticDataset, presentable
@@ -25,8 +23,6 @@ from private_distdd.wire.query import Query
 
 if TYPE_CHECKING:  # it is its course
     from private_distdd.methods.feddgm import FedDGM
-
-_SHOWN = 20  # steps between two lines of progress, which shows their mean distance
 
 
 class FedDGMCourse(Course):
@@ -82,11 +78,7 @@ class FedDGMCourse(Course):
         elif messages:
             found = method.rule(*stack(messages))
         elif not t and not self.interrupted:
-            raise QueryRefusedError(
-                "a query that no client answers",
-                "at least one client that can",
-                "Each client's own log (private_distdd_client.<id>) says why it did not.",
-            )
+            raise nobody_answered()
         if messages or not self.interrupted:
             self.ways.append(found.reshape(-1, *self._told))
         return math.nan
@@ -112,15 +104,6 @@ class FedDGMCourse(Course):
             at, moved = start - method.rate * before, -method.rate * piece
             return Way(at.to(method.device), moved.to(method.device), part)
 
-        distances: list[float] = []
-
-        def report(step: int, distance: float) -> None:
-            nonlocal distances
-            distances = [*distances, distance][-_SHOWN:]
-            self.steps_done, self.loss = step, statistics.fmean(distances)
-            if step % _SHOWN == 0 or step == method.matching_steps:
-                self.show()
-
         match_ways(
             self.latents,
             self.labels.to(method.device),
@@ -138,7 +121,7 @@ class FedDGMCourse(Course):
             first_order=method.first_order,
             checkpointed=method.checkpointed,
             rng=method.public_rng("order of ways"),
-            report=report,
+            report=self.reporting(method.matching_steps),
         )
 
     def keep(self) -> Kept:
