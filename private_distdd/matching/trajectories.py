@@ -146,7 +146,7 @@ def match_ways(
         distance: one of `DISTANCES`.
         student_steps: N, steps of the student, >= 1.
         student_rate: its first rate, > 0.
-        steps: of Adam, >= 1.
+        steps: of Adam, at least 1.
         rate: Adam's for the latents, > 0.
         generator_rate: Adam's for the generator's weights, > 0.
         smoothness: weight of S's total variation, >= 0; of no effect on tables.

@@ -30,10 +30,9 @@ from private_distdd.wire.run import Run
 GENERATORS = ("convolutional", "pixels")
 MATCHES = ("mean", "clients")
 _BATCH = 32  # usual without privacy
-_FREE = (  # what the same messages may be matched with again
-    *("ipc", "generator", "distance", "student_steps", "student_rate", "matching_steps", "matching_rate"),
-    *("generator_rate", "smoothness", "partition", "first_order", "checkpointed"),
-)
+_MATCHING = ("matching_steps", "matching_rate", "generator_rate", "distance", "smoothness")
+_STUDENT = ("student_steps", "student_rate", "first_order", "checkpointed")
+_FREE = ("ipc", "partition", "generator", *_MATCHING, *_STUDENT)  # what the same messages may be matched with again
 
 
 @register_method
@@ -74,7 +73,8 @@ class FedDGM(Method):
         generator_rate: Adam's for a generator's learned weights, > 0.
         smoothness: weight of S's total variation beside the distance, >= 0.
         partition: each stored image is a mosaic of partition x partition smaller ones, >= 1.
-        first_order: leave out derivatives through the student's earlier steps, as the published code does.
+        first_order: leave out derivatives through the student's earlier steps, as the published code does; the cosine
+            does not see the student's rate then, which stays as it is.
         checkpointed: compute the student's steps twice, to hold but one of them in memory.
         aggregator: see `Method`; with "mean" of `match`, of the ways.
         quorum: see `Method`.
