@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from private_distdd import CollabDM, ImageDataset, Privacy, SyntheticDataset, evaluate, load_dataset
 from private_distdd.evaluation import accuracy
-from private_distdd.matching.means import _total_variation, class_means
+from private_distdd.matching.means import class_means, total_variation
 from private_distdd.methods.teacher import descend, softened
 from private_distdd.networks.embedding import Embedding
 from private_distdd.networks.spec import ModelSpec
@@ -111,7 +111,7 @@ def distil(
         examples = expand(images(), partition)
         loss = (members @ given.networks[k](examples) - given.means[k]).square().sum()
         losses.append(float(loss.detach()))
-        loss = loss + smoothness * info.num_classes * _total_variation(examples)
+        loss = loss + smoothness * info.num_classes * total_variation(examples)
         added = None if extra is None else extra(examples, parts, step)
         loss = loss if added is None else loss + added
         for variable, slope in zip(variables, torch.autograd.grad(loss, variables), strict=True):

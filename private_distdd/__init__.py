@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from private_distdd.limits import ComputeLimits
     from private_distdd.methods.collabdm import CollabDM
     from private_distdd.methods.distdd import DistDD
+    from private_distdd.methods.feddgm import FedDGM
+    from private_distdd.networks.generators import Generator, public_generator
     from private_distdd.networks.register import register_model
     from private_distdd.networks.spec import ModelSpec
     from private_distdd.networks.trained import TrainedNetwork
@@ -43,7 +45,9 @@ _HOMES = {
     "DistDD": "methods.distdd",
     "Evaluation": "evaluation",
     "FedAvg": "baselines.fedavg",
+    "FedDGM": "methods.feddgm",
     "FedProx": "baselines.fedavg",
+    "Generator": "networks.generators",
     "ImageDataset": "data.dataset",
     "Interrupted": "errors",
     "Ledger": "privacy.ledger",
@@ -61,6 +65,7 @@ _HOMES = {
     "from_torch": "data.normalised",
     "load_dataset": "data.load",
     "mislabel": "simulation.mislabelling",
+    "public_generator": "networks.generators",
     "register_model": "networks.register",
     "shard_split": "simulation.splits",
     "sweep": "experiments.sweep",
@@ -75,7 +80,9 @@ __all__ = [
     "DistDD",
     "Evaluation",
     "FedAvg",
+    "FedDGM",
     "FedProx",
+    "Generator",
     "ImageDataset",
     "Interrupted",
     "Ledger",
@@ -93,6 +100,7 @@ __all__ = [
     "from_torch",
     "load_dataset",
     "mislabel",
+    "public_generator",
     "register_model",
     "shard_split",
     "sweep",

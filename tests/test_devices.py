@@ -14,6 +14,7 @@ from private_distdd.errors import NotPrivateWarning
 from private_distdd.evaluation import evaluate
 from private_distdd.methods.collabdm import CollabDM
 from private_distdd.methods.distdd import DistDD
+from private_distdd.methods.feddgm import FedDGM
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.privacy.mechanism import LATTICE, clip_to_lattice, lattice_sums
 from private_distdd.privacy.plan import Privacy, PrivacyPlan
@@ -84,6 +85,10 @@ def test_whole_runs(device: str, private: bool) -> None:
     all_kinds = {"embedding_rounds": 2, "teacher_rounds": 1, "teacher": "scatter_linear", "refinement_rounds": 2}
     methods = (
         DistDD(1, 2, matching_steps=2, **common),
+        *(
+            FedDGM(1, 2, starts=2, surrogate_steps=2, matching_steps=2, segment=1, continued=continued, **common)
+            for continued in (False, True)
+        ),
         *(CollabDM(1, matching_steps=2, networks=2, **kinds, **common) for kinds in (one, all_kinds)),
     )
     for method in methods:

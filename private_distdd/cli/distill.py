@@ -43,8 +43,8 @@ def add(commands: Commands) -> None:
         type=method_name,
         default="distdd",
         metavar="NAME",
-        help="how S is made: distdd, many rounds of gradients, or collabdm, one message of embeddings or a few; or "
-        "what it is compared with: fedavg and fedprox train a network",
+        help="how S is made: distdd, many rounds of gradients, collabdm, one message of embeddings or a few; feddgm, "
+        "how far small networks go in training; or what it is compared with: fedavg and fedprox train a network",
     )
     add_data_options(distill, "digits", "the data to split over the clients")
     distill.add_argument("--num-clients", type=int, default=10, metavar="N", help="clients the data are split over")

@@ -76,7 +76,7 @@ def match_means(
         examples = expand(variable, partition)
         loss = (members @ networks[network](examples) - means[network][present]).square().sum()
         if smoothness and info.form.spatial:
-            loss = loss + smoothness * len(members) * _total_variation(examples)
+            loss = loss + smoothness * len(members) * total_variation(examples)
         (variable.grad,) = torch.autograd.grad(loss, [variable])
         optimizer.param_groups[0]["lr"] = rate * (1 + math.cos(math.pi * step / steps)) / 2
         optimizer.step()
@@ -87,8 +87,8 @@ def match_means(
         report(step + 1, float(loss.detach()))
 
 
-def _total_variation(images: Tensor) -> Tensor:
-    """The mean size of the steps from a pixel to the one below it and to the one on its right."""
+def total_variation(images: Tensor) -> Tensor:
+    """The mean size of the steps from a pixel to the one below it and to the one on its right, of [n, C, H, W]."""
     down, right = images.diff(dim=2).abs().sum(), images.diff(dim=3).abs().sum()
     total: Tensor = (down + right) / images.numel()
     return total

@@ -18,7 +18,8 @@ from private_distdd.methods.register import register_method
 from private_distdd.methods.teacher import Teacher
 from private_distdd.networks.embedding import EmbeddingSpec
 from private_distdd.networks.spec import ModelSpec
-from private_distdd.questions.class_embeddings import EmbeddingSums, weights_of
+from private_distdd.questions.arguments import weights_of
+from private_distdd.questions.class_embeddings import EmbeddingSums
 from private_distdd.questions.register import plain_question, private_question
 from private_distdd.server.layout import Field, Layout, is_between, is_part, prototypes
 from private_distdd.server.loop import named

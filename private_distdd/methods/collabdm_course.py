@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,15 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from private_distdd.errors import QueryRefusedError
 from private_distdd.matching.means import class_means, match_means
 from private_distdd.methods.refinement import trained_states
 from private_distdd.methods.teacher import Teacher, softened, trained_network
 from private_distdd.methods.without_privacy import allocate, class_counts, in_class_order
 from private_distdd.networks.embedding import Embedding
 from private_distdd.networks.trained import TrainedNetwork
-from private_distdd.questions.class_embeddings import ClassEmbeddings, read, weights_of
-from private_distdd.server.loop import Course, Kept, named, unnamed
+from private_distdd.questions.arguments import weights_of
+from private_distdd.questions.class_embeddings import ClassEmbeddings, read
+from private_distdd.server.loop import Course, Kept, named, nobody_answered, unnamed
 from private_distdd.server.reading import Wanted
 from private_distdd.server.start import Started
 from private_distdd.synthetic.dataset import SyntheticDataset, presentable
@@ -30,7 +29,6 @@ if TYPE_CHECKING:  # it is its course
     from private_distdd.methods.collabdm import CollabDM, Phase
 
 MEANS: tuple[Phase, ...] = ("embedding", "refinement")  # whose messages are means to be matched
-_SHOWN = 50  # steps between two lines of progress, which shows their mean loss
 
 
 class CollabDMCourse(Course):
@@ -86,11 +84,7 @@ class CollabDMCourse(Course):
             dimension = method.asked_in(phase, k, self.info).dimension
             self.targets[phase].append(torch.zeros(self.info.num_classes, dimension))
         elif not self.interrupted:
-            raise QueryRefusedError(
-                "a query that no client answers",
-                "at least one client that can",
-                "Each client's own log (private_distdd_client.<id>) says why it did not.",
-            )
+            raise nobody_answered()
         if t == 0 and method.local_steps and not self.interrupted:
             self.start = self._distilled()
         if t + 1 == method.rounds - method.refinement_rounds < method.rounds and not self.interrupted:
@@ -260,7 +254,7 @@ class CollabDMCourse(Course):
 
     def _match(self) -> None:
         """The steps on S towards everything that came: one `matching_steps` of them."""
-        method, before = self.method, self.steps_done
+        method = self.method
         networks: list[Embedding] = []
         means: list[Tensor] = []
         for phase, targets in self.targets.items():
@@ -271,15 +265,6 @@ class CollabDMCourse(Course):
                 means.append(class_means(*read(targets[k].to(method.device), len(spec.seeds))))
         if not networks:
             return
-        losses: list[float] = []
-
-        def report(step: int, loss: float) -> None:
-            nonlocal losses
-            losses = [*losses, loss][-_SHOWN:]
-            self.steps_done, self.loss = before + step, statistics.fmean(losses)
-            if step % _SHOWN == 0 or step == method.matching_steps:
-                self.show()
-
         match_means(
             self.images,
             self.labels.to(method.device),
@@ -291,5 +276,5 @@ class CollabDMCourse(Course):
             rate=method.matching_rate,
             smoothness=method.smoothness,
             rng=method.public_rng("order"),
-            report=report,
+            report=self.reporting(method.matching_steps),
         )

@@ -7,3 +7,4 @@ from private_distdd.questions import class_examples as _class_examples  # noqa: 
 from private_distdd.questions import class_gradients as _class_gradients  # noqa: F401
 from private_distdd.questions import class_gradients_at_seeds as _class_gradients_at_seeds  # noqa: F401
 from private_distdd.questions import local_training as _local_training  # noqa: F401
+from private_distdd.questions import local_trainings as _local_trainings  # noqa: F401

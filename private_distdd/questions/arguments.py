@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -51,3 +51,26 @@ def class_counts_of(arguments: Mapping[str, Any], info: DatasetInfo) -> tuple[in
 def require_fields(arguments: Mapping[str, Any], names: set[str]) -> None:
     if set(arguments) != names:
         raise QueryRefusedError(f"arguments {sorted(arguments)}", f"the fields {sorted(names)}", "Correct them.")
+
+
+def weights_of(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The weights of a query's networks as its tensors: "0/name" is that of the first one's `name`."""
+    return {f"{k}/{name}": value for k, state in enumerate(states) for name, value in state.items()}
+
+
+def states_of(tensors: Mapping[str, Tensor], networks: int) -> list[dict[str, Tensor]] | None:
+    """The inverse of `weights_of`; None where there are none.
+
+    Raises:
+        ModelError: weights of something that is none of the networks.
+    """
+    if not tensors:
+        return None
+    states: list[dict[str, Tensor]] = [{} for _ in range(networks)]
+    prefixes = {str(k): state for k, state in enumerate(states)}
+    for key, value in tensors.items():
+        prefix, _, name = key.partition("/")
+        if prefix not in prefixes:
+            raise ModelError(f"tensor {key!r}", f"names that begin with 0/ ... {networks - 1}/", "Send its networks'.")
+        prefixes[prefix][name] = value
+    return states

@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from private_distdd.data.info import DatasetInfo
-from private_distdd.errors import ModelError
 from private_distdd.limits import Cost
 from private_distdd.networks.embedding import Embedding, EmbeddingSpec
 from private_distdd.networks.micro_batch import deterministic, micro_batches
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.networks.zeros import fill_zeros
-from private_distdd.questions.arguments import message_memory
+from private_distdd.questions.arguments import message_memory, states_of, weights_of
 from private_distdd.questions.audited import Asked, SpecificAttack
 from private_distdd.questions.question import MeasuredOnce
 from private_distdd.questions.register import register_question
@@ -74,29 +73,6 @@ def read(sums: Tensor, networks: int) -> tuple[Tensor, Tensor]:
     return embedded / math.sqrt((1 - _COUNT_WEIGHT**2) / networks), sums[:, -1] / _COUNT_WEIGHT
 
 
-def weights_of(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The weights of a query's networks as its tensors: "0/name" is that of the first one's `name`."""
-    return {f"{k}/{name}": value for k, state in enumerate(states) for name, value in state.items()}
-
-
-def _states(tensors: Mapping[str, Tensor], networks: int) -> list[dict[str, Tensor]] | None:
-    """The inverse of `weights_of`; None where there are none.
-
-    Raises:
-        ModelError: weights of something that is none of the networks.
-    """
-    if not tensors:
-        return None
-    states: list[dict[str, Tensor]] = [{} for _ in range(networks)]
-    prefixes = {str(k): state for k, state in enumerate(states)}
-    for key, value in tensors.items():
-        prefix, _, name = key.partition("/")
-        if prefix not in prefixes:
-            raise ModelError(f"tensor {key!r}", f"names that begin with 0/ ... {networks - 1}/", "Send its networks'.")
-        prefixes[prefix][name] = value
-    return states
-
-
 @register_question("class_embeddings")
 class EmbeddingSums(MeasuredOnce):
     """The question "class_embeddings": embeddings by networks under public seeds or with given weights, by class.
@@ -121,7 +97,7 @@ class EmbeddingSums(MeasuredOnce):
         spec = EmbeddingSpec.from_json(arguments)
         spec.validate(info)
         self._spec, self._given = spec, (info, device)
-        self._embeddings = ClassEmbeddings(spec, info, device, _states(tensors, len(spec.seeds)))
+        self._embeddings = ClassEmbeddings(spec, info, device, states_of(tensors, len(spec.seeds)))
         self.num_groups = info.num_classes
         self.dimension = spec.dimension
 

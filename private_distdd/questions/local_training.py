@@ -24,7 +24,8 @@ from private_distdd.questions.question import Measuring
 from private_distdd.questions.register import register_question
 from private_distdd.validate import require_count, require_number
 
-_FASTEST = 1e6  # rate: with gradients as they may be, weights stay finite
+FASTEST = 1e6
+"""The largest rate: with gradients as they may be, weights stay finite."""
 
 
 @register_question("local_training")
@@ -47,6 +48,7 @@ class LocalTraining:
         tensors: the network's state, by name.
         info: public class list and image shape.
         device: where it is computed.
+        whole: answer with the brackets themselves, side by side, in place of their sum: [1, steps * num_parameters].
 
     Raises:
         QueryRefusedError, ConfigurationError, ModelError: the arguments are not these, or the network breaks an
@@ -58,10 +60,17 @@ class LocalTraining:
     attacks: ClassVar[frozenset[SpecificAttack]] = frozenset()
 
     def __init__(
-        self, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], info: DatasetInfo, device: str
+        self,
+        arguments: Mapping[str, Any],
+        tensors: Mapping[str, Tensor],
+        info: DatasetInfo,
+        device: str,
+        *,
+        whole: bool = False,
     ) -> None:
         self.events = self.steps_of(arguments)
         self._arguments, self._tensors, self._info, self._device = arguments, tensors, info, device
+        self._whole = whole
         self._first = self._at(tensors)
         self.num_groups, self.dimension = 1, self._first.dimension
 
@@ -74,7 +83,7 @@ class LocalTraining:
         """
         require_fields(arguments, {"model", "steps", "rate", "proximal", "batch_size", "seed"})
         rate, at_zero = arguments["rate"], math.nextafter(0, -1)
-        above = math.nextafter(_FASTEST, math.inf)
+        above = math.nextafter(FASTEST, math.inf)
         require_number("rate", rate, 0, above, "0 < rate <= 10^6", "0.1 is usual.")
         require_number("proximal", arguments["proximal"], at_zero, math.inf, "a finite number >= 0", "0 leaves it out.")
         if arguments["proximal"] * rate > 1:
@@ -112,19 +121,19 @@ class LocalTraining:
 
     def answer(self) -> Measuring:
         """One measurement a step."""
-        way = _Way(self._arguments, self._tensors, self._info)
+        way = self._way()
         at = self._first
         for left in reversed(range(self.events)):
             way.step((yield at.measured)[0])
             if left:
                 at = self._at(way.state)
-        return way.total[None]
+        return way.told[None]
 
     def plain(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The answer times the number of examples, float32 [1, dimension], and that number, int64 [1]."""
-        way, count = _Way(self._arguments, self._tensors, self._info), len(labels)
+        """The answer times the number of examples, float32 [1, its length], and that number, int64 [1]."""
+        way, count = self._way(), len(labels)
         if not count:
-            return way.total[None], torch.zeros(1, dtype=torch.int64)
+            return torch.zeros_like(way.total).repeat(1, self.events if self._whole else 1), torch.tensor([0])
         network = way.network.to(self._device)
         parameters = [p for p in network.parameters() if p.requires_grad]
         batches = _batches(self._arguments, count)
@@ -135,7 +144,10 @@ class LocalTraining:
                 found = torch.autograd.grad(loss_sum(network, images[part], labels[part]), parameters)
                 sums = [own + more for own, more in zip(sums, found, strict=True)]
             way.step(torch.cat([own.reshape(-1) for own in sums]) / len(chosen))
-        return way.total.cpu()[None] * count, torch.tensor([count])
+        return way.told.cpu()[None] * count, torch.tensor([count])
+
+    def _way(self) -> _Way:
+        return _Way(self._arguments, self._tensors, self._info, self._whole)
 
     @staticmethod
     def examples(info: DatasetInfo, width: int) -> Mapping[str, Asked]:
@@ -154,11 +166,19 @@ class LocalTraining:
 class _Way:
     """A network under way from its first weights, and the sum of the gradients that moved it."""
 
-    def __init__(self, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], info: DatasetInfo) -> None:
+    def __init__(
+        self, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], info: DatasetInfo, whole: bool
+    ) -> None:
         self._rate, self._proximal = arguments["rate"], arguments["proximal"]
         self.network = ModelSpec.from_json(arguments["model"]).build(info.shape, info.num_classes)
         load_state(self.network, tensors)
         self.total = torch.zeros(sum(p.numel() for p in self.network.parameters() if p.requires_grad))
+        self._steps: list[Tensor] | None = [] if whole else None
+
+    @property
+    def told(self) -> Tensor:
+        """What the answer says of it: the sum of the steps over the rate, or each of them."""
+        return self.total if self._steps is None else torch.cat(self._steps)
 
     def step(self, gradient: Tensor) -> None:
         """One step along a mean gradient, float32 [dimension]."""
@@ -166,6 +186,8 @@ class _Way:
         # theta - theta_0 is -rate times the sum so far.
         moved = gradient - self._proximal * self._rate * self.total.to(gradient)
         self.total = self.total.to(gradient) + moved
+        if self._steps is not None:
+            self._steps.append(moved)
         with torch.no_grad():
             parts = torch.split(moved, [p.numel() for p in parameters])
             for parameter, part in zip(parameters, parts, strict=True):

@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import statistics
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
-from private_distdd.errors import Interrupted, ReleaseError
+from private_distdd.errors import Interrupted, QueryRefusedError, ReleaseError
 from private_distdd.files import numbered
 from private_distdd.networks.trained import TrainedNetwork
 from private_distdd.release.build import build_sound_release
@@ -26,6 +28,7 @@ from private_distdd.synthetic.dataset import SyntheticDataset
 from private_distdd.wire.message import Message
 
 _log = logging.getLogger("private_distdd")
+_SHOWN = 50  # steps between two lines of progress, which shows their mean loss
 
 
 class Kept(NamedTuple):
@@ -106,6 +109,22 @@ class Course(ABC):
     def teacher(self) -> TrainedNetwork | None:
         """A network that the messages trained, if the method trains one to be released, beside S or alone."""
         return None
+
+    def reporting(self, last: int) -> Callable[[int, float], None]:
+        """For methods whose steps come after the rounds: what counts them, and shows their mean loss now and then.
+
+        Args:
+            last: the number of the last of these steps; they are numbered from 1, and go on from those done.
+        """
+        before, losses = self.steps_done, deque[float](maxlen=_SHOWN)
+
+        def report(step: int, loss: float) -> None:
+            losses.append(loss)
+            self.steps_done, self.loss = before + step, statistics.fmean(losses)
+            if step % _SHOWN == 0 or step == last:
+                self.show()
+
+        return report
 
     @property
     def chosen(self) -> Mapping[str, Any]:
@@ -242,6 +261,15 @@ def _round(course: Course, t: int) -> RoundRecord:
 
 def _ever_answered(course: Course) -> list[str]:
     return [name for name, count in course.session.answered.items() if count]
+
+
+def nobody_answered() -> QueryRefusedError:
+    """Where nothing can be made without an answer."""
+    return QueryRefusedError(
+        "a query that no client answers",
+        "at least one client that can",
+        "Each client's own log (private_distdd_client.<id>) says why it did not.",
+    )
 
 
 def named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -25,7 +25,7 @@ from private_distdd.networks.embedding import EmbeddingSpec
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.privacy.ledger import Ledger
 from private_distdd.privacy.plan import Privacy, PrivacyPlan
-from private_distdd.questions.class_embeddings import weights_of
+from private_distdd.questions.arguments import weights_of
 from private_distdd.site.client import Client
 from private_distdd.wire.message import Message
 from private_distdd.wire.query import Query

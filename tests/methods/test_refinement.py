@@ -16,7 +16,8 @@ from private_distdd.methods import collabdm_course
 from private_distdd.methods.refinement import trained_states
 from private_distdd.networks.embedding import Embedding, EmbeddingSpec
 from private_distdd.networks.spec import ModelSpec
-from private_distdd.questions.class_embeddings import ClassEmbeddings, weights_of
+from private_distdd.questions.arguments import weights_of
+from private_distdd.questions.class_embeddings import ClassEmbeddings
 from private_distdd.site.client import Client
 from private_distdd.synthetic.dataset import SyntheticDataset
 

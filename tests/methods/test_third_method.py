@@ -59,7 +59,7 @@ def release(third: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_is_found_by_name(third: Any) -> None:
-    assert registered_methods() == ("collabdm", "distdd", "fedavg", "fedprox", "meanpixels")
+    assert registered_methods() == ("collabdm", "distdd", "fedavg", "feddgm", "fedprox", "meanpixels")
     assert method_named("MeanPixels") is third.MeanPixels
 
 

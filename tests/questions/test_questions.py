@@ -316,7 +316,9 @@ def test_queries_that_are_refused_cost_nothing(make_images: MakeImages, changes:
 
 
 def test_what_exists_without_privacy_only_is_refused_with_it() -> None:
-    assert set(PRIVATE) == {"class_gradients", "class_gradients_at_seeds", "class_embeddings", "local_training"}
+    assert set(PRIVATE) == {
+        *("class_gradients", "class_gradients_at_seeds", "class_embeddings", "local_training", "local_trainings")
+    }
     open_only = set(QUESTIONS) - set(PRIVATE)
     assert open_only == {"class_examples", "class_distillations", "class_counts"}
     for name in open_only:

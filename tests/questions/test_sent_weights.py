@@ -23,7 +23,8 @@ from private_distdd.networks.register import FACTORIES
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.privacy.mechanism import LATTICE, lattice_sums
 from private_distdd.privacy.plan import PrivacyPlan
-from private_distdd.questions.class_embeddings import EmbeddingSums, _states, weights_of
+from private_distdd.questions.arguments import states_of, weights_of
+from private_distdd.questions.class_embeddings import EmbeddingSums
 from private_distdd.site.client import Client
 from private_distdd.wire.query import Query
 from private_distdd.wire.run import Run
@@ -131,12 +132,12 @@ def test_weights_and_networks_are_inverse() -> None:
     assert len(tensors) == 12 * len(many[0])
     assert torch.equal(tensors["11/1.weight"], many[11]["1.weight"])
     for sent in (tensors, dict(sorted(tensors.items()))):  # in the order in which bytes hold them, too
-        back = _states(sent, 12)
+        back = states_of(sent, 12)
         assert back is not None
         for own, found in zip(many, back, strict=True):
             assert own.keys() == found.keys()
             assert all(torch.equal(own[name], found[name]) for name in own)
-    assert _states({}, 12) is None
+    assert states_of({}, 12) is None
 
 
 def test_whether_places_are_alike_is_tried_without_them() -> None:

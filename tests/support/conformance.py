@@ -21,6 +21,7 @@ from private_distdd.engines.in_process import InProcess
 from private_distdd.errors import NotPrivateWarning
 from private_distdd.methods.collabdm import CollabDM
 from private_distdd.methods.distdd import DistDD
+from private_distdd.methods.feddgm import FedDGM
 from private_distdd.privacy.ledger import Charge, Ledger
 from private_distdd.privacy.plan import Privacy
 from private_distdd.release.release import Release
@@ -158,6 +159,42 @@ def fedavg(make: Callable[..., FedAvg]) -> Case:
     )
 
 
+FEDDGM = functools.partial(
+    FedDGM,
+    ipc=1,
+    rounds=2,
+    model="mlp",
+    model_args={"width": 8, "depth": 1},
+    aggregator="mean",
+    starts=2,
+    surrogate_steps=2,
+    learning_rate=0.1,
+    generator="convolutional",
+    match="mean",
+    distance="cosine",
+    student_steps=2,
+    student_rate=0.1,
+    matching_steps=4,
+    matching_rate=0.1,
+    generator_rate=0.01,
+    smoothness=0.1,
+    partition=1,
+)
+
+
+def feddgm(**knobs: Any) -> Case:
+    return Case(
+        functools.partial(FEDDGM, **knobs),
+        2,
+        frozenset({"local_trainings"}),
+        ("rounds", "ipc", "starts", "surrogate_steps", "student_steps", "matching_steps", "partition", "batch_size"),
+        ("student_rate", "matching_rate", "generator_rate"),
+        events=4,
+        matchings=1,
+        weights=bool(knobs.get("continued")),
+    )
+
+
 CASES = {
     "DistDD": distdd(),
     "DistDD, a network that the messages train": replace(
@@ -178,6 +215,9 @@ CASES = {
         matchings=2,
         weights=True,
     ),
+    "FedDGM": feddgm(),
+    "FedDGM, whole ways in pixels": feddgm(segment=1, generator="pixels", distance="l2"),
+    "FedDGM, a share of S for each client": feddgm(match="clients", ipc=3, continued=True, generator="pixels"),
     "FedAvg": fedavg(FedAvg),
     "FedProx": fedavg(FedProx),
 }
