@@ -35,6 +35,7 @@ from private_distdd.synthetic.dataset import SyntheticDataset
 from private_distdd.validate import require_count, require_number
 
 LABELS = ("hard", "soft", "mixed")
+_VALUES = 512 * 3 * 32 * 32  # of the examples that are classified at a time: 512 of CIFAR-10, 10 of 224 x 224 pixels
 
 
 @dataclass(frozen=True)
