@@ -31,7 +31,7 @@ def write_folder(path: Path, mode: str = "RGB") -> dict[tuple[str, str, int], np
 def test_folder_round_trip(tmp_path: Path, mode: str, channels: int) -> None:
     pictures = write_folder(tmp_path / "pets", mode)
     train, test = load_dataset(f"{tmp_path}/pets/")
-    assert train.info == DatasetInfo("pets", 2, (channels, 5, 4))
+    assert train.info == DatasetInfo("pets", 2, (channels, 5, 4), classes=("ant", "cat"))
     assert train.labels.tolist() == [0, 0, 1, 1, 1]  # ant, then cat
     assert test.labels.tolist() == [1]
     pixels = train.info.denormalise(train.images).mul(255).round().numpy()
