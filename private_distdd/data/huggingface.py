@@ -97,7 +97,7 @@ def _tensor(value: Any, channels: int | None, size: tuple[int, int] | None) -> T
     if hasattr(value, "convert"):  # a Pillow image
         value = from_picture(value, "an image", channels)
     elif not isinstance(value, Tensor):
-        value = torch.as_tensor(np.asarray(value))
+        value = torch.from_numpy(np.array(value))
         if value.dtype == torch.float64:
             value = value.to(torch.float32)
     if value.dtype == torch.uint8:

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from private_distdd.data import loaders as _loaders  # noqa: F401 - registers its sources
 from private_distdd.data.dataset import ImageDataset
-from private_distdd.data.info import Constant, constants
+from private_distdd.data.info import Constant, DatasetInfo, constants
 from private_distdd.data.loaders.register import Wanted, published_names, source_of
 from private_distdd.data.pixels import Size
 from private_distdd.errors import ConfigurationError
 
-__all__ = ["load_dataset", "published_names", "require_public_classes"]
+__all__ = ["load_alike", "load_dataset", "published_names", "require_public_classes"]
 
 
 def require_public_classes(name: str, said: bool, remedy: str) -> None:
@@ -118,3 +119,23 @@ def load_dataset(
         channels=channels,
     )
     return source_of(wanted).load(wanted)
+
+
+def load_alike(name_or_path: str | Path, info: DatasetInfo, **given: Any) -> tuple[ImageDataset, ImageDataset]:
+    """`load_dataset` with another data set's public constants: normalisation, and the classes where nobody says them.
+
+    Args:
+        name_or_path: see `load_dataset`.
+        info: the other data set's, such as that on a release's card.
+        given: other arguments of `load_dataset`.
+
+    Raises:
+        DataError: as `load_dataset`.
+    """
+    options = source_of(Wanted(str(name_or_path), Path(name_or_path))).options
+    if not {"classes", "num_classes"} & set(given):
+        if info.classes and "classes" in options:
+            given["classes"] = info.classes
+        elif str(name_or_path).endswith(".npz"):
+            given["num_classes"] = info.num_classes
+    return load_dataset(name_or_path, mean=info.mean, std=info.std, **given)

@@ -18,7 +18,7 @@ Size: TypeAlias = int | Sequence[int]  # height and width, or one number for bot
 # What an image's mode becomes where the channels are not said.  16 bits (I;16, as X-rays have) are not among these:
 # Pillow would cut them at 255.
 _PLAIN = {"L": "L", "RGB": "RGB"}
-_OTHERS = {mode: "RGB" for mode in ("1", "LA", "P", "PA", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")}
+_OTHERS = dict.fromkeys(("1", "LA", "P", "PA", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"), "RGB")
 _MODES = {1: "L", 3: "RGB"}
 
 

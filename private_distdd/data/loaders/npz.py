@@ -14,7 +14,6 @@ from private_distdd.data.loaders.register import Loaded, Source, Wanted, registe
 from private_distdd.data.normalised import from_pixels
 from private_distdd.errors import DataError
 
-
 _KERAS = ("x_train", "y_train", "x_test", "y_test")
 _MEDMNIST = ("train_images", "train_labels", "test_images", "test_labels")  # and val_, which is not read
 
