@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from private_distdd.baselines.fedavg import FedAvg, FedProx
     from private_distdd.data.dataset import ImageDataset
+    from private_distdd.data.huggingface import from_huggingface
     from private_distdd.data.info import DatasetInfo
     from private_distdd.data.load import load_dataset
     from private_distdd.data.normalised import from_torch
@@ -62,6 +63,7 @@ _HOMES = {
     "TrainedNetwork": "networks.trained",
     "dirichlet_split": "simulation.splits",
     "evaluate": "evaluation",
+    "from_huggingface": "data.huggingface",
     "from_torch": "data.normalised",
     "load_dataset": "data.load",
     "mislabel": "simulation.mislabelling",
@@ -97,6 +99,7 @@ __all__ = [
     "TrainedNetwork",
     "dirichlet_split",
     "evaluate",
+    "from_huggingface",
     "from_torch",
     "load_dataset",
     "mislabel",

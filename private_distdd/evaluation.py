@@ -29,12 +29,14 @@ from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.info import DatasetInfo
 from private_distdd.errors import ConfigurationError, DataError
 from private_distdd.networks.device import require_device
+from private_distdd.networks.scores import Scores
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.networks.training import train
 from private_distdd.synthetic.dataset import SyntheticDataset
 from private_distdd.validate import require_count, require_kind, require_number
 
 LABELS = ("hard", "soft", "mixed")
+_VALUES = 512 * 3 * 32 * 32  # of the examples that are classified at a time: 512 of CIFAR-10, 10 of 224 x 224 pixels
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,14 @@ class Evaluation:
         seeds: of initialisation, order and augmentation, one a network.
         accuracies: share of the test set that is classified rightly, in [0, 1], one a network.
         soft_weight: share of the soft labels in the loss, in [0, 1].
+        scores: what else there is to say, one a network: confusion, balanced accuracy and AUC.
     """
 
     model: ModelSpec
     seeds: tuple[int, ...]
     accuracies: tuple[float, ...]
     soft_weight: float = 0.0
+    scores: tuple[Scores, ...] = ()
 
     @property
     def labels(self) -> str:
@@ -67,6 +71,22 @@ class Evaluation:
     def std(self) -> float:
         """Sample standard deviation of the accuracies over seeds (divisor n - 1); NaN for a single seed."""
         return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else float("nan")
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Mean over the networks of `Scores.balanced_accuracy`, in [0, 1]."""
+        return statistics.fmean(own.balanced_accuracy for own in self.scores)
+
+    @property
+    def auc(self) -> float:
+        """Mean over the networks of `Scores.auc`, in [0, 1]."""
+        return statistics.fmean(own.auc for own in self.scores)
+
+    @property
+    def confusion(self) -> tuple[tuple[int, ...], ...]:
+        """Sum over the networks of `Scores.confusion`: test examples by true class and by what they were taken for."""
+        matrices = [own.confusion for own in self.scores]
+        return tuple(tuple(map(sum, zip(*rows, strict=True))) for rows in zip(*matrices, strict=True))
 
     def __str__(self) -> str:
         spread = f" ± {self.std:.1%}" if len(self.accuracies) > 1 else ""
@@ -162,9 +182,22 @@ def _targets(dataset: ImageDataset, soft_weight: float) -> Tensor:
 
 
 def accuracy(
-    network: nn.Module, dataset: ImageDataset, *, batch_size: int = 512, device: str | torch.device = "cpu"
+    network: nn.Module, dataset: ImageDataset, *, batch_size: int | None = None, device: str | torch.device = "cpu"
 ) -> float:
-    """Share of `dataset` that `network` (on `device`; used in the mode it is in) classifies rightly, in [0, 1].
+    """Share of `dataset` that `network` classifies rightly, in [0, 1]: `scores_of(...).accuracy`."""
+    return scores_of(network, dataset, batch_size=batch_size, device=device).accuracy
+
+
+def scores_of(
+    network: nn.Module, dataset: ImageDataset, *, batch_size: int | None = None, device: str | torch.device = "cpu"
+) -> Scores:
+    """How well `network` (on `device`; used in the mode it is in) classifies `dataset`.
+
+    Args:
+        network: from examples [n, *shape] to logits [n, classes].
+        dataset: at least one example.
+        batch_size: examples classified at a time; by default as many as 512 of CIFAR-10 have pixels.
+        device: where.
 
     Raises:
         DataError: the data set is empty.
@@ -173,13 +206,10 @@ def accuracy(
         raise DataError("an empty test set", "at least one example", "Test on something.")
     if isinstance(dataset, SyntheticDataset):
         dataset = dataset.expanded()
-    right = 0
+    size = batch_size or max(1, min(512, _VALUES // dataset.images[0].numel()))
     with torch.inference_mode():
-        for images, labels in zip(
-            torch.split(dataset.images, batch_size), torch.split(dataset.labels, batch_size), strict=True
-        ):
-            right += int((network(images.to(device)).argmax(dim=1).cpu() == labels).sum())
-    return right / len(dataset)
+        logits = [network(images.to(device)).cpu() for images in torch.split(dataset.images, size)]
+        return Scores.of(torch.cat(logits), dataset.labels)
 
 
 def evaluate(
@@ -233,7 +263,7 @@ def evaluate(
     if not seeds:
         raise ConfigurationError("no seeds", "at least one", "Pass seeds=range(3).")
     spec = ModelSpec(model, model_args or {})
-    accuracies = []
+    scores = []
     for seed in seeds:
         network = train_network(
             spec,
@@ -248,8 +278,8 @@ def evaluate(
             seed=seed,
             device=device,
         )
-        accuracies.append(accuracy(network, test, device=device))
-    return Evaluation(spec, seeds, tuple(accuracies), weight)
+        scores.append(scores_of(network, test, device=device))
+    return Evaluation(spec, seeds, tuple(own.accuracy for own in scores), weight, tuple(scores))
 
 
 def require_alike(trained: DatasetInfo, tested: DatasetInfo) -> None:
@@ -266,6 +296,12 @@ def require_alike(trained: DatasetInfo, tested: DatasetInfo) -> None:
                 "the same shape, classes and normalisation",
                 "Load the test set with load_dataset(..., mean=, std=) of the training set's info.",
             )
+    if trained.classes and tested.classes and trained.classes != tested.classes:
+        raise DataError(
+            f"test set with classes {list(tested.classes)}, training set with {list(trained.classes)}",
+            "the same names in the same order",
+            "Load the test set with load_dataset(..., classes=) of the training set's info.",
+        )
 
 
 def _soft_weight(labels: str, mixed: float) -> float:

@@ -23,6 +23,9 @@ TRAINED_BYTES = 1 << 30  # all weights of a trained network together
 
 NAME_LENGTH = 256  # characters of a data set's name
 CLASSES = 1 << 16
+CLASS_NAMES = (
+    1 << 14
+)  # characters of all classes' names together, as JSON: a Run holds them, beside two constants a lane
 CHANNELS = 1 << 12
 PIXELS = 1 << 24  # of one image, all channels together
 FEATURES = 1 << 10  # of one row of a table: a Run holds two constants for each, and still fits CONTROL_BYTES

@@ -15,7 +15,7 @@ from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.info import DatasetInfo
 from private_distdd.data.load import load_dataset
 from private_distdd.errors import ConfigurationError, DataError, ModelError
-from private_distdd.evaluation import Evaluation, accuracy, evaluate, train_network
+from private_distdd.evaluation import Evaluation, accuracy, evaluate, require_alike, train_network
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.synthetic.dataset import SyntheticDataset
 
@@ -269,3 +269,31 @@ def test_soft_labels_that_are_not_there_or_not_asked_for_well_are_refused() -> N
     for weight in (-1e-9, 1.000001, math.nan):
         with pytest.raises(ConfigurationError, match="soft_weight"):
             train_network(SMALL, softened(), soft_weight=weight, seed=0)
+
+
+def test_an_evaluation_has_what_accuracy_does_not_tell() -> None:
+    result = evaluate(first_per_class(3), TEST, model="mlp", model_args={"width": 16}, seeds=range(2), epochs=99)
+    assert result.accuracies == tuple(own.accuracy for own in result.scores)
+    assert sum(map(sum, result.confusion)) == 2 * len(TEST)
+    assert [sum(row) for row in result.confusion] == (2 * torch.bincount(TEST.labels)).tolist()
+    assert result.balanced_accuracy == pytest.approx(sum(own.balanced_accuracy for own in result.scores) / 2)
+    assert 0.5 < result.auc < 1
+
+
+def test_large_images_are_classified_a_few_at_a_time() -> None:
+    info, seen = DatasetInfo("scans", 2, (3, 224, 224)), list[int]()
+
+    class Seeing(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(len(x))
+            return x.flatten(1)[:, :2]
+
+    accuracy(Seeing(), ImageDataset(torch.zeros(25, 3, 224, 224), torch.zeros(25, dtype=torch.int64), info))
+    assert seen == [10, 10, 5]
+
+
+def test_a_test_set_with_other_names_is_refused() -> None:
+    own = DatasetInfo("x", 2, (1, 8, 8), classes=("healthy", "ill"))
+    require_alike(own, DatasetInfo("y", 2, (1, 8, 8)))  # without names nobody can tell
+    with pytest.raises(DataError, match="test set with classes"):
+        require_alike(own, DatasetInfo("y", 2, (1, 8, 8), classes=("ill", "healthy")))

@@ -183,7 +183,7 @@ def _report(release: Release, folder: Path, options: argparse.Namespace) -> None
 def _test_options(options: argparse.Namespace, release: Release) -> str:
     """What `evaluate` needs to know of the data, so that it reads the same classes in the same order."""
     given = {"--dataset": options.dataset, "--root": options.root, "--label": options.label}
-    given["--classes"] = options.classes
+    given |= {"--classes": options.classes, "--size": options.size, "--channels": options.channels}
     if not options.dataset.endswith(".npz"):  # evaluate takes its number of classes from the release
         given["--num-classes"] = options.num_classes
     if release.synthetic is not None and len(release.synthetic.info.shape) == 1:

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from private_distdd.cli.claims import claim
 from private_distdd.cli.options import Commands, Help, add_data_options, add_threads_option, data_arguments
 from private_distdd.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from private_distdd.data.info import DatasetInfo
+    from private_distdd.networks.scores import Scores
+
+_SHOWN, _LETTERS = 20, 16  # classes of a confusion matrix that is printed, and letters of their names
 
 
 def add(commands: Commands) -> None:
@@ -45,8 +54,8 @@ def run(options: argparse.Namespace) -> int:
             or what was asked for, soft labels or a teacher, is not in the release.
     """
     from private_distdd.data.info import DatasetInfo
-    from private_distdd.data.load import load_dataset, published_names
-    from private_distdd.evaluation import accuracy, evaluate, require_alike
+    from private_distdd.data.load import load_alike, published_names
+    from private_distdd.evaluation import evaluate, require_alike, scores_of
     from private_distdd.networks.device import require_device
     from private_distdd.release.release import Release
 
@@ -67,17 +76,14 @@ def run(options: argparse.Namespace) -> int:
             "the data to test on",
             "Add --dataset FILE.npz, FILE.csv or FOLDER.",
         )
-    arguments = data_arguments(options)
-    if name.endswith(".npz"):
-        arguments["num_classes"] = info.num_classes
-    _, test = load_dataset(name, mean=info.mean, std=info.std, **arguments)
+    _, test = load_alike(name, info, **data_arguments(options))
     if test.info.name != info.name:
         print(
             f"note: the release stands for {info.name!r}, the test {test.info.form.many} are of {test.info.name!r}",
             file=sys.stderr,
         )
     if teacher is None:
-        result: object = evaluate(
+        evaluation = evaluate(
             release.dataset,
             test,
             model=options.model,
@@ -88,13 +94,29 @@ def run(options: argparse.Namespace) -> int:
             labels=options.labels,
             device=options.device,
         )
+        result, scores = str(evaluation), evaluation.scores
     else:
         require_alike(teacher.info, test.info)
         require_device(options.device)
-        share = accuracy(teacher.build().to(options.device), test, device=options.device)
-        result = f"{share:.1%} (the release's classifier, {teacher.spec.name})"
+        scores = (scores_of(teacher.build().to(options.device), test, device=options.device),)
+        result = f"{scores[0].accuracy:.1%} (the release's classifier, {teacher.spec.name})"
     said = claim(release)
     if release.failures():
         said = f"NOT VERIFIED: private-distdd verify {options.release} says what is wrong with its claim"
     print(f"accuracy on {len(test)} real test {test.info.form.many} of {test.info.name}: {result}; {said}")
+    _report(scores, test.info)
     return 0
+
+
+def _report(scores: Sequence[Scores], info: DatasetInfo) -> None:
+    """What accuracy does not tell where classes are of different sizes; means and sums over the networks."""
+    balanced, auc = (statistics.fmean(getattr(own, name) for own in scores) for name in ("balanced_accuracy", "auc"))
+    print(f"balanced accuracy {balanced:.1%}, AUC {auc:.3f}")
+    if info.num_classes > _SHOWN:
+        return
+    names = [info.class_name(label)[:_LETTERS] for label in range(info.num_classes)]
+    counts = [[sum(own.confusion[i][j] for own in scores) for j in range(len(names))] for i in range(len(names))]
+    width, first = max(len(str(n)) for row in counts for n in row), max(map(len, names))
+    print("true class, and how many were taken for each class in this order:")
+    for name, row in zip(names, counts, strict=True):
+        print(f"  {name:<{first}}  {' '.join(f'{n:>{width}}' for n in row)}")

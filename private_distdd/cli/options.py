@@ -49,7 +49,13 @@ def add_data_options(parser: argparse.ArgumentParser, default: str | None, use: 
     parser.add_argument(
         "--classes",
         metavar="NAME,NAME,...",
-        help="of a folder or .csv, in order, also those without examples: a public constant",
+        help="of a folder, .npz or .csv, in order, also those without examples: a public constant",
+    )
+    parser.add_argument(
+        "--size", metavar="H[xW]", help="of a folder or .npz: height and width that all images are brought to"
+    )
+    parser.add_argument(
+        "--channels", type=int, metavar="N", help="of a folder or .npz: 1 makes all images grey, 3 coloured"
     )
     parser.add_argument(
         "--label", metavar="COLUMN", help="of a .csv: the name of its column of classes (default: the last column)"
@@ -58,14 +64,27 @@ def add_data_options(parser: argparse.ArgumentParser, default: str | None, use: 
 
 
 def data_arguments(options: argparse.Namespace) -> dict[str, Any]:
-    """What the data options say, beside the name, as arguments of `load_dataset`."""
+    """What the data options say, beside the name, as arguments of `load_dataset`.
+
+    Raises:
+        ConfigurationError: `--size` is no size.
+    """
     classes = None if options.classes is None else options.classes.split(",")
     given = {"num_classes": options.num_classes, "classes": classes, "label": options.label}
+    given |= {"size": None if options.size is None else _size(options.size), "channels": options.channels}
     return {
         "root": options.root,
         "download": options.download,
         **{name: value for name, value in given.items() if value is not None},
     }
+
+
+def _size(text: str) -> tuple[int, int]:
+    high, _, wide = text.partition("x")
+    try:
+        return int(high), int(wide or high)
+    except ValueError:
+        raise ConfigurationError(f"--size {text}", "H or HxW, such as 64 or 48x64", "Correct it.") from None
 
 
 def add_threads_option(parser: argparse.ArgumentParser) -> None:

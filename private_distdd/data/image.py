@@ -19,6 +19,7 @@ from private_distdd.limits import CHANNELS, PIXELS
 
 _GAP = 2  # pixels between two images of a picture
 _SHOWN = 48  # an image is shown at least this wide and high, in pixels
+_LETTERS = 32  # of a class's name that are shown
 _LARGEST_PICTURE = 1 << 26  # pixels up to which images are enlarged
 
 
@@ -74,12 +75,20 @@ class ImageForm(Form):
         moved = padded[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]]  # [n, H, W, C]
         return moved.permute(0, 3, 1, 2)
 
-    def picture(self, examples: Tensor, num_classes: int, denormalise: Callable[[Tensor], Tensor]) -> NDArray[np.uint8]:
-        """The images themselves, one row a class, de-normalised, clamped to [0, 1].
+    def picture(
+        self,
+        examples: Tensor,
+        num_classes: int,
+        denormalise: Callable[[Tensor], Tensor],
+        classes: Sequence[str] = (),
+    ) -> NDArray[np.uint8]:
+        """The images themselves, one row a class with its name before it, de-normalised, clamped to [0, 1].
 
         Small images are enlarged by a whole factor with nearest neighbour.  With 3 channels they are red, green, blue;
         with any other number their mean is shown in grey.
         """
+        from torchvision.utils import make_grid  # heavy
+
         pixels = denormalise(examples).clamp(0, 1).mul(255).round().to(torch.uint8)
         channels, height, width = self.shape
         if channels != 3:
@@ -88,8 +97,26 @@ class ImageForm(Form):
         room = math.isqrt(_LARGEST_PICTURE // (len(pixels) * height * width))
         factor = max(1, min(-(-_SHOWN // min(height, width)), room))
         pixels = pixels.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
-        pixels = F.pad(pixels, (0, _GAP, 0, _GAP), value=255)
-        rows = pixels.reshape(num_classes, -1, *pixels.shape[1:])  # [classes, ipc, 3, height, width]
-        shown = rows.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)[:-_GAP, :-_GAP]
-        picture: NDArray[np.uint8] = shown.contiguous().numpy()
-        return picture
+        grid = make_grid(pixels, len(pixels) // num_classes, padding=_GAP, pad_value=255)[:, _GAP:-_GAP, _GAP:-_GAP]
+        picture: NDArray[np.uint8] = grid.permute(1, 2, 0).contiguous().numpy()
+        return np.concatenate([_names(classes, pixels.shape[2], len(picture)), picture], 1) if classes else picture
+
+
+def _names(classes: Sequence[str], height: int, total: int) -> NDArray[np.uint8]:
+    """Names before rows of images, black on white, uint8 [total, width, 3]; in letters that every machine has alike.
+
+    Args:
+        classes: the names; of long ones the beginning is shown, and a question mark for what the font has not.
+        height: of one row, without the gap.
+        total: of all rows.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.load_default_imagefont()
+    shown = [name[:_LETTERS].encode("latin-1", "replace").decode("latin-1") for name in classes]
+    width = max(int(font.getbbox(name)[2]) for name in shown) + 2 * _GAP
+    column = Image.new("L", (width, total), 255)
+    draw = ImageDraw.Draw(column)
+    for row, name in enumerate(shown):
+        draw.text((_GAP, row * (height + _GAP) + (height - font.getbbox(name)[3]) // 2), name, fill=0, font=font)
+    return np.repeat(np.asarray(column)[:, :, None], 3, axis=2)

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from private_distdd.data.form import Form, Shape, form_of, forms
+from private_distdd.encoding import to_json
 from private_distdd.errors import DataError
-from private_distdd.limits import CLASSES, NAME_LENGTH
+from private_distdd.limits import CLASS_NAMES, CLASSES, NAME_LENGTH
 from private_distdd.validate import is_real, is_whole
 
 Constant: TypeAlias = float | Sequence[float]  # one for all channels or features, or one for each
@@ -34,6 +35,8 @@ class DatasetInfo:
         mean: subtracted from the source's values (pixels in [0, 1], or a table's numbers), one number for each channel
             or feature (a single one is repeated); finite.  Left out: 0.5 for images, 0 for tables.
         std: then divided out of them, likewise; finite and > 0.  Left out: 0.5 for images, 1 for tables.
+        classes: names of the classes in the order of their labels, different, of printable characters, at most 2^14
+            characters in all as JSON.  Public, as all of this.  Empty where they have none but their numbers.
 
     Raises:
         DataError: an argument is outside its range.
@@ -44,6 +47,7 @@ class DatasetInfo:
     shape: Shape
     mean: tuple[float, ...] = _UNSAID
     std: tuple[float, ...] = _UNSAID
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not 0 < len(self.name) <= NAME_LENGTH:
@@ -56,6 +60,7 @@ class DatasetInfo:
                 f"a whole number of at least 2 and at most {CLASSES}",
                 "Count them.",
             )
+        object.__setattr__(self, "classes", _names(self.classes, self.num_classes))
         form = form_of(self.shape)
         object.__setattr__(self, "shape", form.shape)
         object.__setattr__(self, "mean", _for_each_lane("mean", self.mean, form.usual_mean, form.lanes))
@@ -96,11 +101,17 @@ class DatasetInfo:
         """See `Form.augment`."""
         return self.form.augment(examples, None if self.bounds is None else self.bounds[0], generator)
 
+    def class_name(self, label: int) -> str:
+        """How reports call a class: its name, or its number."""
+        return self.classes[label] if self.classes else str(label)
+
     def to_json(self) -> dict[str, Any]:
-        """A JSON object; `from_json` is its inverse."""
+        """A JSON object; `from_json` is its inverse.  Without names of classes there is no field for them."""
         record = asdict(self) | {name: list(getattr(self, name)) for name in ("shape", "mean", "std")}
         record[self.form.key] = record.pop("shape")  # "image_shape", as every release, ledger and checkpoint has it
-        return record
+        if not record.pop("classes"):  # a run without names has the bytes that it had before there were any
+            return record
+        return record | {"classes": list(self.classes)}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> DatasetInfo:
@@ -109,8 +120,9 @@ class DatasetInfo:
         Raises:
             DataError: missing or unknown fields, a value out of range, or a shape under another form's name.
         """
-        others = {"name", "num_classes", "mean", "std"}
         fields = set(record) if isinstance(record, Mapping) else set()
+        named = fields & {"classes"}
+        others = {"name", "num_classes", "mean", "std"} | named
         keys = sorted({form.key for form in forms()})
         key = next((key for key in keys if fields == others | {key}), None)
         if key is None:
@@ -122,12 +134,31 @@ class DatasetInfo:
         info = cls(shape=record[key], **{name: record[name] for name in others})
         if info.form.key != key:
             raise DataError(f"{key} = {record[key]!r}", f"{info.form.key} for {info.form.many}", "It is damaged.")
+        if named and info.classes != tuple(record["classes"]):  # one info, one way to write it
+            raise DataError(f"classes = {record['classes']!r}", "names other than 0, 1, ...", "It is damaged.")
         return info
 
 
 def constants(values: Constant) -> tuple[float, ...]:
     """One number, or several, as a tuple."""
     return tuple(values) if isinstance(values, Sequence) else (values,)
+
+
+def _names(classes: object, count: int) -> tuple[str, ...]:
+    """The names as a tuple; none where they are "0", "1", ..., which say nothing.
+
+    Raises:
+        DataError: they are not as `DatasetInfo` says.
+    """
+    if classes == ():
+        return ()
+    names = tuple(classes) if isinstance(classes, Sequence) and not isinstance(classes, str) else (None,)
+    fit = all(isinstance(name, str) and name and name.isprintable() for name in names)
+    if not fit or len(set(names)) != len(names) or len(names) != count:
+        raise DataError(f"classes = {classes!r}", f"{count} different names that can be printed", "Name each class.")
+    if (length := len(to_json(names))) > CLASS_NAMES:
+        raise DataError(f"names of classes of {length} characters", f"at most {CLASS_NAMES}", "Shorten or number them.")
+    return () if names == tuple(map(str, range(count))) else tuple(map(str, names))
 
 
 def _for_each_lane(field: str, values: object, usual: float, lanes: int) -> tuple[float, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ def from_torch(
     mean: Constant | None = None,
     std: Constant | None = None,
     shape: Shape | None = None,
+    classes: Sequence[str] = (),
+    transform: Callable[[Any], Tensor] | None = None,
 ) -> ImageDataset:
     """Any map-style torch data set of (float tensor, int label), normalised with public constants.
 
@@ -32,14 +35,33 @@ def from_torch(
         mean: see `DatasetInfo`; never computed from the data.
         std: see `DatasetInfo`; never computed from the data.
         shape: of one example; needed where the data set is empty.
+        classes: see `DatasetInfo`.
+        transform: makes an example as above of what the data set yields, such as a picture: for instance torchvision's
+            `v2.Compose([v2.ToImage(), v2.Resize((64, 64)), v2.ToDtype(torch.float32, scale=True)])`.  It is called once
+            for each example, before anything of the library sees it, so that a random one is drawn once, and must look
+            at this example and public numbers alone (A2, A6).
 
     Raises:
         DataError: as `materialise`, `check_labels` and `DatasetInfo`, or a pixel outside [0, 1].
     """
-    examples, labels = materialise(dataset, shape)
+    examples, labels = materialise(dataset if transform is None else _Transformed(dataset, transform), shape)
     given = {field: constants(value) for field, value in (("mean", mean), ("std", std)) if value is not None}
-    info = DatasetInfo(name, num_classes, tuple(examples.shape[1:]), **given)
+    info = DatasetInfo(name, num_classes, tuple(examples.shape[1:]), classes=tuple(classes), **given)
     return ImageDataset(info.normalise(within_bounds(examples, name)), labels, info)
+
+
+class _Transformed(Dataset[tuple[Tensor, Any]]):
+    """A data set's examples, each of them transformed."""
+
+    def __init__(self, dataset: Dataset[Any], transform: Callable[[Any], Tensor]) -> None:
+        self._dataset, self._transform = dataset, transform
+
+    def __len__(self) -> int:
+        return len(self._dataset)  # type: ignore[arg-type]  # torch's Dataset promises no __len__
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
+        example, label = self._dataset[index]
+        return self._transform(example), label
 
 
 def from_pixels(pixels: Tensor, labels: Tensor, info: DatasetInfo) -> ImageDataset:

@@ -16,11 +16,12 @@ from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.load import load_dataset, require_public_classes
 from private_distdd.data.normalised import split_off_test
 from private_distdd.errors import ConfigurationError, PrivateDistDDError
-from private_distdd.evaluation import Evaluation, accuracy, evaluate
+from private_distdd.evaluation import Evaluation, evaluate, scores_of
 from private_distdd.experiments.cell import SECTIONS, Cell
 from private_distdd.methods import method_named
 from private_distdd.methods.method import Method
 from private_distdd.networks.device import require_device
+from private_distdd.networks.scores import Scores
 from private_distdd.networks.trained import TrainedNetwork
 from private_distdd.privacy.plan import Privacy
 from private_distdd.simulation.mislabelling import mislabel
@@ -56,10 +57,10 @@ class Built:
         """The score of S."""
         return evaluate(dataset, self.scored, seeds=range(self.networks), **self.evaluation)
 
-    def score(self, teacher: TrainedNetwork) -> float:
-        """The accuracy of a release's own classifier, in [0, 1]."""
+    def score(self, teacher: TrainedNetwork) -> Scores:
+        """How well a release's own classifier does."""
         device = self.evaluation["device"]
-        return accuracy(teacher.build().to(device), self.scored, device=device)
+        return scores_of(teacher.build().to(device), self.scored, device=device)
 
 
 def build(cell: Cell) -> Built:

@@ -78,12 +78,14 @@ def _outcome(cell: Cell) -> dict[str, Any]:
         outcomes.append(_scores(built, release) | _bill(release))
         seconds["distillation"] += distilled - started
         seconds["evaluation"] += time.perf_counter() - distilled
-    accuracies = [score for outcome in outcomes for score in outcome["accuracies"]]
+    each = ("accuracies", "balanced_accuracies", "aucs", "confusion")  # of every network of every federation
+    every = {name: [score for outcome in outcomes for score in outcome[name]] for name in each}
+    accuracies = every["accuracies"]
     taught = [outcome["teacher_accuracy"] for outcome in outcomes if outcome["teacher_accuracy"] is not None]
     worst = max(outcomes, key=lambda outcome: as_number(outcome["epsilon"]))
     return {
         **worst,
-        "accuracies": accuracies,
+        **every,
         "accuracy": statistics.fmean(accuracies),
         "accuracy_std": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
         "teacher_accuracy": statistics.fmean(taught) if taught else None,
@@ -108,10 +110,15 @@ def _release(built: Built, clients: Sequence[Client]) -> Release:
 def _scores(built: Built, release: Release) -> dict[str, Any]:
     s, traffic = release.synthetic, release.card["traffic"].values()
     own = None if release.teacher is None else built.score(release.teacher)
+    # Where there is no S, the network is what was made.
+    scores = [own] if s is None else built.evaluate(s).scores
+    made = [score for score in scores if score is not None]
     return {
-        # Where there is no S, the network is what was made.
-        "accuracies": [own] if s is None else list(built.evaluate(s).accuracies),
-        "teacher_accuracy": None if s is None else own,
+        "accuracies": [score.accuracy for score in made],
+        "balanced_accuracies": [score.balanced_accuracy for score in made],
+        "aucs": [score.auc if math.isfinite(score.auc) else None for score in made],
+        "confusion": [score.confusion for score in made],
+        "teacher_accuracy": None if s is None or own is None else own.accuracy,
         "bytes_sent": max(client["sent"] for client in traffic),
         "bytes_received": max(client["received"] for client in traffic),
         "synthetic": None if s is None else sha256(s.images.numpy().tobytes()),

@@ -20,16 +20,17 @@ from private_distdd.networks.scattering import Scattering
 
 _UNFOLDED = 1 << 18  # values of images unfolded at a time: they stay in a core's cache
 _ACTIVATIONS = 5_000_000  # values that a part's layers hand on: with more, every tensor is fresh pages of memory
-_FEWEST = 8  # examples of a part: with fewer, calls cost more than caches save
 
 
 def examples_at_once(activations: int) -> int:
-    """How many examples of a micro-batch are computed together on a CPU: 8, 16, 32 or 64.
+    """How many examples of a micro-batch are computed together on a CPU: 1, 2, 4, 8, 16, 32 or 64.
+
+    What they take beside their rows is then bounded: by 80 MB, or by what one example takes.
 
     Args:
         activations: values that the network's layers hand on for one example (`NetworkSize.activations`); public.
     """
-    fitting = max(_FEWEST, _ACTIVATIONS // max(1, activations))
+    fitting = max(1, _ACTIVATIONS // max(1, activations))
     return min(MICRO_BATCH, 1 << (fitting.bit_length() - 1))
 
 
@@ -39,7 +40,8 @@ class PerExampleGradients:
     Args:
         model: a network that `networks.validation.validate_model` accepts; the hooks are put on it, so it serves
             nothing else.
-        at_once: how many examples are computed together, >= 1: a public number, see `examples_at_once`.
+        at_once: how many examples are computed together, >= 1: a public number, see `examples_at_once`.  Each part is
+            computed from memory of its own, so that no bit depends on where the part lies.
 
     Attributes:
         dimension: trainable parameters.
@@ -64,7 +66,7 @@ class PerExampleGradients:
             examples: float [n, *shape]; a micro-batch of one size, where no bit may depend on n.
             labels: int64 [n].
         """
-        return self._rows(self._fixed, examples, labels)
+        return self._rows(lambda part: self._fixed(part.clone()), examples, labels)
 
     @property
     def has_features(self) -> bool:
@@ -80,19 +82,16 @@ class PerExampleGradients:
     def features(self, examples: Tensor) -> Tensor:
         """What the layers before the first that learns make of the examples: float [n, ...], each by itself."""
         with deterministic(), torch.no_grad():
-            return torch.cat([self._fixed(part) for part in torch.split(examples, self._size(examples))])
+            return torch.cat([self._fixed(part.clone()) for part in torch.split(examples, self._at_once)])
 
     def rows_of_features(self, features: Tensor, labels: Tensor) -> Tensor:
         """`rows`, to the bit, of what `features` made of the examples."""
         # Copied: products of matrices may see where in memory a part begins, and fresh ones all begin alike.
         return self._rows(torch.clone, features, labels)
 
-    def _size(self, examples: Tensor) -> int:
-        return self._at_once if examples.is_cpu else max(1, len(examples))
-
     def _rows(self, first: Callable[[Tensor], Tensor], examples: Tensor, labels: Tensor) -> Tensor:
         rows = examples.new_empty((len(examples), self.dimension))
-        parts = (torch.split(tensor, self._size(examples)) for tensor in (examples.detach(), labels, rows))
+        parts = (torch.split(tensor, self._at_once) for tensor in (examples.detach(), labels, rows))
         with deterministic(), torch.enable_grad():
             for part, own, into in zip(*parts, strict=True):
                 places: dict[Tensor, Tensor] = dict(zip(self._parameters, self._columns(into), strict=True))

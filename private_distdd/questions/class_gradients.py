@@ -85,10 +85,17 @@ class ClassGradients:
         """The group each example is summed into, int64 [n]."""
         return torch.zeros_like(labels) if self._joint else labels
 
+    @property
+    def together(self) -> int:
+        """How many examples of a micro-batch are computed at once: on a GPU all of them."""
+        _, info, device = self._given
+        if torch.device(device).type != "cpu":
+            return MICRO_BATCH
+        return examples_at_once(self._spec.size(info.shape, info.num_classes).activations)
+
     @cached_property
     def _per_example(self) -> PerExampleGradients:
-        size = self._spec.size(self._given[1].shape, self._given[1].num_classes)
-        return PerExampleGradients(self._model, examples_at_once(size.activations))
+        return PerExampleGradients(self._model, self.together)
 
     def rows(self, images: Tensor, labels: Tensor) -> Tensor:
         """Per-example gradients, float32 [n, dimension]: what the mechanism clips, sums and covers with noise."""

@@ -93,6 +93,11 @@ class GradientsAtSeeds:
             memory += message_memory(groups, count * parameters)
         return Cost(memory, count * alone.work)
 
+    @property
+    def together(self) -> int:
+        """As of each of its networks."""
+        return self._networks[0].together
+
     def public(self) -> ClassGradients:
         """One of its networks, by a public seed: the others have the same sizes."""
         return self._networks[0].public()

@@ -139,6 +139,8 @@ def _facts(card: Mapping[str, Any], plan: PrivacyPlan | None) -> Iterable[tuple[
     yield form.many, form.words
     if "ipc" in card:
         yield "synthetic set", f"{data['num_classes']} classes, {card['ipc']} {form.many} each"
+    if data.get("classes"):
+        yield "classes", ", ".join(data["classes"])
     if card.get("soft_labels"):
         yield "labels", "hard, and soft: a distribution over the classes for each example"
     if "teacher" in card:

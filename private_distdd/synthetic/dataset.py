@@ -171,6 +171,8 @@ class SyntheticDataset(ImageDataset):
         if self.soft_labels is not None:
             header |= {"format": _SOFT}
             tensors |= {"soft_labels": self.soft_labels}
+        if info.classes:  # for people: a reader that knows nothing of names reads all else
+            header |= {"classes": list(info.classes)}
         save_file(tensors, path, {"json": json.dumps(header, sort_keys=True)})
 
     @classmethod
@@ -210,6 +212,7 @@ class SyntheticDataset(ImageDataset):
             shape=tuple(images.shape[1:]),
             mean=tuple(mean.tolist()),
             std=tuple(std.tolist()),
+            classes=header.get("classes", ()),
         )
         try:
             return cls(images, labels, info, header.get("partition", 1), tensors.get("soft_labels"))
@@ -217,8 +220,12 @@ class SyntheticDataset(ImageDataset):
             raise DataError(f"{str(path)!r}: {error}", "a partition of its images", remedy) from error
 
     def grid(self) -> NDArray[np.uint8]:
-        """A picture of S, uint8 [height, width, 3]: its images, one row a class, or a table's scatter plot."""
-        return self.info.form.picture(self.images, self.info.num_classes, self.info.denormalise)
+        """A picture of S, uint8 [height, width, 3]: its images, one row a class, or a table's scatter plot.
+
+        Where the classes have names, they stand on the left of the images' rows.
+        """
+        info = self.info
+        return info.form.picture(self.images, info.num_classes, info.denormalise, info.classes)
 
     def preview(self, path: str | Path) -> None:
         """Write `grid` as a PNG file at `path`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from commands import QUICK
+from PIL import Image
 
 from private_distdd import ModelSpec, Release, SyntheticDataset, TrainedNetwork, load_dataset
 from private_distdd.cli import main
@@ -26,7 +29,7 @@ def test_evaluate_does_not_print_a_claim_that_does_not_verify(here: Path, capsys
     assert main(["evaluate", "forged", "--epochs", "1", "--seeds", "1"]) == 0
     out = capsys.readouterr().out
     assert "NOT VERIFIED" in out or "does not verify" in out
-    assert "0.5" not in out.partition(";")[2]
+    assert "0.5" not in out.partition(";")[2].splitlines()[0]
     assert main(["evaluate", "run", "--epochs", "1", "--seeds", "1"]) == 0
     assert "epsilon 5.000 at delta 1e-05" in capsys.readouterr().out
 
@@ -86,3 +89,42 @@ def test_what_a_release_does_not_hold_is_not_evaluated(here: Path, capsys: pytes
     with pytest.raises(SystemExit):
         main(["evaluate", "run", "--teacher", "--labels", "soft"])
     assert "not allowed with" in capsys.readouterr().err
+
+
+def test_a_folder_of_mixed_images_with_names(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shades = {"healthy": 40, "ill": 210}
+    for part, name in itertools.product(("train", "test"), shades):
+        (here / "scans" / part / name).mkdir(parents=True)
+        for index, (mode, side) in enumerate((("L", 9), ("RGB", 12), ("RGBA", 20), ("L", 30))):
+            Image.new("RGB", (side, side), (shades[name],) * 3).convert(mode).save(
+                here / "scans" / part / name / f"{index}.png"
+            )
+    data = ["--dataset", "scans", "--size", "8x8", "--channels", "1"]
+    made = (
+        [*QUICK[: QUICK.index("--dataset")], *QUICK[QUICK.index("--dataset") + 2 :]] if "--dataset" in QUICK else QUICK
+    )
+    made = [*made, *data, "--classes", "healthy,ill", "--target-epsilon", "50", "--num-clients", "2", "--output", "run"]
+    assert main(["distill", *made]) == 0
+    assert "--classes healthy,ill --size 8x8 --channels 1" in capsys.readouterr().out
+    assert main(["verify", "run"]) == 0
+    release = Release.load("run")
+    assert release.dataset.info.classes == ("healthy", "ill")
+    assert "healthy, ill" in (here / "run" / "card.html").read_text()
+    unnamed = dataclasses.replace(release.dataset.info, classes=())
+    bare = SyntheticDataset(release.dataset.images, release.dataset.labels, unnamed).grid()
+    named = release.dataset.grid()
+    assert np.array_equal(named[:, -bare.shape[1] :], bare)
+    before = named[:, : -bare.shape[1]]
+    assert before.shape[1] > 40  # the names, in two rows
+    assert (before[:48] == 0).any()
+    assert (before[50:] == 0).any()
+    capsys.readouterr()
+    quick = ["--seeds", "1", "--epochs", "1", "--model", "mlp"]
+    assert main(["evaluate", "run", *data, *quick]) == 0  # the card knows the classes
+    out = capsys.readouterr().out
+    assert "balanced accuracy" in out
+    assert "\n  healthy  " in out
+    assert main(["evaluate", "run", *data, "--classes", "ill,healthy", *quick]) == 2
+    assert "test set with classes" in capsys.readouterr().err
+    assert main(["evaluate", "run", "--dataset", "scans", "--size", "wide"]) == 2
+    assert "--size wide" in capsys.readouterr().err

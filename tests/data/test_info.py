@@ -12,6 +12,7 @@ import torch
 
 from private_distdd.data.info import DatasetInfo
 from private_distdd.errors import DataError
+from private_distdd.wire.run import Run
 
 INFO = DatasetInfo("tiny", 3, (1, 2, 2))
 
@@ -67,3 +68,32 @@ def test_a_few_bytes_cannot_stand_for_much(changes: dict[str, Any]) -> None:
         assert tracemalloc.get_traced_memory()[1] < 10**7
     finally:
         tracemalloc.stop()
+
+
+def test_names_of_classes_are_kept_and_their_absence_leaves_no_trace() -> None:
+    named = dataclasses.replace(INFO, classes=["healthy", "ill", "\u03b1"])
+    assert named.classes == ("healthy", "ill", "\u03b1")
+    assert DatasetInfo.from_json(json.loads(json.dumps(named.to_json()))) == named
+    assert (named.class_name(1), INFO.class_name(1)) == ("ill", "1")
+    numbers = dataclasses.replace(INFO, classes=("0", "1", "2"))
+    assert numbers == INFO
+    # The very bytes that clients pinned before there were names.
+    old = b'{"info":{"image_shape":[1,2,2],"mean":[0.5],"name":"tiny","num_classes":3,"std":[0.5]},"kind":"run",'
+    assert Run("r", INFO, None).to_bytes() == old + b'"plan":null,"run_id":"r"}'
+    assert Run.from_bytes(Run("r", named, None).to_bytes()).info == named
+
+
+@pytest.mark.parametrize(
+    "classes", [("a", "b"), ("a", "b", "b"), ("a", "b", ""), ("a", "b", "c\n"), "abc", ("a", "b", "c" * 2**14), 3]
+)
+def test_what_is_no_list_of_names_is_refused(classes: Any) -> None:
+    with pytest.raises(DataError, match="classes"):
+        dataclasses.replace(INFO, classes=classes)
+    with pytest.raises(DataError, match="classes"):
+        DatasetInfo.from_json(INFO.to_json() | {"classes": classes})
+
+
+def test_one_info_is_written_one_way() -> None:
+    for twice in ([], ["0", "1", "2"]):
+        with pytest.raises(DataError, match="classes = "):
+            DatasetInfo.from_json(INFO.to_json() | {"classes": twice})

@@ -109,7 +109,7 @@ def test_clients_alone_are_federations_of_one(small: Config, tmp_path: Path, mon
     small["evaluation"]["networks"] = 2
     (record,) = sweep(small, tmp_path / "s")
     assert fits == [["client-00"], ["client-01"], ["client-02"]]
-    assert len(record["accuracies"]) == 6
+    assert [len(record[name]) for name in ("accuracies", "balanced_accuracies", "aucs", "confusion")] == [6] * 4
     assert record["accuracy"] == pytest.approx(sum(record["accuracies"]) / 6)
     small["split"] = {"num_clients": 3}
     (together,) = sweep(small, tmp_path / "t")

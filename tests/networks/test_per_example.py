@@ -169,7 +169,8 @@ def test_a_layer_apart_from_the_examples_is_met_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("activations", "expected"), [(0, 64), (50_000, 64), (140_298, 32), (280_586, 16), (561_162, 8), (10**9, 8)]
+    ("activations", "expected"),
+    [(0, 64), (50_000, 64), (140_298, 32), (280_586, 16), (561_162, 8), (2_244_612, 2), (10**9, 1)],
 )
 def test_large_networks_are_computed_in_parts(activations: int, expected: int) -> None:
     assert examples_at_once(activations) == expected

@@ -357,6 +357,33 @@ def test_a_network_whose_rows_depend_on_their_place_is_refused_before_anything_i
     assert client.ledger.events == (plan.event,)
 
 
+class Apart:
+    """A question that computes a micro-batch in parts of two, whose second example may have other bits."""
+
+    together = 2
+
+    def __init__(self, odd: float) -> None:
+        self.odd, self.asked = odd, 0
+
+    def public(self) -> Apart:
+        return self
+
+    def rows(self, images: Tensor, labels: Tensor) -> Tensor:
+        self.asked += len(images)
+        rows = images.flatten(1).clone()
+        rows[1::2] *= 1 + self.odd
+        return rows
+
+
+def test_places_are_tried_in_two_parts_of_what_is_computed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "_places_alike", set())
+    alike, misplaced = Apart(0), Apart(2.0**-23)
+    places.require_places_alike("apart", {"own": 0}, INFO, "cpu", alike)  # type: ignore[arg-type]
+    assert alike.asked == 5 * 4  # one example and four, each as they are; and four moved three times
+    with pytest.raises(ModelError, match="place in the batch"):
+        places.require_places_alike("apart", {"own": 1}, INFO, "cpu", misplaced)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("bandwidth", [1e-300, 1e-3, 1e3, math.inf, math.nan])
 def test_a_bandwidth_that_means_nothing_is_refused(bandwidth: float) -> None:
     with pytest.raises(ConfigurationError, match="bandwidth"):

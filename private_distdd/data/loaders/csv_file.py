@@ -73,7 +73,8 @@ def load_csv(wanted: Wanted) -> Loaded:
     if not table.labels:
         raise DataError(f"{wanted.path.name}: no row below the column names", "at least one", "Check the file.")
     classes = wanted.class_names() or _found_classes(table)
-    info = DatasetInfo(wanted.called or wanted.path.stem, len(classes), (len(table.features),), **wanted.constants)
+    called, shape = wanted.called or wanted.path.stem, (len(table.features),)
+    info = DatasetInfo(called, len(classes), shape, classes=tuple(classes), **wanted.constants)
     if wanted.test is None:
         return split_off_test(table.rows, table.numbered(classes), info)
     other = _read(Path(wanted.test), table.label)

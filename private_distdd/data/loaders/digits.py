@@ -15,7 +15,7 @@ def load_digits_set(wanted: Wanted) -> Loaded:
 
     digits = load_digits()
     images = torch.from_numpy(digits.images).unsqueeze(1) / 16  # 0 ... 16 by construction, not by measurement
-    info = DatasetInfo("digits", 10, (1, 8, 8), **wanted.constants)
+    info = DatasetInfo("digits", 10, (1, 8, 8), classes=(), **wanted.constants)
     return split_off_test(images, torch.from_numpy(digits.target), info)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +12,7 @@ from private_distdd.data.form import Shape
 from private_distdd.data.info import DatasetInfo
 from private_distdd.data.loaders.register import Loaded, Source, Wanted, register_source
 from private_distdd.data.normalised import from_pixels
+from private_distdd.data.pixels import checked_channels, from_picture
 from private_distdd.errors import DataError
 
 _PARTS = ("train", "test")
@@ -45,9 +45,10 @@ def load_folder(wanted: Wanted) -> Loaded:
     first = next(iter(files["train"]), None)
     if first is None:
         raise DataError(f"no image in {str(path / 'train')!r}", layout, "Put the images into this layout.")
-    expected = tuple(_read_image(first[0]).shape)
-    info = DatasetInfo(wanted.called or path.resolve().name, len(classes), expected, **wanted.constants)
-    train, test = (from_pixels(*_read_images(files[part], expected), info) for part in _PARTS)
+    expected = tuple(_read_image(first[0], wanted).shape)
+    called = wanted.called or path.resolve().name
+    info = DatasetInfo(called, len(classes), expected, classes=tuple(classes), **wanted.constants)
+    train, test = (from_pixels(*_read_images(files[part], expected, wanted), info) for part in _PARTS)
     return train, test
 
 
@@ -60,33 +61,33 @@ def _visible(folder: Path) -> list[Path]:
     return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
 
 
-def _read_images(files: Sequence[tuple[Path, int]], expected: Shape) -> tuple[Tensor, Tensor]:
+def _read_images(files: Sequence[tuple[Path, int]], expected: Shape, wanted: Wanted) -> tuple[Tensor, Tensor]:
     pixels = torch.empty((len(files), *expected), dtype=torch.uint8)
     for index, (file, _) in enumerate(files):
-        image = _read_image(file)
+        image = _read_image(file, wanted)
         if tuple(image.shape) != expected:
             raise DataError(
                 f"{str(file)!r} is [channels, height, width] = {list(image.shape)}",
                 f"{list(expected)}, as the first image",
-                "Resize and convert all images alike.",
+                "Say size= and channels= (--size, --channels), to which all images are brought.",
             )
         pixels[index] = image
     return pixels, torch.tensor([label for _, label in files], dtype=torch.int64)
 
 
-def _read_image(file: Path) -> Tensor:
-    """uint8 [C, H, W]."""
+def _read_image(file: Path, wanted: Wanted) -> Tensor:
+    """uint8 [C, H, W], of the channels and the size that are wanted."""
     from PIL import Image
 
     try:
         with Image.open(file) as image:
-            mode, array = image.mode, np.array(image)
+            image.load()
+            pixels = from_picture(image, repr(str(file)), checked_channels(wanted.channels))
+    except DataError:
+        raise
     except (OSError, ValueError, SyntaxError) as error:  # SyntaxError: how Pillow reports a broken PNG
         raise DataError(f"{str(file)!r} cannot be read as an image", "image files only", "Remove it.") from error
-    if mode not in ("L", "RGB"):
-        raise DataError(f"{str(file)!r} has mode {mode}", "mode L (grey) or RGB, 8 bits", "Convert all images alike.")
-    pixels = torch.from_numpy(array)
-    return pixels.unsqueeze(0) if mode == "L" else pixels.permute(2, 0, 1)
+    return wanted.fitted(pixels)
 
 
 register_source(
@@ -94,6 +95,6 @@ register_source(
         "an existing folder",
         load_folder,
         recognises=lambda path: path.is_dir(),
-        options=frozenset({"num_classes", "classes", "name"}),
+        options=frozenset({"num_classes", "classes", "name", "size", "channels"}),
     )
 )

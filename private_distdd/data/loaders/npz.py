@@ -1,4 +1,4 @@
-"""A Keras-style .npz file of plain arrays."""
+"""An .npz file of plain arrays, named as Keras or as MedMNIST names them."""
 
 from __future__ import annotations
 
@@ -14,29 +14,38 @@ from private_distdd.data.loaders.register import Loaded, Source, Wanted, registe
 from private_distdd.data.normalised import from_pixels
 from private_distdd.errors import DataError
 
+_KERAS = ("x_train", "y_train", "x_test", "y_test")
+_MEDMNIST = ("train_images", "train_labels", "test_images", "test_labels")  # and val_, which is not read
+
+
+_LISTED = f"{', '.join(_KERAS)}, or {', '.join(_MEDMNIST)}"
+
 
 def load_npz(wanted: Wanted) -> Loaded:
-    """The four arrays of the file.
+    """The four arrays of the file; a validation part is left where it is.
 
     Raises:
         DataError: it cannot be read, or holds something else.
     """
     path, num_classes = wanted.path, wanted.num_classes
-    keys = ("x_train", "y_train", "x_test", "y_test")
     remedy = "Write it with numpy.savez(path, x_train=..., y_train=..., x_test=..., y_test=...)."
     try:
         # Opened here: where the archive is damaged, numpy would leave it open.
         with path.open("rb") as file, _open_npz(file) as archive:
+            keys = _MEDMNIST if _MEDMNIST[0] in archive and _KERAS[0] not in archive else _KERAS
             x_train, y_train, x_test, y_test = (archive[key] for key in keys)
     except FileNotFoundError as error:
         raise DataError(f"no file {str(path)!r}", "an existing .npz", "Check the path.") from error
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path.name}: {error}", f"an .npz of the plain arrays {', '.join(keys)}", remedy) from error
-    train = (_npz_images(x_train, "x_train"), _npz_labels(y_train, "y_train"))
-    test = (_npz_images(x_test, "x_test"), _npz_labels(y_test, "y_test"))
+        raise DataError(f"{path.name}: {error}", f"an .npz of the plain arrays {_LISTED}", remedy) from error
+    train = (wanted.fitted(_npz_images(x_train, keys[0])), _npz_labels(y_train, keys[1]))
+    test = (wanted.fitted(_npz_images(x_test, keys[2])), _npz_labels(y_test, keys[3]))
+    if wanted.classes is not None:
+        num_classes = len(wanted.class_names() or ())
     if num_classes is None:
         num_classes = 1 + max((int(labels.max()) for _, labels in (train, test) if len(labels)), default=0)
-    info = DatasetInfo(wanted.called or path.stem, num_classes, tuple(train[0].shape[1:]), **wanted.constants)
+    shape, names = tuple(train[0].shape[1:]), tuple(wanted.classes or ())
+    info = DatasetInfo(wanted.called or path.stem, num_classes, shape, classes=names, **wanted.constants)
     return from_pixels(*train, info), from_pixels(*test, info)
 
 
@@ -79,6 +88,6 @@ register_source(
         "a file ending in .npz",
         load_npz,
         recognises=lambda path: path.suffix == ".npz",
-        options=frozenset({"num_classes", "name"}),
+        options=frozenset({"num_classes", "classes", "name", "size", "channels"}),
     )
 )

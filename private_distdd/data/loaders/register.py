@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
+from torch import Tensor
+
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.info import Constants
+from private_distdd.data.pixels import Size, checked_channels, checked_size, fitted
 from private_distdd.errors import DataError
 from private_distdd.limits import CLASSES
 from private_distdd.validate import is_whole
@@ -31,6 +34,8 @@ class Wanted:
         label: name of a column, where it was given.
         test: another file, where it was given.
         called: how reports call the data set, where it was given.
+        size: height and width of its images, where they were given.
+        channels: of its images, where they were given.
     """
 
     name: str
@@ -43,6 +48,16 @@ class Wanted:
     label: str | None = None
     test: str | Path | None = None
     called: str | None = None
+    size: Size | None = None
+    channels: int | None = None
+
+    def fitted(self, pixels: Tensor) -> Tensor:
+        """Images with the `size` and `channels` that are wanted: see `pixels.fitted`.
+
+        Raises:
+            DataError: one of these is out of its range, or the images cannot be brought to it.
+        """
+        return fitted(pixels, checked_channels(self.channels), checked_size(self.size))
 
     def class_names(self, plain: Callable[[str], bool] = bool) -> list[str] | None:
         """The classes' names in the order of their labels: `classes`, or "0", "1", ...; None where nobody said.
@@ -69,7 +84,15 @@ class Wanted:
 
 
 # Options of `load_dataset` that not every source takes, and where `Wanted` has them.
-OPTIONS = {"num_classes": "num_classes", "classes": "classes", "label": "label", "test": "test", "name": "called"}
+OPTIONS = {
+    "num_classes": "num_classes",
+    "classes": "classes",
+    "label": "label",
+    "test": "test",
+    "name": "called",
+    "size": "size",
+    "channels": "channels",
+}
 
 
 @dataclass(frozen=True)

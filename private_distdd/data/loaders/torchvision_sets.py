@@ -48,7 +48,7 @@ def load_torchvision(wanted: Wanted) -> Loaded:
         pixels = pixels.unsqueeze(1) if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2)
         parts.append((pixels, labels))
     given = {"mean": mean, "std": std, **wanted.constants}
-    info = DatasetInfo(name, 10, tuple(parts[0][0].shape[1:]), **given)
+    info = DatasetInfo(name, 10, tuple(parts[0][0].shape[1:]), classes=(), **given)
     return from_pixels(*parts[0], info), from_pixels(*parts[1], info)
 
 

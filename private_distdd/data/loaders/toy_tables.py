@@ -58,8 +58,8 @@ def load_toy_table(wanted: Wanted) -> Loaded:
 
     table = _TABLES[wanted.name]
     source = getattr(sklearn.datasets, table.loader)()
-    published = {"mean": table.mean, "std": table.std}
-    info = DatasetInfo(wanted.name, table.num_classes, (len(table.mean),), **{**published, **wanted.constants})
+    given = {"mean": table.mean, "std": table.std, **wanted.constants}
+    info = DatasetInfo(wanted.name, table.num_classes, (len(table.mean),), classes=(), **given)
     return split_off_test(torch.from_numpy(source.data), torch.from_numpy(source.target), info)
 
 

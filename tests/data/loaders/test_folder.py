@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from private_distdd.data.info import DatasetInfo
@@ -31,7 +33,7 @@ def write_folder(path: Path, mode: str = "RGB") -> dict[tuple[str, str, int], np
 def test_folder_round_trip(tmp_path: Path, mode: str, channels: int) -> None:
     pictures = write_folder(tmp_path / "pets", mode)
     train, test = load_dataset(f"{tmp_path}/pets/")
-    assert train.info == DatasetInfo("pets", 2, (channels, 5, 4))
+    assert train.info == DatasetInfo("pets", 2, (channels, 5, 4), classes=("ant", "cat"))
     assert train.labels.tolist() == [0, 0, 1, 1, 1]  # ant, then cat
     assert test.labels.tolist() == [1]
     pixels = train.info.denormalise(train.images).mul(255).round().numpy()
@@ -97,3 +99,53 @@ def test_bad_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "test" / "dog").rmdir()
     (tmp_path / "train" / "notes.txt").write_text("")
     refused("notes.txt' is a file")
+
+
+def write_hospital(path: Path) -> None:
+    """Pictures as they come: grey and coloured, with a palette, transparent, of three sizes."""
+    for part, name in itertools.product(("train", "test"), ("healthy", "ill")):
+        (path / part / name).mkdir(parents=True)
+        for index, (mode, side) in enumerate((("L", 9), ("RGB", 9), ("P", 12), ("RGBA", 20))):
+            shade = 204 if name == "ill" else 51  # of Pillow's palette, too
+            Image.new("RGB", (side, side + 1), (shade, shade, shade)).convert(mode).save(
+                path / part / name / f"{index}.png"
+            )
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_mixed_images_are_brought_to_one_size_and_kind(tmp_path: Path, channels: int) -> None:
+    write_hospital(tmp_path / "scans")
+    with pytest.raises(DataError, match="Say size= and channels="):
+        load_dataset(tmp_path / "scans")
+    with pytest.raises(DataError, match="Say size= and channels="):
+        load_dataset(tmp_path / "scans", channels=1)
+    train, test = load_dataset(tmp_path / "scans", channels=channels, size=(8, 6))
+    assert train.info == DatasetInfo("scans", 2, (channels, 8, 6), classes=("healthy", "ill"))
+    for part in (train, test):
+        pixels = part.info.denormalise(part.images).mul(255).round()
+        expected = torch.tensor([51.0, 204.0])[part.labels][:, None, None, None]
+        assert ((pixels - expected).abs() <= 1).all()
+
+
+def test_resizing_is_antialiased_and_grey_is_luma(tmp_path: Path) -> None:
+    for part, name in itertools.product(("train", "test"), ("a", "b")):
+        (tmp_path / part / name).mkdir(parents=True)
+        board = np.indices((16, 16)).sum(axis=0) % 2 * 255
+        picture = np.stack([board, np.zeros_like(board), np.zeros_like(board)], axis=2).astype(np.uint8)
+        Image.fromarray(picture).save(tmp_path / part / name / "0.png")
+    train, _ = load_dataset(tmp_path, channels=1, size=4)
+    shades = train.info.denormalise(train.images)
+    assert torch.allclose(shades, torch.full_like(shades, 0.299 / 2), atol=0.02)
+
+
+def test_what_cannot_be_brought_to_8_bits_is_refused(tmp_path: Path) -> None:
+    write_folder(tmp_path / "scans")
+    deep = np.full((5, 4), 4000, dtype=np.uint16)
+    Image.fromarray(deep).save(tmp_path / "scans" / "train" / "cat" / "0.png")
+    with pytest.raises(DataError, match=r"mode I;16.*8 bits"):
+        load_dataset(tmp_path / "scans", channels=1, size=8)
+    for wrong in ({"size": 0}, {"size": (1, 2, 3)}, {"size": "8"}, {"size": 1 << 20}, {"channels": 2}):
+        with pytest.raises(DataError, match=next(iter(wrong))):
+            load_dataset(tmp_path / "scans", **wrong)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="size = 8 for 'digits'"):
+        load_dataset("digits", size=8)

@@ -80,3 +80,29 @@ def test_files_that_are_no_npz_are_refused(tmp_path: Path) -> None:
         np.save(file, np.zeros(3))
     with pytest.raises(DataError, match="a single array"):
         load_dataset(tmp_path / "array.npz")
+
+
+def test_medmnist_s_names_are_known_and_its_validation_part_is_in_neither_set(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    parts = {
+        f"{part}_{what}": values
+        for part, count in (("train", 6), ("val", 3), ("test", 2))
+        for what, values in (
+            ("images", rng.integers(0, 256, (count, 28, 28, 3), dtype=np.uint8)),
+            ("labels", (np.arange(count) % 2).astype(np.uint8)[:, None]),
+        )
+    }
+    np.savez(tmp_path / "breast.npz", **parts)
+    names = ("malignant", "benign")
+    train, test = load_dataset(tmp_path / "breast.npz", classes=names, channels=1, size=14)
+    assert train.info == test.info == DatasetInfo("breast", 2, (1, 14, 14), classes=names)
+    assert (len(train), len(test)) == (6, 2)
+    assert train.labels.tolist() == [0, 1, 0, 1, 0, 1]
+    grey = parts["test_images"] @ np.array([0.299, 0.587, 0.114]) / 255
+    assert float(test.info.denormalise(test.images).mean()) == pytest.approx(grey.mean(), abs=0.01)
+    np.savez(tmp_path / "chest.npz", **(parts | {"train_labels": np.zeros((6, 14))}))
+    with pytest.raises(DataError, match="train_labels"):  # several findings an image: no label
+        load_dataset(tmp_path / "chest.npz")
+    np.savez(tmp_path / "half.npz", train_images=parts["train_images"])
+    with pytest.raises(DataError, match="or train_images, train_labels"):
+        load_dataset(tmp_path / "half.npz")
