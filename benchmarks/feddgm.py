@@ -54,12 +54,12 @@ KNOBS: dict[str, dict[str, dict[str, Any]]] = {
         "none": {
             "starts": 20,
             "surrogate_steps": 40,
+            "learning_rate": 0.05,
             "batch_size": 64,
-            "segment": 20,
-            "matching_steps": 1000,
+            "matching_steps": 400,
         },
-        "10": {"starts": 20, "surrogate_steps": 10, "matching_steps": 500},
-        "usual": {"starts": 10, "surrogate_steps": 10, "matching_steps": 200},
+        "10": {"starts": 20, "surrogate_steps": 7, "matching_steps": 400},
+        "usual": {"starts": 20, "surrogate_steps": 5, "matching_steps": 300},
     },
     "distdd": {
         "none": {"rounds": 100, "model_args": {"width": 32}},
@@ -104,8 +104,6 @@ def main() -> None:
         found = []
         for rows in pool.map(functools.partial(cell, options), cells):
             found += rows
-            for row in rows:
-                print(json.dumps({key: row[key] for key in _SHOWN}), flush=True)
             options.json.write_text(
                 json.dumps({"options": vars(options) | {"json": ""}, "cells": found}, indent=1) + "\n"
             )
@@ -174,6 +172,7 @@ def _row(
         own = {"epochs": 20, "model_args": {"width": 16}} if options.quick else {"epochs": 300}
         own |= {"augment": options.augment}
         found["on S"] = evaluate(release.dataset, scored, seeds=[0], device=options.device, **own).mean
+    print(json.dumps({key: found[key] for key in _SHOWN}), flush=True)  # at once: a later row may not end
     return found | {"settings": release.card["method"]["settings"]}
 
 

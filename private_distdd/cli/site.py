@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from private_distdd.cli.options import Commands, add_threads_option
-from private_distdd.errors import ConfigurationError
+from private_distdd.errors import ConfigurationError, PrivateDistDDError
 
 if TYPE_CHECKING:
     from private_distdd.privacy.ledger import History
@@ -42,8 +42,8 @@ def add(commands: Commands) -> None:
     for command in (start, status, approve, decline):
         command.add_argument("config", metavar="SITE.TOML", help="the site's configuration")
     for command in (approve, decline):
-        command.add_argument("name", metavar="RUN", help="the run's name, or the beginning of its terms' hash")
-    approve.add_argument("--yes", action="store_true", help="do not ask")
+        command.add_argument("name", metavar="RUN", help="the run's name, or its terms' hash")
+    approve.add_argument("--yes", action="store_true", help="do not ask; only with the terms' hash")
     approve.set_defaults(run=_approve)
     decline.set_defaults(run=_decline)
 
@@ -91,15 +91,21 @@ def _status(options: argparse.Namespace) -> int:
     ledger = _ledger(config)
     print(_spent(config, ledger))
     for run in _waiting(config):
-        print("waits for consent: " + _terms(ledger, run))
+        print("waits for consent: " + _terms(config, ledger, run))
     return 0
 
 
 def _approve(options: argparse.Namespace) -> int:
+    from private_distdd.site.consents import is_digest
+
+    if options.yes and not is_digest(options.name):
+        raise ConfigurationError(
+            f"--yes with {options.name!r}", "--yes with the 64 digits of its terms' hash", "A name says no terms."
+        )
     config = _config(options)
     consents = config.consents(_key(config))
     run, ledger = consents.find(options.name), _ledger(config)
-    print(_terms(ledger, run))
+    print(_terms(config, ledger, run))
     print(_spent(config, ledger))
     if not options.yes and input("Agree to exactly this? [y/N] ").strip().lower() not in ("y", "yes"):
         print("not agreed; the run waits on")
@@ -174,8 +180,9 @@ def _spent(config: SiteConfig, ledger: History) -> str:
     return f"epsilon at delta {delta:g}: {', '.join(sums)}; {limit}"
 
 
-def _terms(ledger: History, run: Run) -> str:
+def _terms(config: SiteConfig, ledger: History, run: Run) -> str:
     """All that the owner is asked to agree to, in words, and what it costs."""
+    from private_distdd.privacy.accountants import best_epsilon
     from private_distdd.rounding import rounded_up
 
     info, plan = run.info, run.plan
@@ -184,11 +191,17 @@ def _terms(ledger: History, run: Run) -> str:
     )
     if plan is None:
         return f"{terms}\n  WITHOUT PRIVACY: exact statistics; this site refuses it"
+    delta = _delta(config)  # the owner's: at the server's own, a price may be whatever it likes
+    try:
+        price = rounded_up(best_epsilon([plan.schedule], delta))
+        affords = ledger.affords([plan.schedule])
+    except PrivateDistDDError as error:
+        return f"{terms}\n  its price cannot be computed ({error}): decline it"
     return (
         f"{terms}\n  at most {plan.max_queries} messages of {plan.events_per_query} measurement(s): noise "
         f"{plan.noise_multiplier:.4g} times max_grad_norm {plan.max_grad_norm:g}, sample_rate {plan.sample_rate:g}\n"
-        f"  costs epsilon {rounded_up(plan.epsilon)} at delta {plan.delta:g} in all, however much of it is asked\n"
-        f"  the budget {'can' if ledger.affords([plan.schedule]) else 'CANNOT'} pay that"
+        f"  costs epsilon {price} at your delta {delta:g} in all, however much of it is asked\n"
+        f"  the budget {'can' if affords else 'CANNOT'} pay that"
     )
 
 

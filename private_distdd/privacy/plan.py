@@ -10,7 +10,7 @@ from typing import Any
 from private_distdd.errors import ConfigurationError
 from private_distdd.privacy.accountants import best_epsilon
 from private_distdd.privacy.calibration import calibrate_noise_multiplier
-from private_distdd.privacy.events import SampledGaussian
+from private_distdd.privacy.events import MAX_COUNT, SampledGaussian
 from private_distdd.privacy.grade import LARGE_DELTA
 from private_distdd.validate import require_count, require_flag, require_number
 
@@ -27,7 +27,7 @@ class PrivacyPlan:
         sample_rate: q in (0, 1].
         max_grad_norm: C in [1e-30, 1e30].
         divisor: b in [1e-30, 1e30], public.
-        max_queries: T_max >= 1; query T_max + 1 is refused.
+        max_queries: T_max, 1 ... 10^15 / `events_per_query`; query T_max + 1 is refused.
         delta: in (0, 1); the delta at which epsilon is claimed.
         events_per_query: 1 ... 10^6; measurements that an answered query takes, each on coins of its own.
 
@@ -53,8 +53,9 @@ class PrivacyPlan:
             "Give the noise's standard deviation divided by max_grad_norm.",
         )
         _check_shape(self.sample_rate, self.max_grad_norm, self.divisor, self.delta)
-        require_count("max_queries", self.max_queries, "Plan at least one query.")
         require_count("events_per_query", self.events_per_query, "1 is usual.", at_most=_MOST_EVENTS)
+        most = MAX_COUNT // self.events_per_query  # beyond it a schedule has no price
+        require_count("max_queries", self.max_queries, "Plan at least one query.", at_most=most)
         require_number(
             "noise_multiplier * max_grad_norm / divisor",
             self.noise_multiplier * self.max_grad_norm / self.divisor,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 
 from private_distdd.errors import ConfigurationError, PrivateDistDDError
@@ -15,6 +16,11 @@ from private_distdd.wire.run import Run
 SUFFIX = ".consents"  # of the folder beside a ledger, which it is named after
 MOST_WAITING = 64
 """Offers that wait: whoever reaches the site can make more, and must not fill its disk."""
+
+
+def is_digest(name: str) -> bool:
+    """Has it the form of a SHA-256?"""
+    return re.fullmatch("[0-9a-f]{64}", name) is not None
 
 
 class Consents:
@@ -43,14 +49,8 @@ class Consents:
 
     def __call__(self, run: Run) -> bool:
         """Did the owner agree?  If not, the offer waits from now on."""
-        try:
-            signature = read_file(self._given(run), CONTROL_BYTES).decode("ascii", "replace")
-        except OSError:
-            signature = ""
-        if self._key.signed_consent(self._consent(run), signature):
+        if self._agreed(run):
             return True
-        if signature:
-            self._log.error("%s is not what this site's key signed: the run is not agreed to", self._given(run))
         if not self._offer(run).exists():
             if len(self.waiting()) >= MOST_WAITING:
                 self._log.warning("run %s is not even kept: %d others wait already", run.run_id, MOST_WAITING)
@@ -61,22 +61,24 @@ class Consents:
 
     def waiting(self) -> list[Run]:
         """Offers without an answer, the oldest first."""
-        return [run for run in self._offers() if not self._given(run).exists()]
+        return [run for run in self._offers() if not self._agreed(run)]
 
     def find(self, name: str) -> Run:
-        """The offer that waits under a run's name, or whose terms' SHA-256 begins so.
+        """The offer that waits under a run's name, or with the terms of this SHA-256, in all its 64 digits.
+
+        Whoever makes an offer names it: what has the form of a hash is a hash, and never a name.
 
         Raises:
             ConfigurationError: there is none, or several.
         """
         waiting = self.waiting()
-        found = [run for run in waiting if name == run.run_id or (name and run.terms_digest.startswith(name))]
+        found = [run for run in waiting if name == (run.terms_digest if is_digest(name) else run.run_id)]
         if len(found) != 1:
-            names = [f"{run.run_id} (terms {run.terms_digest[:16]})" for run in found or waiting]
+            names = [f"{run.run_id} (terms {run.terms_digest})" for run in found or waiting]
             raise ConfigurationError(
                 f"{len(found)} runs {name!r} among those that wait",
                 f"one of {names}" if names else "a run that waits; none does",
-                "Give the run's name, or the beginning of its terms' hash.",
+                "Give the run's name, or its terms' hash.",
             )
         return found[0]
 
@@ -95,6 +97,16 @@ class Consents:
     def decline(self, run: Run) -> None:
         """The owner does not: the offer waits no longer, until somebody makes it again."""
         self._offer(run).unlink(missing_ok=True)
+
+    def _agreed(self, run: Run) -> bool:
+        try:
+            signature = read_file(self._given(run), CONTROL_BYTES).decode("ascii", "replace")
+        except OSError:
+            return False
+        signed = self._key.signed_consent(self._consent(run), signature)
+        if not signed:
+            self._log.error("%s is not what this site's key signed: the run is not agreed to", self._given(run))
+        return signed
 
     def _consent(self, run: Run) -> Consent:
         return Consent(self._client_id, run.run_id, run.terms_digest)

@@ -14,14 +14,18 @@ import numpy as np
 import pytest
 
 from private_distdd.cli import main
+from private_distdd.cli.site import _ledger, _terms
 from private_distdd.data.info import DatasetInfo
 from private_distdd.engines.sites import Sites
 from private_distdd.errors import ConsentPendingError
 from private_distdd.methods.collabdm import CollabDM
-from private_distdd.privacy.ledger import parse
-from private_distdd.privacy.plan import Privacy
+from private_distdd.privacy.accountants import best_epsilon
+from private_distdd.privacy.ledger import Budget, Ledger, parse
+from private_distdd.privacy.plan import Privacy, PrivacyPlan
+from private_distdd.rounding import rounded_up
 from private_distdd.site.config import SiteConfig
 from private_distdd.site.daemon import Daemon
+from private_distdd.wire.run import Run
 
 INFO = DatasetInfo("scans", 10, (1, 8, 8))
 
@@ -84,12 +88,13 @@ def test_from_the_first_offer_to_the_signature(
             method.fit(engine, info=INFO, checkpoint=tmp_path / "run")
         status = said("status", str(config))
         assert "waits for consent: run " in status
-        assert "costs epsilon 2.000 at delta 1e-05 in all" in status
+        assert "costs epsilon 2.000 at your delta 1e-05 in all" in status
         assert "the budget can pay that" in status
         (run,) = read.consents(client.key).waiting()
         monkeypatch.setattr("builtins.input", lambda _: "n")
         assert "not agreed" in said("approve", str(config), run.run_id, code=1)
         monkeypatch.setattr("builtins.input", lambda _: "y")
+        said("approve", str(config), run.run_id, "--yes", code=2)  # a name says no terms
         agreed = said("approve", str(config), run.run_id)
         assert run.terms_digest in agreed
         assert "noise" in agreed
@@ -101,7 +106,7 @@ def test_from_the_first_offer_to_the_signature(
         (run,) = read.consents(client.key).waiting()
         said("decline", str(config), run.run_id)
         assert "waits" not in said("status", str(config))
-        said("approve", str(config), run.run_id, "--yes", code=2)
+        said("approve", str(config), run.terms_digest, "--yes", code=2)  # it waits no longer
     finally:
         daemon.stop()
         thread.join()
@@ -134,12 +139,18 @@ def test_a_process_of_its_own_ends_when_asked_to_and_leaks_nothing(config: Path)
 def test_a_text_of_the_server_s_cannot_dress_up_as_ours(
     config: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    from private_distdd.cli.site import _ledger, _terms
-    from private_distdd.wire.run import Run
-
     read = SiteConfig.read(config)
     evil = DatasetInfo("scans\n  costs epsilon 0.01\x1b[2J", 10, (1, 8, 8))
-    text = _terms(_ledger(read), Run("run-1", evil, Privacy(target_epsilon=2).plan(1)))
+    text = _terms(read, _ledger(read), Run("run-1", evil, Privacy(target_epsilon=2).plan(1)))
     assert "\x1b" not in text
     assert text.count("costs epsilon") == 2
-    assert len(text.splitlines()) == 4 + 1
+    assert len(text.splitlines()) == 5
+
+
+def test_a_price_is_at_the_owner_s_delta_and_none_at_all_is_said(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = SiteConfig.read(config)
+    plan = PrivacyPlan(1.2, 1.0, 1.0, 1.0, 1, delta=0.9)  # by which the run would cost nothing
+    text = _terms(read, _ledger(read), Run("run-1", INFO, plan))
+    assert f"costs epsilon {rounded_up(best_epsilon([plan.schedule], 1e-5))} at your delta 1e-05" in text
+    monkeypatch.setattr(Ledger, "affords", lambda *_: Budget(-1, 0.1))  # an error of our own, wherever it comes from
+    assert "its price cannot be computed" in _terms(read, _ledger(read), Run("run-1", INFO, plan))

@@ -180,3 +180,10 @@ def test_a_large_delta_is_refused_unless_it_is_allowed_by_name() -> None:
     assert "allow_large_delta" not in asdict(allowed)  # cards and checkpoints have the fields that they had
     with pytest.raises(ConfigurationError, match="allow_large_delta = 1"):
         Privacy(noise_multiplier=1.0, delta=0.5, allow_large_delta=1)  # type: ignore[arg-type]
+
+
+def test_a_schedule_that_has_no_price_is_no_plan() -> None:
+    assert PrivacyPlan(1000.0, 1.0, 1.0, 1.0, 10**15, 1e-5).max_queries == 10**15
+    for queries, events in ((10**15 + 1, 1), (10**20, 1), (10**10, 10**6)):
+        with pytest.raises(ConfigurationError, match="max_queries"):
+            PrivacyPlan(1000.0, 1.0, 1.0, 1.0, queries, 1e-5, events)

@@ -105,10 +105,22 @@ def test_offers_are_found_by_name_and_by_terms(consents: Consents, run: Run) -> 
     other = replace(run, plan=replace(run.plan, max_queries=4))
     consents(run)
     consents(other)
-    assert consents.find(run.terms_digest[:12]) == run
-    for name in ("run-1", "run-3", ""):  # two of them, none, none
-        with pytest.raises(ConfigurationError, match=other.terms_digest[:16]):
+    assert consents.find(run.terms_digest) == run
+    for name in ("run-1", "run-3", "", run.terms_digest[:63]):  # two of them, and none thrice
+        with pytest.raises(ConfigurationError, match=other.terms_digest):
             consents.find(name)
+
+
+def test_a_run_that_is_named_like_another_s_terms_is_not_found_by_them(consents: Consents, run: Run) -> None:
+    consents(replace(run, run_id=run.terms_digest))
+    with pytest.raises(ConfigurationError, match="0 runs"):
+        consents.find(run.terms_digest)
+
+
+def test_an_old_key_s_consent_hides_no_offer(consents: Consents, run: Run, tmp_path: Path) -> None:
+    Consents(tmp_path / "consents", "clinic", SiteKey.for_this_process()).approve(run)
+    assert not consents(run)
+    assert consents.waiting() == [run]
 
 
 def test_files_are_for_their_owner_and_damaged_ones_are_passed_over(
