@@ -6,28 +6,38 @@ Three hospitals on this machine as in examples/flower, every process of its own,
 - `site`, `echo`: seconds a round of queries as DistDD sends (12 kB out, 115 kB back, three clients at once), where the
   ClientApp forwards to a site, and where it gives as many bytes back at once.  The server does nothing in between, and
   looks for replies as often.
+- `kills`, with `--kills N` alone: DistDD, run after run of 10 rounds, while at random moments a site or a SuperNode, chosen
+  by chance, is killed (-9) and started again, N times: messages that left and are not in their ledger, with these very
+  bytes, and charges beyond what was answered and what the kills of a site ended.
 - `gap`: the largest difference between the pixels of S of DistDD, 5 rounds without noise, in one process and over
   Flower.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
 import shutil
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
 from side_by_side import Benchmark, Spread
+from site_kills import Noted, charged_twice, unpaid
 
-from examples.flower.federation import COMMAND, Federation
+from examples.flower.federation import COMMAND, Federation, Process
 from private_distdd import Client, DistDD, Release, load_dataset
+from private_distdd.privacy.ledger import parse
+from private_distdd.site.config import SiteConfig
 from private_distdd.site.daemon import Daemon
 
 NAMES = ("hospital-a", "hospital-b", "hospital-c")
+LONG = {"rounds": 10, "ipc": 1, "model_args": {"width": 16}, "matching_steps": 2, "deadline": 60.0}
 OPEN = {"rounds": 5, "ipc": 1, "model_args": {"width": 16}, "matching_steps": 5}
 
 ROUNDS = '''
@@ -151,6 +161,54 @@ def measure(benchmark: Benchmark, federation: Federation) -> None:
     benchmark.row(case="gap", largest=gap(federation))
 
 
+def killed(federation: Federation, kills: int) -> str:
+    """Runs during which processes die; what was counted."""
+    chance, seen, own = random.Random(0), Counter[str](), Counter[str]()  # noqa: S311 - when to kill is public
+
+    def start(name: str, kind: str) -> Process:
+        home = federation.folder / name
+        if kind == "site":
+            process = federation.begin("site", [sys.executable, __file__, "--noted", name, str(home)], home)
+            process.wait_for("listening")
+            return process
+        for _ in range(20):  # Flower refuses its key until it has noticed that it died
+            with contextlib.suppress(RuntimeError):
+                process = federation.start_node(name)
+                process.wait_for("SuperNode ID", 30.0)
+                return process
+            time.sleep(5)
+        raise RuntimeError(f"the SuperNode of {name} is not let in")
+
+    federation.prepare()
+    federation.start_server()
+    for name in NAMES:
+        federation.admit(name)
+    alive = {(name, kind): start(name, kind) for name in NAMES for kind in ("site", "supernode")}
+    while seen["kills"] < kills:
+        run_id = federation.submit(
+            federation.app, {"method": "distdd", "privacy": {"noise_multiplier": 20.0}, "knobs": LONG}
+        )
+        while not federation.status(run_id).startswith("finished"):
+            time.sleep(chance.uniform(0, 15))
+            if seen["kills"] < kills:
+                victim = chance.choice(sorted(alive))
+                alive[victim].kill()
+                own[victim[0]] += victim[1] == "site"
+                seen.update(["kills", f"of a {victim[1]}"])
+                seen["unpaid"] += unpaid(federation.folder, "{}/ledger.jsonl")
+                alive[victim] = start(*victim)
+        federation.wait(run_id)
+        federation.run([*COMMAND, "verify", str(federation.release(run_id))])
+        seen["runs"] += 1
+        bills = Release.load(federation.release(run_id)).card["clients"].values()
+        seen["messages used"] += sum(bill["messages_used"] for bill in bills)
+    seen["unpaid"] += unpaid(federation.folder, "{}/ledger.jsonl")
+    for name in NAMES:
+        history = parse((federation.folder / name / "ledger.jsonl").read_bytes())
+        seen["charged twice"] += charged_twice(history, own[name])
+    return ", ".join(f"{count} {what}" for what, count in seen.items())
+
+
 def gap(federation: Federation) -> float:
     """Of S in one process, and over Flower, where no site runs yet."""
     for name in NAMES:
@@ -165,6 +223,17 @@ def gap(federation: Federation) -> float:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    if sys.argv[1:2] == ["--noted"]:
+        config = SiteConfig.read(Path(sys.argv[3]) / "site.toml")
+        noted = Noted(config.client(), config.socket, Path(sys.argv[3]).parent / "left.txt")
+        print("listening", flush=True)
+        with noted.ended_by_signals():
+            noted.serve()
+        sys.exit()
+    if sys.argv[1:2] == ["--kills"]:
+        with tempfile.TemporaryDirectory(prefix="pdd-") as folder, Federation(Path(folder), NAMES, 1e4) as federation:
+            print(killed(federation, int(sys.argv[2])))
+        sys.exit()
     if sys.argv[1:2] == ["--owner"]:
         daemon = Daemon(owner(sys.argv[2], Path(sys.argv[3])), Path(sys.argv[3]) / "site.sock")
         print("listening", flush=True)

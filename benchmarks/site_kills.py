@@ -31,7 +31,7 @@ from crash_kills import INFO, METHOD, NAMES, federate, fresh, left
 
 from private_distdd import Client, ImageDataset, Ledger, Release
 from private_distdd.engines.sites import Sites
-from private_distdd.privacy.ledger import Recovered, Sealed, parse
+from private_distdd.privacy.ledger import History, Recovered, Sealed, parse
 from private_distdd.site.daemon import Daemon
 from private_distdd.wire.message import Message
 from private_distdd.wire.reply import Reply
@@ -96,14 +96,22 @@ def life(folder: Path, name: str) -> int:
         os._exit(code)
 
 
-def unpaid(folder: Path) -> int:
-    """Messages that left and are not in their ledger, sealed with these bytes."""
+def unpaid(folder: Path, ledger: str = "{}.jsonl") -> int:
+    """Messages that left and are not in their ledger, which is named after the site, sealed with these bytes."""
     gone = left(folder)  # read before the ledgers: sites go on meanwhile
     ledgers = {}
     for name in {line[0] for line in gone}:
-        data = (folder / f"{name}.jsonl").read_bytes()
+        data = (folder / ledger.format(name)).read_bytes()
         ledgers[name] = parse(data[: data.rfind(b"\n") + 1])
     return sum(ledgers[name].digest(message_id) != digest for name, message_id, digest in gone)
+
+
+def charged_twice(history: History, kills: int) -> int:
+    """Charges beyond one a message, and one more for each of its site's kills and recovered lines."""
+    seals = Counter(entry.message_id for entry in history if isinstance(entry, Sealed))
+    recovered = sum(isinstance(entry, Recovered) for entry in history)
+    again = sum(count - 1 for count in seals.values())
+    return again + max(0, len(history.events) - len(seals) - kills - recovered)
 
 
 def check_end(folder: Path, kills: Counter[str], seen: Counter[str]) -> None:
@@ -117,10 +125,8 @@ def check_end(folder: Path, kills: Counter[str], seen: Counter[str]) -> None:
     assert set(release.ledgers) == set(NAMES)
     for name in NAMES:
         history = parse((folder / f"{name}.jsonl").read_bytes())
-        seals = Counter(entry.message_id for entry in history if isinstance(entry, Sealed))
-        recovered = sum(isinstance(entry, Recovered) for entry in history)
-        seen["charged twice"] += sum(count - 1 for count in seals.values())
-        seen["charged twice"] += max(0, len(history.events) - len(seals) - kills[name] - recovered)
+        seals = {entry.message_id for entry in history if isinstance(entry, Sealed)}
+        seen["charged twice"] += charged_twice(history, kills[name])
         seen["charges that a kill wasted"] += len(history.events) - len(seals)
         used = release.card["clients"][name]["messages_used"]
         seen["messages used"] += used
