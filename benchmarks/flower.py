@@ -6,9 +6,9 @@ Three hospitals on this machine as in examples/flower, every process of its own,
 - `site`, `echo`: seconds a round of queries as DistDD sends (12 kB out, 115 kB back, three clients at once), where the
   ClientApp forwards to a site, and where it gives as many bytes back at once.  The server does nothing in between, and
   looks for replies as often.
-- `kills`, with `--kills N` alone: DistDD, run after run of 10 rounds, while at random moments a site or a SuperNode, chosen
-  by chance, is killed (-9) and started again, N times: messages that left and are not in their ledger, with these very
-  bytes, and charges beyond what was answered and what the kills of a site ended.
+- `--kills N` alone: DistDD, run after run of 10 rounds, while at random moments a site or a SuperNode, chosen by
+  chance, is killed (-9) and started again, N times.  Counted are messages that left and are not in their ledger, with
+  these very bytes, and charges beyond what was answered and what a site's kills ended.
 - `gap`: the largest difference between the pixels of S of DistDD, 5 rounds without noise, in one process and over
   Flower.
 """
