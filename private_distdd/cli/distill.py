@@ -17,6 +17,7 @@ from private_distdd.cli.options import (
     Commands,
     Help,
     add_data_options,
+    add_model_args_option,
     add_privacy_options,
     add_threads_option,
     asked_privacy,
@@ -96,12 +97,13 @@ def _add_method_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", help="convnet, lenet, mlp, resnet or scatter_linear, to be matched (default: convnet)"
     )
+    add_model_args_option(parser)
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="NAME=JSON",
-        help="any other knob of the method, e.g. --set memory=20 --set model_args='{\"width\":32}'",
+        help="any other knob of the method, e.g. --set memory=20 --set distance=cosine",
     )
 
 

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 
 from private_distdd.cli.claims import claim
-from private_distdd.cli.options import Commands, Help, add_data_options, add_threads_option, data_arguments
+from private_distdd.cli.options import (
+    Commands,
+    Help,
+    add_data_options,
+    add_model_args_option,
+    add_threads_option,
+    data_arguments,
+    json_object,
+)
 from private_distdd.errors import ConfigurationError
 
 
@@ -23,7 +30,7 @@ def add(commands: Commands) -> None:
     evaluate.add_argument(
         "--model", default="convnet", help="what is trained: convnet, lenet, mlp, resnet or scatter_linear"
     )
-    evaluate.add_argument("--model-args", default="{}", metavar="JSON", help="its arguments")
+    add_model_args_option(evaluate)
     evaluate.add_argument("--seeds", type=int, default=3, metavar="N", help="networks trained")
     evaluate.add_argument("--epochs", type=int, default=300, help="passes over S")
     evaluate.add_argument("--augment", action="store_true", help="shift images at random while training")
@@ -56,10 +63,7 @@ def run(options: argparse.Namespace) -> int:
     info = DatasetInfo.from_json(release.card["data"])
     if options.teacher and teacher is None:
         raise ConfigurationError("--teacher for a release without one", "a release with a teacher", "Leave it out.")
-    try:
-        model_args = json.loads(options.model_args)
-    except json.JSONDecodeError as error:
-        raise ConfigurationError(f"--model-args {options.model_args}", "a JSON object", str(error)) from error
+    model_args = {} if options.model_args is None else json_object("--model-args", options.model_args)
     name = options.dataset or (info.name if info.name in published_names() else None)
     if name is None:
         raise ConfigurationError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from private_distdd.errors import ConfigurationError
@@ -66,6 +67,26 @@ def data_arguments(options: argparse.Namespace) -> dict[str, Any]:
         "download": options.download,
         **{name: value for name, value in given.items() if value is not None},
     }
+
+
+def add_model_args_option(parser: argparse.ArgumentParser) -> None:
+    """`--model-args`, which `json_object` reads."""
+    parser.add_argument("--model-args", metavar="JSON", help="the network's arguments, e.g. '{\"width\": 32}'")
+
+
+def json_object(option: str, text: str) -> dict[str, Any]:
+    """What an option's text says as JSON.
+
+    Raises:
+        ConfigurationError: it is no object.
+    """
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError:
+        found = None
+    if not isinstance(found, dict):
+        raise ConfigurationError(f"{option} {text}", "a JSON object", f"Write it so: {option} '{{\"width\": 32}}'.")
+    return found
 
 
 def add_threads_option(parser: argparse.ArgumentParser) -> None:
