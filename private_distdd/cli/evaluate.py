@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
-from private_distdd.cli.claims import claim
+from private_distdd.cli.claims import claim, claim_record
 from private_distdd.cli.options import (
     Commands,
     Help,
     add_data_options,
+    add_json_option,
     add_model_args_option,
     add_threads_option,
     data_arguments,
     json_object,
+    print_json,
 )
 from private_distdd.errors import ConfigurationError
 
@@ -41,6 +44,7 @@ def add(commands: Commands) -> None:
     what.add_argument("--teacher", action="store_true", help="test the release's own classifier; nothing is trained")
     evaluate.add_argument("--device", default="cpu", help="cpu or cuda")
     add_threads_option(evaluate)
+    add_json_option(evaluate)
     evaluate.set_defaults(run=run)
 
 
@@ -81,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     if teacher is None:
-        result: object = evaluate(
+        found = evaluate(
             release.dataset,
             test,
             model=options.model,
@@ -92,13 +96,21 @@ def run(options: argparse.Namespace) -> int:
             labels=options.labels,
             device=options.device,
         )
+        record: dict[str, Any] = {"model": found.model.to_json(), "labels": found.labels, "seeds": found.seeds}
+        record |= {"accuracies": found.accuracies, "mean": found.mean, "std": found.std}
+        result = str(found)
     else:
         require_alike(teacher.info, test.info)
         require_device(options.device)
         share = accuracy(teacher.build().to(options.device), test, device=options.device)
+        record = {"model": teacher.spec.to_json(), "accuracies": [share], "mean": share, "std": None}
         result = f"{share:.1%} (the release's classifier, {teacher.spec.name})"
-    said = claim(release)
-    if release.failures():
+    said, failures = claim(release), release.failures()
+    if options.json:
+        tested = {"test": test.info.name, "examples": len(test)}
+        print_json({"release": options.release, **tested, **record, **claim_record(release), "failures": failures})
+        return 0
+    if failures:
         said = f"NOT VERIFIED: private-distdd verify {options.release} says what is wrong with its claim"
     print(f"accuracy on {len(test)} real test {test.info.form.many} of {test.info.name}: {result}; {said}")
     return 0

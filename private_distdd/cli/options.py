@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from private_distdd.errors import ConfigurationError
@@ -67,6 +69,26 @@ def data_arguments(options: argparse.Namespace) -> dict[str, Any]:
         "download": options.download,
         **{name: value for name, value in given.items() if value is not None},
     }
+
+
+def add_json_option(parser: argparse.ArgumentParser) -> None:
+    """`--json`, for `print_json`."""
+    parser.add_argument("--json", action="store_true", help="print the figures as one JSON object in place of words")
+
+
+def print_json(record: Mapping[str, Any]) -> None:
+    """One JSON object on standard output; JSON has no infinity, which is then "infinity" as on cards."""
+    print(json.dumps(_finite(record), indent=1, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "infinity" if value > 0 else None
+    return value
 
 
 def add_model_args_option(parser: argparse.ArgumentParser) -> None:
