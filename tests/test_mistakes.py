@@ -111,6 +111,7 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     "rounds as text": (lambda: small(rounds="3"), "a whole number"),
     "no seed": (lambda: small(seed=None), "Any whole number from 0 on"),
     "an unknown rule": (lambda: small(aggregator="avg"), r"one of \[.*'mean'"),
+    "a rule of one argument": (lambda: small(aggregator=lambda messages: messages.mean(0)), "lambda messages, counts"),
     "an unknown distance": (lambda: small(distance="l2"), "one of .*'cosine'"),
     "too few clients for a rule": (lambda: small(aggregator="krum(bad=2)").fit(clients()), "Ask more clients"),
     "an unknown device": (lambda: small(device="gpu").fit(clients()), "'cpu' or 'cuda'"),

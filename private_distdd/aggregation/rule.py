@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import inspect
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -112,11 +113,12 @@ def rule_of(aggregator: str | Aggregate) -> Rule:
         aggregator: a rule; a name, with parameters or without, as "median" or "trimmed_mean(share=0.2)"; or a callable.
 
     Raises:
-        ConfigurationError: unknown name, or parameters that the rule does not take.
+        ConfigurationError: unknown name, parameters that the rule does not take, or a callable of other arguments.
     """
     if isinstance(aggregator, Rule):
         return aggregator
     if callable(aggregator):
+        _require_two_arguments(aggregator)
         return Own(aggregator)
     parts = re.fullmatch(r"([a-z_]+)(?:\((.*)\))?", aggregator) if isinstance(aggregator, str) else None
     if parts is None or parts[1] not in _RULES:
@@ -133,6 +135,19 @@ def rule_of(aggregator: str | Aggregate) -> Rule:
         raise ConfigurationError(
             f"aggregator = {aggregator!r}", f"the parameters {names}, as name=value", "Correct them."
         ) from error
+
+
+def _require_two_arguments(aggregate: Aggregate) -> None:
+    try:
+        inspect.signature(aggregate).bind(None, None)
+    except TypeError as error:  # before a message is paid for
+        raise ConfigurationError(
+            f"an aggregator of other arguments: {error}",
+            "a callable of (messages, counts)",
+            "Write it so: lambda messages, counts: messages.mean(dim=0); counts are None with privacy.",
+        ) from error
+    except ValueError:  # of what is written in C nothing may be known
+        pass
 
 
 def named_rule(name: str) -> Rule:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from private_distdd.cli.options import Commands, add_threads_option
+from private_distdd.cli.options import Commands, add_json_option, add_threads_option, print_json
 from private_distdd.errors import ConfigurationError
 
 
@@ -18,6 +18,7 @@ def add(commands: Commands) -> None:
     audit.add_argument("--output", metavar="FOLDER", help="a new folder (default: RELEASE-audit, beside the release)")
     audit.add_argument("--quick", action="store_true", help="ten times fewer trials, under a minute")
     audit.add_argument("--seed", type=int, default=0, help="of noise and coins of the statistical audits (default 0)")
+    add_json_option(audit)
     add_threads_option(audit)
     audit.set_defaults(run=run)
 
@@ -28,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         ConfigurationError: the report's folder exists.
     """
-    from private_distdd.auditing.report.files import refuted, write_report
+    from private_distdd.auditing.report.files import refuted, report, write_report
     from private_distdd.auditing.report.records import table
     from private_distdd.auditing.suite import audit, invert
     from private_distdd.auditing.target import Target
@@ -40,7 +41,11 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigurationError(f"{folder} exists", "a new folder", "Choose another --output.")
     records, inversions = audit(target, options.quick, options.seed), invert(target, options.quick, options.seed)
     every = [*records, *(inversion.record for inversion in inversions)]
-    print(table(every))
-    print("bounds at delta = 1e-5 and 95 %; a claim is rejected at 1e-4")
-    print(f"next: open {write_report(target, records, folder, inversions) / 'audit.html'}")
+    write_report(target, records, folder, inversions)
+    if options.json:
+        print_json(report(target, every))
+    else:
+        print(table(every))
+        print("bounds at delta = 1e-5 and 95 %; a claim is rejected at 1e-4")
+        print(f"next: open {folder / 'audit.html'}")
     return 1 if refuted(every) else 0

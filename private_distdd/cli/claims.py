@@ -22,6 +22,17 @@ def claim(release: Release) -> str:
     return f"epsilon {rounded_up(most)} at delta {delta:g} a client: {grade_of(most, delta)} privacy"
 
 
+def claim_record(release: Release) -> dict[str, Any]:
+    """The same for programs: "private", and where it is, each client's "epsilon", "delta" and the "grade"."""
+    from private_distdd.privacy.grade import grade_of
+
+    if not release.private:
+        return {"private": False}
+    delta = float(release.card["plan"]["delta"])
+    epsilon = dict(release.epsilon)
+    return {"private": True, "epsilon": epsilon, "delta": delta, "grade": grade_of(max(epsilon.values()), delta)}
+
+
 def print_bills(clients: Mapping[str, Any]) -> None:
     """A line for each different bill: the claim of the run and what was spent."""
     from private_distdd.rounding import rounded_up

@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from private_distdd.cli.options import print_json
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.load import load_dataset
 from private_distdd.evaluation import Evaluation, evaluate
@@ -37,21 +38,22 @@ def score(dataset: ImageDataset, test: ImageDataset, networks: int = 3) -> Evalu
     return evaluate(dataset, test, model_args={"width": EVALUATION_WIDTH}, seeds=range(networks))
 
 
-def run_demo(output: str | None, seed: int) -> Release:
+def run_demo(output: str | None, seed: int, *, as_json: bool = False) -> Release:
     """Print the table and write the release; a minute or two on a quiet core.
 
     Args:
         output: the release folder, or None for the first free demo-001, demo-002, ... below the current folder.
         seed: steers everything public.
+        as_json: print the table as one JSON object, and nothing else on standard output.
     """
-    console, folder = Console(), require_new(output or numbered(Path(), "demo"))
+    console, folder = Console(quiet=as_json), require_new(output or numbered(Path(), "demo"))
     train, test = load_dataset("digits")
     console.print(
         f"scikit-learn's digits: {len(train)} training images at {NUM_CLIENTS} clients, {len(test)} test images; "
         f"S has {IPC} images a class"
     )
-    rows: list[tuple[str, str, Evaluation]] = []
-    none = "not private"
+    rows: list[tuple[str, float, Evaluation]] = []
+    none = math.inf
     # One network: each takes as long as all that follows, for a spread of some tenths of a point.
     rows.append(("(a) all real images, one network", none, score(train, test, networks=1)))
     rows.append(
@@ -69,7 +71,7 @@ def run_demo(output: str | None, seed: int) -> Release:
     table = Table("trained on", "epsilon of each client", "accuracy")
     for name, cost, result in rows:
         spread = f" ± {result.std:.1%}" if len(result.accuracies) > 1 else ""
-        table.add_row(name, cost, f"{result.mean:.1%}{spread}")
+        table.add_row(name, "not private" if math.isinf(cost) else rounded_up(cost, 3), f"{result.mean:.1%}{spread}")
     console.print(table)
     console.print(
         "Accuracy on the real test images, ± the spread over 3 networks. Epsilon for one labelled example of one "
@@ -79,12 +81,15 @@ def run_demo(output: str | None, seed: int) -> Release:
         f"The release of (d), with its picture and card: {folder}/\nCheck it: private-distdd verify {folder}",
         soft_wrap=True,
     )
+    if as_json:
+        found = [{"trained_on": name, "epsilon": cost, "accuracies": result.accuracies} for name, cost, result in rows]
+        print_json({"rows": found, "delta": PRIVACY.delta, "release": str(folder)})
     return release
 
 
-def _bill(release: Release) -> str:
+def _bill(release: Release) -> float:
     """The largest claim among the clients."""
-    return rounded_up(max(release.epsilon.values()), 3)
+    return max(release.epsilon.values())
 
 
 def _random_images(train: ImageDataset, seed: int) -> ImageDataset:

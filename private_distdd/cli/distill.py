@@ -11,16 +11,19 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from private_distdd.cli.claims import claim, print_bills
+from private_distdd.cli.claims import claim, claim_record, print_bills
 from private_distdd.cli.knobs import given_knobs, method_name
 from private_distdd.cli.options import (
     Commands,
     Help,
     add_data_options,
+    add_json_option,
+    add_model_args_option,
     add_privacy_options,
     add_threads_option,
     asked_privacy,
     data_arguments,
+    print_json,
 )
 from private_distdd.errors import CheckpointError, ConfigurationError, Interrupted
 
@@ -78,6 +81,7 @@ def add(commands: Commands) -> None:
         help="go on from --checkpoint, after a crash or Ctrl-C, with the same other arguments",
     )
     distill.add_argument("--output", required=True, metavar="FOLDER", help="the release folder to write (must be new)")
+    add_json_option(distill)
     distill.set_defaults(run=run)
 
 
@@ -96,12 +100,13 @@ def _add_method_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", help="convnet, lenet, mlp, resnet or scatter_linear, to be matched (default: convnet)"
     )
+    add_model_args_option(parser)
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="NAME=JSON",
-        help="any other knob of the method, e.g. --set memory=20 --set model_args='{\"width\":32}'",
+        help="any other knob of the method, e.g. --set memory=20 --set distance=cosine",
     )
 
 
@@ -165,6 +170,11 @@ def _report(release: Release, folder: Path, options: argparse.Namespace) -> None
     from private_distdd.data.info import DatasetInfo
     from private_distdd.release.release import manifest_hash
 
+    if options.json:
+        record = {"release": str(folder), **claim_record(release), "progress": release.card["progress"]}
+        bills = {name: bill["spent"]["epsilon"] for name, bill in release.card["clients"].items()}
+        print_json({**record, "spent": bills, "traffic": release.traffic, "manifest": manifest_hash(folder)})
+        return
     s, info = release.synthetic, DatasetInfo.from_json(release.card["data"])
     held = f"a {release.card['teacher']['name']}" if s is None else f"{len(s.labels)} {info.form.many}"
     print(f"{folder}: {held}, {claim(release)}")

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from private_distdd.cli.claims import claim
-from private_distdd.cli.options import Commands, Help, add_data_options, add_threads_option, data_arguments
+from private_distdd.cli.claims import claim, claim_record
+from private_distdd.cli.options import (
+    Commands,
+    Help,
+    add_data_options,
+    add_json_option,
+    add_model_args_option,
+    add_threads_option,
+    data_arguments,
+    json_object,
+    print_json,
+)
 from private_distdd.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -32,7 +41,7 @@ def add(commands: Commands) -> None:
     evaluate.add_argument(
         "--model", default="convnet", help="what is trained: convnet, lenet, mlp, resnet or scatter_linear"
     )
-    evaluate.add_argument("--model-args", default="{}", metavar="JSON", help="its arguments")
+    add_model_args_option(evaluate)
     evaluate.add_argument("--seeds", type=int, default=3, metavar="N", help="networks trained")
     evaluate.add_argument("--epochs", type=int, default=300, help="passes over S")
     evaluate.add_argument("--augment", action="store_true", help="shift images at random while training")
@@ -43,6 +52,7 @@ def add(commands: Commands) -> None:
     what.add_argument("--teacher", action="store_true", help="test the release's own classifier; nothing is trained")
     evaluate.add_argument("--device", default="cpu", help="cpu or cuda")
     add_threads_option(evaluate)
+    add_json_option(evaluate)
     evaluate.set_defaults(run=run)
 
 
@@ -65,10 +75,7 @@ def run(options: argparse.Namespace) -> int:
     info = DatasetInfo.from_json(release.card["data"])
     if options.teacher and teacher is None:
         raise ConfigurationError("--teacher for a release without one", "a release with a teacher", "Leave it out.")
-    try:
-        model_args = json.loads(options.model_args)
-    except json.JSONDecodeError as error:
-        raise ConfigurationError(f"--model-args {options.model_args}", "a JSON object", str(error)) from error
+    model_args = {} if options.model_args is None else json_object("--model-args", options.model_args)
     name = options.dataset or (info.name if info.name in published_names() else None)
     if name is None:
         raise ConfigurationError(
@@ -83,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     if teacher is None:
-        evaluation = evaluate(
+        found = evaluate(
             release.dataset,
             test,
             model=options.model,
@@ -94,14 +101,24 @@ def run(options: argparse.Namespace) -> int:
             labels=options.labels,
             device=options.device,
         )
-        result, scores = str(evaluation), evaluation.scores
+        record: dict[str, Any] = {"model": found.model.to_json(), "labels": found.labels, "seeds": found.seeds}
+        record |= {"accuracies": found.accuracies, "mean": found.mean, "std": found.std}
+        result, scores = str(found), found.scores
     else:
         require_alike(teacher.info, test.info)
         require_device(options.device)
         scores = (scores_of(teacher.build().to(options.device), test, device=options.device),)
-        result = f"{scores[0].accuracy:.1%} (the release's classifier, {teacher.spec.name})"
-    said = claim(release)
-    if release.failures():
+        share = scores[0].accuracy
+        record = {"model": teacher.spec.to_json(), "accuracies": [share], "mean": share, "std": None}
+        result = f"{share:.1%} (the release's classifier, {teacher.spec.name})"
+    said, failures = claim(release), release.failures()
+    if options.json:
+        tested = {"test": test.info.name, "examples": len(test)}
+        record |= {"balanced_accuracy": _mean(scores, "balanced_accuracy"), "auc": _mean(scores, "auc")}
+        record |= {"confusion": _confusion(scores)}
+        print_json({"release": options.release, **tested, **record, **claim_record(release), "failures": failures})
+        return 0
+    if failures:
         said = f"NOT VERIFIED: private-distdd verify {options.release} says what is wrong with its claim"
     print(f"accuracy on {len(test)} real test {test.info.form.many} of {test.info.name}: {result}; {said}")
     _report(scores, test.info)
@@ -110,13 +127,21 @@ def run(options: argparse.Namespace) -> int:
 
 def _report(scores: Sequence[Scores], info: DatasetInfo) -> None:
     """What accuracy does not tell where classes are of different sizes; means and sums over the networks."""
-    balanced, auc = (statistics.fmean(getattr(own, name) for own in scores) for name in ("balanced_accuracy", "auc"))
-    print(f"balanced accuracy {balanced:.1%}, AUC {auc:.3f}")
+    print(f"balanced accuracy {_mean(scores, 'balanced_accuracy'):.1%}, AUC {_mean(scores, 'auc'):.3f}")
     if info.num_classes > _SHOWN:
         return
     names = [info.class_name(label)[:_LETTERS] for label in range(info.num_classes)]
-    counts = [[sum(own.confusion[i][j] for own in scores) for j in range(len(names))] for i in range(len(names))]
+    counts = _confusion(scores)
     width, first = max(len(str(n)) for row in counts for n in row), max(map(len, names))
     print("true class, and how many were taken for each class in this order:")
     for name, row in zip(names, counts, strict=True):
         print(f"  {name:<{first}}  {' '.join(f'{n:>{width}}' for n in row)}")
+
+
+def _mean(scores: Sequence[Scores], name: str) -> float:
+    return statistics.fmean(getattr(own, name) for own in scores)
+
+
+def _confusion(scores: Sequence[Scores]) -> list[list[int]]:
+    classes = range(len(scores[0].confusion))
+    return [[sum(own.confusion[i][j] for own in scores) for j in classes] for i in classes]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
+from private_distdd.cli.options import json_object
 from private_distdd.errors import ConfigurationError
 
 _OPTIONS = ("ipc", "rounds", "participation", "model", "aggregator")  # of the command line; a method may lack some
@@ -41,12 +42,16 @@ def given_knobs(options: argparse.Namespace, method: type[Any]) -> dict[str, Any
     """
     names = {field.name for field in fields(method)}
     given = {name: getattr(options, name) for name in _OPTIONS if getattr(options, name) is not None}
+    if options.model_args is not None:
+        given["model_args"] = json_object("--model-args", options.model_args)
     for name in given:
         if name not in names:
+            option = f"--{name.replace('_', '-')} {given[name]}"
             raise ConfigurationError(
-                f"--{name} {given[name]} with --method {options.method}", "no such option", "It has no such knob."
+                f"{option} with --method {options.method}", "no such option", "It has no such knob."
             )
-    return given | _set(options.set, sorted(names - {*_OPTIONS, *_ALWAYS}))
+    # A knob that was given by its option is not there for `--set`.
+    return given | _set(options.set, sorted(names - {*given, *_OPTIONS, *_ALWAYS}))
 
 
 def _set(pairs: Sequence[str], allowed: Sequence[str]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+from private_distdd import __version__
 from private_distdd.cli import audit, demo, distill, evaluate, flower, plan, site, sweep, verify
 from private_distdd.cli.options import set_threads
 from private_distdd.errors import NotPrivateWarning, PrivateDistDDError
@@ -63,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Federated dataset distillation with a privacy bill that can be checked.",
         epilog="Start with `private-distdd demo`: it needs no data and takes a minute or two.",
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
+import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from private_distdd.errors import ConfigurationError
@@ -85,6 +88,46 @@ def _size(text: str) -> tuple[int, int]:
         return int(high), int(wide or high)
     except ValueError:
         raise ConfigurationError(f"--size {text}", "H or HxW, such as 64 or 48x64", "Correct it.") from None
+
+
+def add_json_option(parser: argparse.ArgumentParser) -> None:
+    """`--json`, for `print_json`."""
+    parser.add_argument("--json", action="store_true", help="print the figures as one JSON object in place of words")
+
+
+def print_json(record: Mapping[str, Any]) -> None:
+    """One JSON object on standard output; JSON has no infinity, which is then "infinity" as on cards."""
+    print(json.dumps(_finite(record), indent=1, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "infinity" if value > 0 else None
+    return value
+
+
+def add_model_args_option(parser: argparse.ArgumentParser) -> None:
+    """`--model-args`, which `json_object` reads."""
+    parser.add_argument("--model-args", metavar="JSON", help="the network's arguments, e.g. '{\"width\": 32}'")
+
+
+def json_object(option: str, text: str) -> dict[str, Any]:
+    """What an option's text says as JSON.
+
+    Raises:
+        ConfigurationError: it is no object.
+    """
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError:
+        found = None
+    if not isinstance(found, dict):
+        raise ConfigurationError(f"{option} {text}", "a JSON object", f"Write it so: {option} '{{\"width\": 32}}'.")
+    return found
 
 
 def add_threads_option(parser: argparse.ArgumentParser) -> None:

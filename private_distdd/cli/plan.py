@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from private_distdd.cli.options import Commands, Help, add_privacy_options, asked_privacy
+from private_distdd.cli.options import (
+    Commands,
+    Help,
+    add_json_option,
+    add_privacy_options,
+    asked_privacy,
+    print_json,
+)
 from private_distdd.errors import ConfigurationError
 
 
@@ -17,6 +24,7 @@ def add(commands: Commands) -> None:
     )
     plan.add_argument("--rounds", type=int, default=100, metavar="T", help="queries to each client")
     add_privacy_options(plan, "one of these two is needed")
+    add_json_option(plan)
     plan.set_defaults(run=run)
 
 
@@ -26,12 +34,16 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         ConfigurationError: nothing to plan for was given, or it cannot be reached.
     """
-    from private_distdd.cli.schedule import print_plan
+    from private_distdd.cli.schedule import plan_record, print_plan
 
     privacy = asked_privacy(options)
     if privacy is None:
         raise ConfigurationError(
             "neither --target-epsilon nor --noise-multiplier", "one of the two", "Say what to plan for."
         )
-    print_plan(privacy, options.rounds)
+    record = plan_record(privacy, options.rounds)
+    if options.json:
+        print_json(record)
+    else:
+        print_plan(record)
     return 0

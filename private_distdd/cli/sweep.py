@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from private_distdd.cli.options import Commands, add_threads_option
+from private_distdd.cli.options import Commands, add_json_option, add_threads_option, print_json
 
 
 def add(commands: Commands) -> None:
@@ -23,6 +23,7 @@ def add(commands: Commands) -> None:
     sweep.add_argument(
         "--processes", type=int, default=1, metavar="N", help="cells at a time, with one thread each (default 1)"
     )
+    add_json_option(sweep)
     add_threads_option(sweep)
     sweep.set_defaults(run=run)
 
@@ -49,12 +50,15 @@ def run(options: argparse.Namespace) -> int:
         print(f"NOT PRIVATE: {bare} of them have no privacy; messages are exact statistics.", file=sys.stderr)
     folder = Path(options.output or Path(options.config).with_suffix(""))
     records = sweep(options.config, folder, processes=options.processes, progress=True)
+    failed = [record for record in records if record["status"] != DONE]
+    if options.json:
+        print_json({"folder": str(folder), "records": records})
+        return 1 if failed else 0
     table = Table("method", "epsilon", "accuracy")
     for point in points(records):
         if point.done:
             table.add_row(point.label, rounded_up(point.epsilon()), shown_score(point.score()))
     Console().print(table)
-    failed = [record for record in records if record["status"] != DONE]
     for record in failed:
         print(f"FAILED {record['id']}: {record['error']}")
     on = sorted({record["scored_on"] for record in records if record["status"] == DONE})

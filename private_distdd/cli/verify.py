@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from private_distdd.cli.claims import claim
-from private_distdd.cli.options import Commands
+from private_distdd.cli.claims import claim, claim_record
+from private_distdd.cli.options import Commands, add_json_option, print_json
 from private_distdd.errors import ReleaseError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def add(commands: Commands) -> None:
         metavar="KEYS.JSON",
         help='fingerprints that the owners gave, {"hospital-a": "5f70..."}: each ledger must be signed by its owner',
     )
+    add_json_option(verify)
     verify.set_defaults(run=run)
 
 
@@ -44,10 +45,19 @@ def run(options: argparse.Namespace) -> int:
     failures = verify_folder(options.release)
     release = None if failures else Release.load(options.release)
     if release is not None and owners is not None:
+        failures = release.failures(owners)
+    if options.json:
+        record: dict[str, Any] = {"release": options.release, "failures": failures}
+        if release is not None and not failures:
+            signers = {name: signer._asdict() for name, signer in release.signers(owners or {}).items()}
+            record |= {**claim_record(release), "signers": signers}
+            record["manifest"] = manifest_hash(Path(options.release))
+        print_json(record)
+        return 1 if failures else 0
+    if release is not None and owners is not None:
         for name, signer in release.signers(owners).items():
             if signer.known:
                 print(f"client {name}: {signer}")
-        failures = release.failures(owners)
     for failure in failures:
         print(f"FAILED {failure}")
     if release is not None and not failures:

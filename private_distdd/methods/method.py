@@ -81,9 +81,16 @@ class Method(ABC):
         """The aggregation rule that `aggregator` means."""
         return rule_of(self.aggregator)
 
+    def get_params(self, deep: bool = False) -> dict[str, Any]:
+        """All knobs as they were given: for scikit-learn's `clone` and searches.
+
+        A method is frozen; `dataclasses.replace` makes another.  `deep` changes nothing: no knob is an estimator.
+        """
+        return {item.name: getattr(self, item.name) for item in fields(self)}
+
     def settings(self) -> dict[str, Any]:
         """All knobs as JSON, for cards and checkpoints; "rounds" and "privacy" are among them."""
-        own = {item.name: getattr(self, item.name) for item in fields(self)}
+        own = self.get_params()
         privacy = None if self.privacy is None else asdict(self.privacy)
         return own | {"aggregator": str(self.rule), "privacy": privacy}
 

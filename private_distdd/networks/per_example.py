@@ -7,16 +7,18 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
-from opacus import GradSampleModule
-from opacus.grad_sample.conv import compute_conv_grad_sample
-from opacus.grad_sample.functorch import ft_compute_per_sample_gradient
-from opacus.utils.tensor_utils import unfold2d
 from torch import Tensor, nn
 
 from private_distdd.errors import ModelError
 from private_distdd.networks.loss import loss_sum
 from private_distdd.networks.micro_batch import MICRO_BATCH, deterministic
 from private_distdd.networks.scattering import Scattering
+from private_distdd.opacus_parts import (
+    GradSampleModule,
+    compute_conv_grad_sample,
+    ft_compute_per_sample_gradient,
+    unfold2d,
+)
 
 _UNFOLDED = 1 << 18  # values of images unfolded at a time: they stay in a core's cache
 _ACTIVATIONS = 5_000_000  # values that a part's layers hand on: with more, every tensor is fresh pages of memory

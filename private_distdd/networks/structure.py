@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from opacus import GradSampleModule
 from torch import nn
 
 from private_distdd.errors import ModelError
+from private_distdd.opacus_parts import GradSampleModule
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from opacus import GradSampleModule
 from torch import nn
 
 from private_distdd.data.form import Shape
 from private_distdd.errors import ModelError
 from private_distdd.networks.behaviour import check_behaviour
 from private_distdd.networks.structure import check_structure
+from private_distdd.opacus_parts import GradSampleModule
 
 
 def validate_model(model: nn.Module, shape: Shape) -> None:

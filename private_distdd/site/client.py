@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import datetime
 import logging
 import threading
@@ -129,11 +128,36 @@ class Client:
         self._consent = consent
         self._runs: dict[str, Run] = {}
         self._allowed_runs: set[str] = set()
-        self._outbox = Outbox(
-            None if self.ledger.path is None else self.ledger.path.with_name(f"{self.ledger.path.name}{OUTBOX}")
-        )
-        self._log = logging.getLogger(f"private_distdd_client.{client_id}")
+        self._open()
+
+    def _open(self) -> None:
+        """What is this process's own."""
+        path = self.ledger.path
+        self._outbox = Outbox(None if path is None else path.with_name(f"{path.name}{OUTBOX}"))
+        self._log = logging.getLogger(f"private_distdd_client.{self.client_id}")
         self._busy = threading.Lock()  # one query after another: a repeated one finds the first one's answer
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a process that goes on with this client, whose ledger must be a file and closed here.
+
+        The examples travel, so the way is the owner's.  A throw-away key does not: the other process makes its own.
+
+        Raises:
+            ConfigurationError: it has a key that lasts, which stays where its owner put it.
+        """
+        if not self.key.throwaway:
+            raise ConfigurationError(
+                "a copy of a client with a key that lasts",
+                "a client with a throw-away key",
+                "Build it where it is to answer: Client(..., key=SiteKey.load(path)).",
+            )
+        own = ("_outbox", "_log", "_busy", "_kept", "key")
+        return {name: value for name, value in vars(self).items() if name not in own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._kept, self.key = KeptOutputs(), SiteKey.for_this_process()
+        self._open()
 
     def __repr__(self) -> str:
         return f"Client({self.client_id!r})"  # no sizes: they are private
@@ -153,7 +177,8 @@ class Client:
 
     def relabelled(self, change: Callable[[Tensor], Tensor]) -> Client:
         """For simulations: this client with other labels, int64 [n] -> int64 [n], and the same ledger."""
-        changed = copy.copy(self)
+        changed = object.__new__(type(self))
+        vars(changed).update(vars(self))
         changed._labels = change(self._labels.cpu()).to(self._device)
         changed._runs, changed._allowed_runs = {}, set()
         return changed

@@ -83,7 +83,8 @@ class Endpoint:
             return Reply(answer, self._ledger()).to_bytes()
         except Exception as error:  # whatever failed, its text must not cross the wire
             code = _code(error)
-            self._log.error("answered %r: %s", code, error, exc_info=error)
+            # A refusal says all in its text; where a computation failed, only the trace tells where.
+            self._log.error("answered %r: %s", code, error, exc_info=error if code == "failed" else None)
         return Reply(Refusal(code).to_bytes(), self._ledger()).to_bytes()
 
     def _answering(self, operation: str, request: bytes, shared: Shared) -> Answering[bytes]:

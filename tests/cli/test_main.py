@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+import private_distdd
 from private_distdd.cli import main
 from private_distdd.cli.main import COMMANDS as COMMAND_MODULES
 
@@ -44,3 +45,10 @@ def test_it_runs_as_a_module() -> None:
     )
     assert done.returncode == 2
     assert done.stderr.startswith("error: /nowhere; allowed: a release folder.")
+
+
+def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"private-distdd {private_distdd.__version__}\n"

@@ -71,7 +71,7 @@ class RemoveLoss(_SampledLoss):
 
     def cdf(self, t: Array) -> Array:
         """See `Loss.cdf`."""
-        from opacus.accountants.analysis.prv import PoissonSubsampledGaussianPRV  # imports torch: only when asked
+        from private_distdd.opacus_parts import PoissonSubsampledGaussianPRV  # imports torch: only when asked
 
         with np.errstate(all="ignore"):  # where e^t - (1 - q) rounds below 0, and the cdf is 0, Opacus says NaN
             cdf = PoissonSubsampledGaussianPRV(self.q, self.sigma).cdf(t)

@@ -100,7 +100,7 @@ def _transform(sigma: float, q: float, direction: Direction, grid: _Grid) -> tup
     """The Fourier transform of one discretised loss, loss 0 first, and the shift that keeps its mean."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's and Opacus's own, at the first import
-        from opacus.accountants.analysis.prv import Domain, discretize
+        from private_distdd.opacus_parts import Domain, discretize
     from scipy.fft import rfft
 
     loss: Loss

@@ -198,6 +198,20 @@ class Ledger(History):
             self._check(entry)
             self._append(entry)
 
+    def __reduce__(self) -> tuple[type[Ledger], tuple[Path]]:
+        """Pickled it is its path, and opened anew where it arrives: `close` it here first.
+
+        Raises:
+            LedgerError: it is in memory, and a copy would forget what the other spends.
+        """
+        if self._path is None:
+            raise LedgerError(
+                "a copy of a ledger in memory",
+                "one of a ledger that is a file",
+                "Give the client Ledger(path): what two copies spend must meet in one file.",
+            )
+        return Ledger, (self._path,)
+
     def close(self) -> None:
         """Free the file for another writer.  The ledger can still be read, not written.  Closing again is allowed."""
         if os.getpid() != self._process:  # a forked child's copy does not hold the file
