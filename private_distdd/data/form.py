@@ -96,21 +96,23 @@ class Form(ABC):
         """
 
     @abstractmethod
-    def picture(
-        self,
-        examples: Tensor,
-        num_classes: int,
-        denormalise: Callable[[Tensor], Tensor],
-        classes: Sequence[str] = (),
-    ) -> NDArray[np.uint8]:
+    def picture(self, examples: Tensor, num_classes: int, denormalise: Callable[[Tensor], Tensor]) -> NDArray[np.uint8]:
         """Examples for the eye, uint8 [height, width, 3]; the same on every machine.
 
         Args:
             examples: float32 [num_classes * m, *shape], normalised, on the CPU: m >= 1 of class 0, then of class 1, ...
             num_classes: how many there are.
             denormalise: from the scale of `examples` to that of the source.
-            classes: their names, where they have some.
         """
+
+    def named(self, picture: NDArray[np.uint8], classes: Sequence[str]) -> NDArray[np.uint8]:
+        """The picture with the classes' names beside it, where this form has a place for them; else as it is.
+
+        Args:
+            picture: as `picture` makes it.
+            classes: the names.
+        """
+        return picture
 
 
 _FORMS: dict[int, type[Form]] = {}

@@ -75,14 +75,8 @@ class ImageForm(Form):
         moved = padded[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]]  # [n, H, W, C]
         return moved.permute(0, 3, 1, 2)
 
-    def picture(
-        self,
-        examples: Tensor,
-        num_classes: int,
-        denormalise: Callable[[Tensor], Tensor],
-        classes: Sequence[str] = (),
-    ) -> NDArray[np.uint8]:
-        """The images themselves, one row a class with its name before it, de-normalised, clamped to [0, 1].
+    def picture(self, examples: Tensor, num_classes: int, denormalise: Callable[[Tensor], Tensor]) -> NDArray[np.uint8]:
+        """The images themselves, one row a class, de-normalised, clamped to [0, 1].
 
         Small images are enlarged by a whole factor with nearest neighbour.  With 3 channels they are red, green, blue;
         with any other number their mean is shown in grey.
@@ -99,7 +93,12 @@ class ImageForm(Form):
         pixels = pixels.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
         grid = make_grid(pixels, len(pixels) // num_classes, padding=_GAP, pad_value=255)[:, _GAP:-_GAP, _GAP:-_GAP]
         picture: NDArray[np.uint8] = grid.permute(1, 2, 0).contiguous().numpy()
-        return np.concatenate([_names(classes, pixels.shape[2], len(picture)), picture], 1) if classes else picture
+        return picture
+
+    def named(self, picture: NDArray[np.uint8], classes: Sequence[str]) -> NDArray[np.uint8]:
+        """The names stand on the left, one before each row."""
+        height = (len(picture) + _GAP) // len(classes) - _GAP
+        return np.concatenate([_names(classes, height, len(picture)), picture], axis=1)
 
 
 def _names(classes: Sequence[str], height: int, total: int) -> NDArray[np.uint8]:

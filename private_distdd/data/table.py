@@ -56,12 +56,6 @@ class TableForm(Form):
         """Refused: there is no change that every table can bear."""
         raise ConfigurationError(f"augment = True for rows of {self.words}", "False", "Train on rows as they are.")
 
-    def picture(
-        self,
-        examples: Tensor,
-        num_classes: int,
-        denormalise: Callable[[Tensor], Tensor],
-        classes: Sequence[str] = (),
-    ) -> NDArray[np.uint8]:
+    def picture(self, examples: Tensor, num_classes: int, denormalise: Callable[[Tensor], Tensor]) -> NDArray[np.uint8]:
         """A scatter plot: see `scatter_plot`."""
         return scatter_plot(examples.numpy().astype(np.float64), num_classes)

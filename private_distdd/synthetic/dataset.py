@@ -225,7 +225,8 @@ class SyntheticDataset(ImageDataset):
         Where the classes have names, they stand on the left of the images' rows.
         """
         info = self.info
-        return info.form.picture(self.images, info.num_classes, info.denormalise, info.classes)
+        picture = info.form.picture(self.images, info.num_classes, info.denormalise)
+        return info.form.named(picture, info.classes) if info.classes else picture
 
     def preview(self, path: str | Path) -> None:
         """Write `grid` as a PNG file at `path`."""
