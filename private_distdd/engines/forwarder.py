@@ -75,6 +75,9 @@ def _relayed(frame: bytes, context: Context) -> bytes:
             "Start the SuperNode with --node-config 'socket=\"/path/site.sock\"'.",
         )
     limits = [] if seconds is None else [float(seconds)]
-    if expiry := request_header(frame[:REQUEST_HEADER]).expiry:
-        limits.append(expiry - time.time())
+    header = request_header(frame[:REQUEST_HEADER])
+    if len(frame) != REQUEST_HEADER + header.length:  # the site would wait for the rest
+        raise QueryRefusedError(f"{len(frame)} bytes", f"the {header.length} after the header", "Send all of them.")
+    if header.expiry:
+        limits.append(header.expiry - time.time())
     return relay(socket, frame, min(limits, default=None))

@@ -16,7 +16,8 @@ import pytest
 
 pytest.importorskip("flwr")  # it needs Python 3.11
 
-from daemons import serving
+from answers import PLAN, query
+from daemons import hostile_frames, serving
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from private_distdd.cli import main
@@ -25,7 +26,9 @@ from private_distdd.engines.forwarder import forward, frame_of, record_of
 from private_distdd.site.client import Client
 from private_distdd.wire.engine import LEDGER
 from private_distdd.wire.frame import PING, Presence, request_frame, response_frame, response_of
+from private_distdd.wire.refusal import CODES, Refusal
 from private_distdd.wire.reply import Reply
+from private_distdd.wire.run import Run
 
 MakeImages = Callable[..., ImageDataset]
 pytestmark = pytest.mark.usefixtures("flower_task")
@@ -63,11 +66,32 @@ def test_a_request_reaches_the_site_and_its_response_comes_back(socket: Path) ->
         record_of(b""),
         record_of(b"\xff" * 100),
         record_of(request_frame(PING, b"")[:-1]),
+        record_of(request_frame(LEDGER, b"x" * 9)[:-1]),
     ],
-    ids=["nothing", "another record", "a text", "no bytes", "no header", "a cut header"],
+    ids=["nothing", "another record", "a text", "no bytes", "no header", "a cut header", "a cut request"],
 )
 def test_what_is_no_request_gets_an_empty_response(socket: Path, content: RecordDict) -> None:
     assert frame_of(forward(message(content), context(socket=str(socket), seconds=5))) == response_frame(b"")
+
+
+def test_a_hostile_server_app_gets_refusals_and_changes_nothing(
+    make_images: MakeImages, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    client, seen = Client("clinic", make_images(6)), set[str]()
+    before = client.ledger.to_bytes()
+    with serving(tmp_path, client) as paths:
+        for frame in hostile_frames(query(Run("run-1", make_images(1).info, PLAN)).data, 10_000):
+            response = response_of(frame_of(forward(message(record_of(frame)), context(socket=str(paths["clinic"])))))
+            if response is None or response.startswith(b"{"):
+                seen.add("nothing" if response is None else Presence.from_bytes(response).client_id)
+                continue
+            reply = Reply.from_bytes(response)
+            assert reply.ledger == before
+            refusal = Refusal.from_bytes(reply.answer)
+            seen.add("the ledger alone" if refusal is None and not reply.answer else refusal.code if refusal else "?")
+    assert client.ledger.to_bytes() == before
+    assert {"nothing", "refused", "not_enrolled"} <= seen <= {"nothing", "clinic", "the ledger alone", *CODES}
 
 
 @pytest.mark.parametrize("config", [{}, {"socket": 5}, {"socket": "/no/such.sock"}, {"seconds": "x"}, {"socket": "\0"}])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import random
 import socket
 import threading
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from answers import MakeImages, query
-from daemons import serving
+from daemons import hostile_frames, serving
 
 from private_distdd import __version__
 from private_distdd.engines.relay import relay
@@ -26,7 +25,6 @@ from private_distdd.site.daemon import Daemon
 from private_distdd.wire.engine import ASK, ENROL, LEDGER
 from private_distdd.wire.frame import (
     PING,
-    REQUEST_BYTES,
     REQUEST_HEADER,
     Presence,
     request_frame,
@@ -87,30 +85,6 @@ def test_garbled_requests_are_not_answered(path: Path, run: Run) -> None:
     assert relay(path, b"GET / HTTP/1.1\r\n".ljust(REQUEST_HEADER, b" "), seconds=60) == response_frame(b"")
 
 
-def hostile_frames(run: Run, count: int) -> Iterator[bytes]:
-    """Noise, headers with one field wrong, sound frames around noise, and queries with bytes changed."""
-    draw = random.Random(4)
-    good = query(run).data
-    for _ in range(count):
-        operation = draw.choice([*REQUEST_BYTES])
-        match draw.randrange(5):
-            case 0:
-                yield draw.randbytes(draw.randrange(200))
-            case 1:
-                frame = bytearray(request_frame(operation, b""))
-                frame[draw.randrange(REQUEST_HEADER)] = draw.randrange(256)
-                yield bytes(frame)
-            case 2:
-                yield request_frame(operation, draw.randbytes(draw.randrange(100)))
-            case 3:
-                changed = bytearray(good)
-                for _ in range(draw.randrange(1, 4)):
-                    changed[draw.randrange(len(changed))] = draw.randrange(256)
-                yield request_frame(draw.choice([ASK, ENROL, LEDGER]), bytes(changed))
-            case _:
-                yield request_frame(operation, good)[: draw.randrange(REQUEST_HEADER + len(good))]
-
-
 def whatever_comes(path: Path, data: bytes) -> bytes:
     """All bytes that this gets, where the site does not hang up first on what it need not read to its end."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection, contextlib.suppress(ConnectionError):
@@ -127,7 +101,7 @@ def test_ten_thousand_hostile_requests_get_nothing_and_change_nothing(
 ) -> None:
     caplog.set_level(logging.CRITICAL, "private_distdd_client.clinic")  # it has a line for each
     before, seen = site.ledger.to_bytes(), set[str | bytes]()
-    for frame in hostile_frames(run, 10_000):
+    for frame in hostile_frames(query(run).data, 10_000):
         data = whatever_comes(path, frame)
         response = response_of(data) if data else None
         if response is None:
