@@ -93,6 +93,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="training images, over all clients")
     parser.add_argument("--quick", action="store_true", help="4,000 images, few steps: to see that it works")
     parser.add_argument("--json", type=Path, default=Path("feddgm.json"), metavar="FILE")
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="of every S")
     for name in CLASSES:
         parser.add_argument(f"--{name}", type=json.loads, default={}, metavar="JSON", help="knobs")
     parser.add_argument("--privacy", type=json.loads, default={}, metavar="JSON", help="of the methods that take steps")
@@ -105,7 +106,7 @@ def main() -> None:
         for rows in pool.map(functools.partial(cell, options), cells):
             found += rows
             options.json.write_text(
-                json.dumps({"options": vars(options) | {"json": ""}, "cells": found}, indent=1) + "\n"
+                json.dumps({"options": vars(options) | {"json": "", "pictures": ""}, "cells": found}, indent=1) + "\n"
             )
     print(table(found))
 
@@ -169,6 +170,9 @@ def _row(
         network = release.teacher.build().to(options.device)
         found["network"] = accuracy(network, scored, device=options.device)
     if release.synthetic is not None:
+        if options.pictures:
+            file = "-".join([*name.lower().replace(",", "").split(), *map(str, which[1:])])
+            release.dataset.preview(options.pictures / f"{file}.png")
         own = {"epochs": 20, "model_args": {"width": 16}} if options.quick else {"epochs": 300}
         own |= {"augment": options.augment}
         found["on S"] = evaluate(release.dataset, scored, seeds=[0], device=options.device, **own).mean

@@ -40,7 +40,7 @@ consent = "ask"           # hold every run back until `private-distdd site appro
 
 [data]
 source = "data.npz"       # a FILE.npz, FILE.csv or FOLDER, as load_dataset takes it: its training part is the site's
-num_classes = 10          # a public constant, like classes, mean, std and name, which may stand here, too
+num_classes = 10          # a public constant, like classes, mean, std, name, size, channels: they may stand here, too
 # factory = "module:function"   # instead of source: a data set of your own; the module may lie beside this file
 
 # [info]                  # public constants of a data set of your own that carries none
@@ -195,7 +195,7 @@ class SiteConfig:
 
 _TABLES = ("data", "info", "budget", "plan", "limits")
 _FILES = {"socket": "site.sock", "ledger": "ledger.jsonl", "key": "key.pem", "log": "site.log"}
-_SOURCE = {"source", "root", "mean", "std", "num_classes", "classes", "label", "name"}
+_SOURCE = {"source", "root", "mean", "std", "num_classes", "classes", "label", "name", "size", "channels"}
 
 
 def _wrong(path: Path, given: str, allowed: str, remedy: str) -> ConfigurationError:

@@ -87,6 +87,13 @@ def test_a_plan_is_the_only_one_and_counted(folder: Path) -> None:
             client.enroll(Run("run-3", client.info, plan))
 
 
+def test_images_are_brought_to_the_size_that_the_owner_says(folder: Path) -> None:
+    client = read(folder, DATA + "size = [4, 6]\nchannels = 3\n" + BUDGET).client()
+    client.ledger.close()
+    assert client.info is not None
+    assert client.info.shape == (3, 4, 6)
+
+
 def test_data_of_the_owner_s_own_making(folder: Path) -> None:
     (folder / "own_scans.py").write_text(
         "import torch\n"
