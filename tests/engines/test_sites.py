@@ -6,7 +6,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -157,6 +157,15 @@ def test_enough_replies_end_the_wait(make_images: MakeImages, tmp_path: Path) ->
     assert found["slow"] is None
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C is KeyboardInterrupt, even where this process was started to ignore it (in a shell's background)."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_hands_over_what_had_come(make_images: MakeImages, tmp_path: Path) -> None:
     with serving(tmp_path, *clients(make_images)[:1]) as sockets, Listener(tmp_path / "slow.sock"):
         engine = Sites({"slow": tmp_path / "slow.sock", **sockets})
