@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ from private_distdd.privacy.grade import grade_of, in_words
 from private_distdd.privacy.plan import PrivacyPlan
 from private_distdd.release.bill import as_number
 from private_distdd.release.curve import curve_figure
-from private_distdd.release.html import chips, fact_list, paragraph, safe, shown_count, shown_epsilon
+from private_distdd.release.html import chips, fact_list, paragraph, safe, shown_epsilon
 from private_distdd.release.page import PAGE
 from private_distdd.release.signatures import Signer, signers_of
 from private_distdd.rounding import in_bytes
@@ -88,10 +87,9 @@ def _claims(card: Mapping[str, Any], plan: PrivacyPlan | None) -> str:
         if value == "infinity":
             sentences.append(f"<p>No guarantee for {whose}: its ledger holds releases without secure noise.</p>")
             continue
-        factor = f" (about {shown_count(math.exp(value))})" if value < 700 else ""
         sentences.append(
             f"<p>Adding or removing one labelled example of {whose} changes the probability of any outcome by at most "
-            f"a factor e<sup>ε</sup> with <b class=bound>ε = {shown_epsilon(value)}</b>{factor}, up to "
+            f"a factor e<sup>ε</sup> with <b class=bound>ε = {shown_epsilon(value)}</b>, up to "
             f"<b class=bound>δ = {plan.delta:g}</b>.</p>{paragraph(in_words(plan.schedule, value, plan.delta))}"
         )
     return "".join(sentences)

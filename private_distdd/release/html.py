@@ -21,11 +21,6 @@ def shown_epsilon(value: float | str) -> str:
     return rounded_up(math.inf if value == "infinity" else float(value))
 
 
-def shown_count(value: float) -> str:
-    """A factor >= 0 in few characters."""
-    return f"{value:.3g}" if value < 100 else f"{math.ceil(value):,}" if value < 1e6 else f"{value:.1e}"
-
-
 def fact_list(facts: Iterable[tuple[str, str]]) -> str:
     """Names, which are HTML already, and values, which are text, as a definition list."""
     return "<dl>" + "".join(f"<div><dt>{name}</dt><dd>{safe(value)}</dd></div>" for name, value in facts) + "</dl>"
