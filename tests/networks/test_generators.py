@@ -36,7 +36,7 @@ def test_a_random_one_follows_from_its_seed_and_makes_pixels(shape: tuple[int, i
     assert first.learned
     assert first.seen == "nothing"
     first.require_images(info)
-    pixels = first.network(torch.randn(4, *first.latent_shape))
+    pixels = first.network(torch.randn(4, *first.latent_shape)).detach()
     assert pixels.shape == (4, *shape)
     assert 0 <= float(pixels.min()) < float(pixels.max()) <= 1
 
