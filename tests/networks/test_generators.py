@@ -57,7 +57,7 @@ def test_one_out_of_public_images_makes_such_images(digits: ImageDataset) -> Non
             loss = (generator.network(latents) - target).square().mean()
             loss.backward()
             optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
     random = convolutional(digits.info, 0, latent_channels=4, learned=False)
     assert nearest(trained) < 0.7 * nearest(random)
