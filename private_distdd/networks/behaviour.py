@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from private_distdd.data.form import Shape, form_of
 from private_distdd.errors import ModelError
 from private_distdd.networks.per_example import PerExampleGradients
+from private_distdd.networks.seeding import default_generator
 from private_distdd.networks.zeros import fill_zeros
 
 
@@ -26,7 +27,7 @@ def check_behaviour(model: nn.Module, shape: Shape) -> None:
     """
     form = form_of(shape)
     remedy = f"Write a forward pass that computes each {form.one}'s logits from that {form.one} and the weights alone."
-    with torch.random.fork_rng(devices=[]):
+    with default_generator(None):
         try:
             probe = copy.deepcopy(model).to("cpu", torch.float64).train()
             fill_zeros(probe)

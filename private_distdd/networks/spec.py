@@ -16,6 +16,7 @@ from private_distdd.data.form import Shape
 from private_distdd.errors import ConfigurationError, ModelError
 from private_distdd.limits import ARGUMENT_LENGTH, ARGUMENT_SIZE, ARGUMENTS, NETWORKS
 from private_distdd.networks.register import FACTORIES, registered_models
+from private_distdd.networks.seeding import default_generator
 from private_distdd.networks.size import NetworkSize, measure
 from private_distdd.networks.validation import validate_model
 from private_distdd.validate import require_count
@@ -85,9 +86,7 @@ class ModelSpec:
             raise ModelError(
                 f"{self.name}: {error}", f"{self.name}{inspect.signature(factory)}", "Correct the arguments."
             ) from error
-        with torch.random.fork_rng(devices=[]):
-            if seed is not None:
-                torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed the accelerators
+        with default_generator(seed):
             model = factory(shape, num_classes, **self.arguments)
         if not isinstance(model, nn.Module):
             raise ModelError(f"{self.name} built a {type(model).__name__}", "an nn.Module", "Return the network.")

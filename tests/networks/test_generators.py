@@ -127,7 +127,7 @@ def test_latents_start_from_noise_and_a_given_generator_is_never_changed() -> No
         assert 0.8 < float(latents.latents.detach().std()) < 1.2
         low, high = (float(bound) for bound in INFO.bounds or ())
         examples = latents.examples()
-        assert low <= float(examples.min()) < float(examples.max()) <= high
+        assert low <= float(examples.detach().min()) < float(examples.detach().max()) <= high
         examples.sum().backward()
         assert latents.latents.grad is not None
         assert bool(latents.weights) is learned

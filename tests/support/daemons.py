@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,21 +13,11 @@ from private_distdd.site.daemon import Daemon
 from private_distdd.wire.engine import ASK, ENROL, LEDGER
 from private_distdd.wire.frame import REQUEST_BYTES, REQUEST_HEADER, request_frame
 
-_ONE = threading.Lock()
-
-
-class OneAtATime(Daemon):
-    """As a process of its own: torch's global state (flags, generator) is no other daemon's meanwhile."""
-
-    def _response(self, connection: socket.socket) -> bytes:
-        with _ONE:
-            return super()._response(connection)
-
 
 @contextlib.contextmanager
 def serving(folder: Path, *clients: Client) -> Iterator[dict[str, Path]]:
     """A daemon for each client; yields their sockets."""
-    daemons = {client.client_id: OneAtATime(client, folder / f"{client.client_id}.sock") for client in clients}
+    daemons = {client.client_id: Daemon(client, folder / f"{client.client_id}.sock") for client in clients}
     threads = [threading.Thread(target=daemon.serve) for daemon in daemons.values()]
     for thread in threads:
         thread.start()

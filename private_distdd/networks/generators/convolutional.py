@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from private_distdd.data.info import DatasetInfo
 from private_distdd.networks.generators.generator import NOTHING, Generator
+from private_distdd.networks.seeding import default_generator
 from private_distdd.validate import require_count
 
 _SHRUNK = 4  # sides of the latents, of the images' sides
@@ -62,7 +63,6 @@ def convolutional(
     info.form.require_spatial("generator = 'convolutional'", "'pixels', which takes rows as they are")
     for name, value in (("latent_channels", latent_channels), ("width", width)):
         require_count(name, value, "16 and 32 are usual.")
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with default_generator(seed):
         network = Decoder(info.shape, latent_channels, width)
     return Generator(network, (latent_channels, *latent_sides(info.shape)), "convolutional", NOTHING, learned)

@@ -9,6 +9,7 @@ from torch import nn
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.networks.generators.convolutional import Decoder, latent_sides
 from private_distdd.networks.generators.generator import Generator
+from private_distdd.networks.seeding import default_generator
 from private_distdd.validate import require_count
 
 _RATE, _BATCH = 2e-3, 128
@@ -46,8 +47,7 @@ def public_generator(
     for name, value in (("latent_channels", latent_channels), ("width", width), ("epochs", epochs)):
         require_count(name, value, "4, 32 and 5 are usual.")
     images = info.denormalise(public.images).to(device)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with default_generator(seed):
         encoder = nn.Sequential(
             nn.Conv2d(info.shape[0], width, 3, padding=1, stride=2),
             nn.LeakyReLU(0.2),
