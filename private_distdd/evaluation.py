@@ -46,16 +46,19 @@ class Evaluation:
     Args:
         model: the architecture.
         seeds: of initialisation, order and augmentation, one a network.
-        accuracies: share of the test set that is classified rightly, in [0, 1], one a network.
+        scores: what each made of the test set, one a network.
         soft_weight: share of the soft labels in the loss, in [0, 1].
-        scores: what else there is to say, one a network: confusion, balanced accuracy and AUC.
     """
 
     model: ModelSpec
     seeds: tuple[int, ...]
-    accuracies: tuple[float, ...]
+    scores: tuple[Scores, ...]
     soft_weight: float = 0.0
-    scores: tuple[Scores, ...] = ()
+
+    @property
+    def accuracies(self) -> tuple[float, ...]:
+        """Share of the test set that is classified rightly, in [0, 1], one a network."""
+        return tuple(own.accuracy for own in self.scores)
 
     @property
     def labels(self) -> str:
@@ -279,7 +282,7 @@ def evaluate(
             device=device,
         )
         scores.append(scores_of(network, test, device=device))
-    return Evaluation(spec, seeds, tuple(own.accuracy for own in scores), weight, tuple(scores))
+    return Evaluation(spec, seeds, tuple(scores), weight)
 
 
 def require_alike(trained: DatasetInfo, tested: DatasetInfo) -> None:

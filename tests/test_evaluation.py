@@ -16,6 +16,7 @@ from private_distdd.data.info import DatasetInfo
 from private_distdd.data.load import load_dataset
 from private_distdd.errors import ConfigurationError, DataError, ModelError
 from private_distdd.evaluation import Evaluation, accuracy, evaluate, require_alike, train_network
+from private_distdd.networks.scores import Scores
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.synthetic.dataset import SyntheticDataset
 
@@ -102,11 +103,12 @@ def test_shifts_move_each_image_by_itself_and_bring_in_black() -> None:
 
 
 def test_mean_and_spread() -> None:
-    result = Evaluation(SMALL, (0, 1, 2), (0.5, 0.6, 0.7))
+    scores = [Scores(accuracy, 0.5, 0.5, ()) for accuracy in (0.5, 0.6, 0.7)]
+    result = Evaluation(SMALL, (0, 1, 2), tuple(scores))
     assert result.mean == pytest.approx(0.6)
     assert result.std == pytest.approx(0.1)  # divisor n - 1
     assert str(result) == "60.0% ± 10.0% (convnet, 3 seeds)"
-    assert math.isnan(Evaluation(SMALL, (0,), (0.5,)).std)
+    assert math.isnan(Evaluation(SMALL, (0,), (scores[0],)).std)
 
 
 @pytest.mark.parametrize("change", [{"mean": (0.4,)}, {"std": (0.4,)}, {"num_classes": 11}])
@@ -252,7 +254,7 @@ def test_a_result_names_its_protocol() -> None:
     assert str(found["soft"]).endswith("(mlp, 1 seed, soft labels)")
     assert str(found["mixed"]).endswith("(mlp, 1 seed, mixed labels, 70% soft)")
     assert found["hard"] == evaluate(softened(), TEST, **options)
-    assert Evaluation(SMALL, (0,), (0.5,)).labels == "hard"
+    assert Evaluation(SMALL, (0,), found["hard"].scores).labels == "hard"
 
 
 def test_soft_labels_that_are_not_there_or_not_asked_for_well_are_refused() -> None:

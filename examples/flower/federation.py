@@ -164,13 +164,21 @@ class Federation:
         """Tell the server a SuperNode's key."""
         self.run(["flwr", "supernode", "register", str(self.folder / name / "node.pub"), "federation"])
 
-    def start_node(self, name: str) -> Process:
-        """The SuperNode beside a site: it calls the server, and nobody calls it; it says its "ID" when it is ready."""
-        home = self.folder / name
+    def start_node(self, name: str, *, own: bool = False) -> Process:
+        """The SuperNode beside a site: it calls the server, and nobody calls it; it says its "ID" when it is ready.
+
+        Args:
+            name: of the hospital.
+            own: in place of Flower's, the one of this library, which runs no ClientApp.
+        """
+        home, server = self.folder / name, f"127.0.0.1:{self._port}"
+        if own:
+            files = ("--root-certificates", "ca.pem", "--key", "node.key", "--socket", "site.sock")
+            return self.begin("supernode", [*COMMAND, "flower", "node", "--superlink", server, *files], home)
         return self.begin(
             "supernode",
             [
-                *("flower-supernode", "--superlink", f"127.0.0.1:{self._port}", "--root-certificates", "ca.pem"),
+                *("flower-supernode", "--superlink", server, "--root-certificates", "ca.pem"),
                 *("--auth-supernode-private-key", "node.key", "--host", "127.0.0.1", "--port", str(_free_port())),
                 *("--node-config", f'socket="{home / "site.sock"}"'),
             ],

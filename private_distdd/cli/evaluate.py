@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from private_distdd.cli.claims import claim, claim_record
@@ -24,7 +22,7 @@ from private_distdd.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from private_distdd.data.info import DatasetInfo
-    from private_distdd.networks.scores import Scores
+    from private_distdd.evaluation import Evaluation
 
 _SHOWN, _LETTERS = 20, 16  # classes of a confusion matrix that is printed, and letters of their names
 
@@ -65,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
     """
     from private_distdd.data.info import DatasetInfo
     from private_distdd.data.load import load_alike, published_names
-    from private_distdd.evaluation import evaluate, require_alike, scores_of
+    from private_distdd.evaluation import Evaluation, evaluate, require_alike, scores_of
     from private_distdd.networks.device import require_device
     from private_distdd.release.release import Release
 
@@ -101,47 +99,35 @@ def run(options: argparse.Namespace) -> int:
             labels=options.labels,
             device=options.device,
         )
-        record: dict[str, Any] = {"model": found.model.to_json(), "labels": found.labels, "seeds": found.seeds}
-        record |= {"accuracies": found.accuracies, "mean": found.mean, "std": found.std}
-        result, scores = str(found), found.scores
+        how: dict[str, Any] = {"labels": found.labels, "seeds": found.seeds}
+        result = str(found)
     else:
         require_alike(teacher.info, test.info)
         require_device(options.device)
-        scores = (scores_of(teacher.build().to(options.device), test, device=options.device),)
-        share = scores[0].accuracy
-        record = {"model": teacher.spec.to_json(), "accuracies": [share], "mean": share, "std": None}
-        result = f"{share:.1%} (the release's classifier, {teacher.spec.name})"
+        scores = scores_of(teacher.build().to(options.device), test, device=options.device)
+        found, how = Evaluation(teacher.spec, (), (scores,)), {}
+        result = f"{found.mean:.1%} (the release's classifier, {teacher.spec.name})"
     said, failures = claim(release), release.failures()
     if options.json:
-        tested = {"test": test.info.name, "examples": len(test)}
-        record |= {"balanced_accuracy": _mean(scores, "balanced_accuracy"), "auc": _mean(scores, "auc")}
-        record |= {"confusion": _confusion(scores)}
-        print_json({"release": options.release, **tested, **record, **claim_record(release), "failures": failures})
+        tested = {"test": test.info.name, "examples": len(test), "model": found.model.to_json(), **how}
+        shown = ("accuracies", "mean", "std", "balanced_accuracy", "auc", "confusion")
+        record = {name: getattr(found, name) for name in shown} | claim_record(release)
+        print_json({"release": options.release, **tested, **record, "failures": failures})
         return 0
     if failures:
         said = f"NOT VERIFIED: private-distdd verify {options.release} says what is wrong with its claim"
     print(f"accuracy on {len(test)} real test {test.info.form.many} of {test.info.name}: {result}; {said}")
-    _report(scores, test.info)
+    _report(found, test.info)
     return 0
 
 
-def _report(scores: Sequence[Scores], info: DatasetInfo) -> None:
+def _report(found: Evaluation, info: DatasetInfo) -> None:
     """What accuracy does not tell where classes are of different sizes; means and sums over the networks."""
-    print(f"balanced accuracy {_mean(scores, 'balanced_accuracy'):.1%}, AUC {_mean(scores, 'auc'):.3f}")
+    print(f"balanced accuracy {found.balanced_accuracy:.1%}, AUC {found.auc:.3f}")
     if info.num_classes > _SHOWN:
         return
     names = [info.class_name(label)[:_LETTERS] for label in range(info.num_classes)]
-    counts = _confusion(scores)
-    width, first = max(len(str(n)) for row in counts for n in row), max(map(len, names))
+    width, first = max(len(str(n)) for row in found.confusion for n in row), max(map(len, names))
     print("true class, and how many were taken for each class in this order:")
-    for name, row in zip(names, counts, strict=True):
+    for name, row in zip(names, found.confusion, strict=True):
         print(f"  {name:<{first}}  {' '.join(f'{n:>{width}}' for n in row)}")
-
-
-def _mean(scores: Sequence[Scores], name: str) -> float:
-    return statistics.fmean(getattr(own, name) for own in scores)
-
-
-def _confusion(scores: Sequence[Scores]) -> list[list[int]]:
-    classes = range(len(scores[0].confusion))
-    return [[sum(own.confusion[i][j] for own in scores) for j in classes] for i in classes]

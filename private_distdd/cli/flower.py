@@ -16,6 +16,12 @@ def add(commands: Commands) -> None:
     init = steps.add_parser("init", help="write the Flower app, for `flwr run`")
     init.add_argument("folder", metavar="FOLDER", help="where (must be new)")
     init.set_defaults(run=_init)
+    node = steps.add_parser("node", help="experimental: beside a site, a SuperNode that runs nobody's code")
+    node.add_argument("--superlink", required=True, metavar="HOST:PORT", help="the server")
+    node.add_argument("--root-certificates", required=True, metavar="PEM", help="by which the server is known")
+    node.add_argument("--key", required=True, metavar="FILE", help="the node's EC private key, in OpenSSH's form")
+    node.add_argument("--socket", required=True, metavar="PATH", help="the site's")
+    node.set_defaults(run=_node)
 
 
 def _init(options: argparse.Namespace) -> int:
@@ -36,6 +42,13 @@ def _init(options: argparse.Namespace) -> int:
     print(f"{folder / 'pyproject.toml'}: say there who is invited and what they are asked, then")
     print(f"    flwr run {folder}")
     return 0
+
+
+def _node(options: argparse.Namespace) -> int:
+    from private_distdd.engines.fleet import carry
+
+    carry(options.superlink, options.socket, options.key, options.root_certificates)
+    raise ConfigurationError(f"no more answers of {options.superlink}", "a server that answers", "Start it again.")
 
 
 PYPROJECT = """\

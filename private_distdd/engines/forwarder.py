@@ -45,8 +45,7 @@ def forward(message: Message, context: Context) -> Message:
 def record_of(frame: bytes) -> RecordDict:
     """A frame as a Flower message's content.
 
-    A `ConfigRecord`, which travels as one object; an `ArrayRecord` costs two objects more, each of them an HTTP request
-    at every stop.
+    A `ConfigRecord`, the simplest that holds bytes.  Flower takes about .06 s to write a MiB into it (one CPU core).
     """
     from flwr.app import ConfigRecord, RecordDict
 

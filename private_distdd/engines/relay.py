@@ -8,8 +8,7 @@ import time
 
 from private_distdd.errors import QueryRefusedError
 from private_distdd.wire.frame import RESPONSE_HEADER, response_header
-
-_PART = 1 << 20  # bytes taken from a socket at a time: memory grows with what came, not with what was announced
+from private_distdd.wire.receive import limit, received
 
 
 def relay(path: str | os.PathLike[str], frame: bytes, seconds: float | None = None) -> bytes:
@@ -32,31 +31,12 @@ def through(
 ) -> bytes:
     """The same over a socket of the caller's, new and not connected: whoever shuts it down ends the wait."""
     end = None if seconds is None else time.monotonic() + seconds
-    _limit(connection, end)
+    limit(connection, end)
     connection.connect(os.fspath(path))
     connection.sendall(frame)
-    header = _received(connection, RESPONSE_HEADER, end)
+    header = received(connection, RESPONSE_HEADER, end)
     try:
         length = response_header(header).length
     except QueryRefusedError as error:
         raise ConnectionError(str(error)) from error
-    return header + _received(connection, length, end)
-
-
-def _received(connection: socket.socket, length: int, end: float | None) -> bytes:
-    data = bytearray()
-    while len(data) < length:
-        _limit(connection, end)
-        part = connection.recv(min(_PART, length - len(data)))
-        if not part:
-            raise ConnectionError("the site hung up")
-        data += part
-    return bytes(data)
-
-
-def _limit(connection: socket.socket, end: float | None) -> None:
-    if end is not None:
-        left = end - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("the site is late")
-        connection.settimeout(left)
+    return header + received(connection, length, end)

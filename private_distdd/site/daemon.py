@@ -21,9 +21,9 @@ from private_distdd.errors import ConfigurationError, QueryRefusedError
 from private_distdd.site.client import Client
 from private_distdd.site.endpoint import Endpoint
 from private_distdd.wire.frame import PING, REQUEST_HEADER, Presence, request_header, response_frame
+from private_distdd.wire.receive import received
 
 SECONDS = 10.0  # of silence after which a peer is hung up on; a whole request has as many, and one more a MiB
-_PART = 1 << 20  # bytes taken from a socket at a time: memory grows with what came, not with what was announced
 _LONGEST_PATH = 107  # bytes that the system keeps of a socket's name
 
 
@@ -105,8 +105,8 @@ class Daemon:
     def _response(self, connection: socket.socket) -> bytes:
         """The reply to the request that comes; empty for what is none, or came too late."""
         try:
-            header = request_header(_received(connection, REQUEST_HEADER))
-            request = header.check(_received(connection, header.length))
+            header = request_header(self._received(connection, REQUEST_HEADER))
+            request = header.check(self._received(connection, header.length))
         except QueryRefusedError as error:
             self._log.warning("no request: %s", error)
             return b""
@@ -121,6 +121,10 @@ class Daemon:
         seconds = time.monotonic() - began
         self._log.info("%s: %d bytes for %d in %.1f s", header.operation, len(response), len(request), seconds)
         return response
+
+    @staticmethod
+    def _received(connection: socket.socket, length: int) -> bytes:
+        return received(connection, length, time.monotonic() + _seconds(length), SECONDS)
 
 
 def _listener(path: Path) -> socket.socket:
@@ -178,25 +182,6 @@ def _peer(connection: socket.socket) -> int:
     """Who connected: the user's number."""
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     return int(struct.unpack("3i", credentials)[1])
-
-
-def _received(connection: socket.socket, length: int) -> bytes:
-    """So many bytes.
-
-    Raises:
-        OSError: the peer hung up, or dawdles.
-    """
-    data, end = bytearray(), time.monotonic() + _seconds(length)
-    while len(data) < length:
-        left = end - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("the peer dawdles")
-        connection.settimeout(min(SECONDS, left))
-        part = connection.recv(min(_PART, length - len(data)))
-        if not part:
-            raise ConnectionError("the peer hung up")
-        data += part
-    return bytes(data)
 
 
 def _seconds(length: int) -> float:

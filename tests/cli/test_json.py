@@ -14,6 +14,7 @@ from commands import QUICK
 from private_distdd import Release
 from private_distdd.cli import demonstration, main
 from private_distdd.evaluation import Evaluation
+from private_distdd.networks.scores import Scores
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.release.release import manifest_hash
 
@@ -111,7 +112,8 @@ def test_audit(told: Told) -> None:
 def test_demo(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ROUNDS", "STEPS", "ONCE_STEPS"):
         monkeypatch.setattr(demonstration, name, 1)
-    scored = Evaluation(ModelSpec("convnet"), (0, 1), (0.5, 0.75))
+    scores = [Scores(accuracy, 0.5, 0.5, ()) for accuracy in (0.5, 0.75)]
+    scored = Evaluation(ModelSpec("convnet"), (0, 1), tuple(scores))
     monkeypatch.setattr(demonstration, "score", lambda *arguments, **named: scored)
     found = told("demo", "--output", "run")
     assert [row["accuracies"] for row in found["rows"]] == [[0.5, 0.75]] * 5

@@ -156,7 +156,7 @@ def test_the_app_s_process_has_no_torch_and_opens_no_data(socket: Path, tmp_path
         *("private_distdd.encoding", "private_distdd.errors", "private_distdd.files", "private_distdd.limits"),
         *("private_distdd.validate", "private_distdd.engines", "private_distdd.engines.forwarder"),
         *("private_distdd.engines.relay", "private_distdd.wire", "private_distdd.wire.engine"),
-        *("private_distdd.wire.frame", "private_distdd.wire.parsing"),
+        *("private_distdd.wire.frame", "private_distdd.wire.parsing", "private_distdd.wire.receive"),
     }
     assert [
         name for name in seen["opened"] if name.startswith(str(socket.parent))

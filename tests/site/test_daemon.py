@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -141,26 +140,6 @@ def test_a_peer_that_dawdles_blocks_nobody_for_long(path: Path, monkeypatch: pyt
         slow.connect(str(path))
         slow.sendall(request_frame(ENROL, b"x" * 100)[:-1])  # the last byte never comes
         assert Presence.from_bytes(asked(path, PING) or b"").client_id == "clinic"
-
-
-def test_a_peer_that_drips_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(daemon_module, "SECONDS", 0.2)
-    here, there = socket.socketpair(socket.AF_UNIX)
-    with here, there:
-        stopped = threading.Event()
-
-        def drip() -> None:
-            while not stopped.wait(0.02):
-                there.send(b"x")
-
-        thread = threading.Thread(target=drip)
-        thread.start()
-        try:
-            with pytest.raises(TimeoutError):
-                daemon_module._received(here, 1000)
-        finally:
-            stopped.set()
-            thread.join()
 
 
 def test_a_request_that_cannot_be_served_does_not_end_it(
