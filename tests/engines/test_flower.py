@@ -134,10 +134,11 @@ def test_of_two_nodes_with_one_name_the_second_is_refused(
     with caplog.at_level(logging.WARNING):
         assert agreed(enrol(engine, run)) == ["c0", "c2"]
     assert "node 7 is refused: node 1 is client c0 already" in caplog.text
+    assert agreed(enrol(engine, run)) == ["c0", "c2"]  # both are known now, and the first one serves
     assert other.operations == [PING]
     grid.go(1)
     assert agreed(enrol(engine, run)) == ["c0", "c2"]
-    assert honest.operations == [PING, ENROL, ENROL]
+    assert honest.operations == [PING, ENROL, ENROL, ENROL]
     assert other.operations == [PING, ENROL]
 
 
