@@ -92,7 +92,7 @@ for attack in attacks:
 
             def aggregate(messages: Tensor, _: Tensor | None = None) -> Tensor:
                 seen.append(attacked(messages, bad, attack))  # noqa: B023 - it is called in this turn
-                return rule(seen[0])  # noqa: B023
+                return rule(seen[0])  # noqa: B023 - likewise
 
             again = dirichlet_split(train, CLIENTS, alpha=options.dirichlet, seed=seed)
             again = mislabel(again, BAD / CLIENTS, "pair", seed=seed) if attack == "pair" else again

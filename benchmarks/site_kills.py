@@ -19,6 +19,7 @@ import logging
 import os
 import random
 import signal
+import socket
 import sys
 import time
 from collections import Counter
@@ -47,8 +48,8 @@ class Noted(Daemon):
         super().__init__(client, path)
         self._notes = os.open(notes, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
-    def _response(self, connection: object) -> bytes:
-        response = super()._response(connection)  # type: ignore[arg-type]
+    def _response(self, connection: socket.socket) -> bytes:
+        response = super()._response(connection)
         with contextlib.suppress(Exception):  # an enrolment, a ledger or a refusal: no message
             answer = Reply.from_bytes(response).answer
             message = Message.from_bytes(answer)
@@ -178,7 +179,8 @@ def main() -> None:
     with fresh() as name:  # late imports and caches, once for all lives
         federate(Path(name))
     start, seen = time.monotonic(), Counter[str]({"unpaid": 0, "charged twice": 0})
-    killed_runs(options.kills, random.Random(options.seed), seen, lambda line: print(line, file=sys.stderr))  # noqa: S311
+    chance = random.Random(options.seed)  # noqa: S311 - when and whom to kill is public
+    killed_runs(options.kills, chance, seen, lambda line: print(line, file=sys.stderr))
     print(", ".join(f"{count} {what}" for what, count in seen.items()) + f"; {time.monotonic() - start:.0f} s")
     sys.exit(bool(seen["unpaid"] or seen["charged twice"]))
 

@@ -63,7 +63,7 @@ def require_path(name: str, value: object) -> Path:
         ConfigurationError: it is neither text nor a path.
     """
     require_kind(name, value, (str, os.PathLike), "a path", "Name a file or a folder.")
-    return Path(value)  # type: ignore[arg-type]
+    return Path(value)  # type: ignore[arg-type]  # it has just been looked at
 
 
 IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,64}")

@@ -82,7 +82,7 @@ class FlowerEngine:
 
     def __init__(self, grid: Grid, clients: Sequence[str] | int, *, patience: float = 60.0) -> None:
         try:
-            import flwr.app  # noqa: F401
+            import flwr.app  # noqa: F401 - is it there?
         except ImportError as error:
             raise ConfigurationError(
                 "no Flower in this Python", "one with it", "pip install 'private-distdd[flower]'"

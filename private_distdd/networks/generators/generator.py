@@ -30,8 +30,8 @@ class Generator:
 
     Args:
         network: float32 latents [n, *latent_shape] to images [n, C, H, W] with pixels in [0, 1].  Of a larger model,
-            the part behind the layer whose outputs shall be changed.  It is used in evaluation mode, and never changed:
-            whoever learns its weights works on a copy.
+            the part behind the layer whose outputs shall be changed.  It is put into evaluation mode; its weights are
+            never changed: whoever learns them works on a copy.
         latent_shape: of one image's latents; spatial ones, (channels, rows, columns), keep more of an image's place.
         name: for the card.
         seen: what data its weights were trained on, in words: "nothing" for random ones.
