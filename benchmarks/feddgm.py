@@ -89,6 +89,7 @@ def main() -> None:
     parser.add_argument("--generators", default=",".join(ROWS), type=_listed, help="FedDGM's rows")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--test", action="store_true", help="score the test set, and train on all the other images")
+    parser.add_argument("--width", type=int, default=128, help="of the ConvNets that are trained on S")
     parser.add_argument("--augment", action="store_true", help="networks are trained on S with shifts")
     parser.add_argument("--limit", type=int, help="training images, over all clients")
     parser.add_argument("--quick", action="store_true", help="4,000 images, few steps: to see that it works")
@@ -173,8 +174,8 @@ def _row(
         if options.pictures:
             file = "-".join([*name.lower().replace(",", "").split(), *map(str, which[1:])])
             release.dataset.preview(options.pictures / f"{file}.png")
-        own = {"epochs": 20, "model_args": {"width": 16}} if options.quick else {"epochs": 300}
-        own |= {"augment": options.augment}
+        own = {"epochs": 20 if options.quick else 300, "augment": options.augment}
+        own["model_args"] = {"width": 16 if options.quick else options.width}
         found["on S"] = evaluate(release.dataset, scored, seeds=[0], device=options.device, **own).mean
     print(json.dumps({key: found[key] for key in _SHOWN}), flush=True)  # at once: a later row may not end
     return found | {"settings": release.card["method"]["settings"]}
