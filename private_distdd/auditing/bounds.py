@@ -71,6 +71,17 @@ def clopper_pearson_upper(errors: int, trials: int, alpha: float) -> float:
     return 1.0 if errors == trials else float(special.betaincinv(errors + 1, trials - errors, 1 - alpha))
 
 
+def clopper_pearson(hits: int, trials: int, confidence: float) -> tuple[float, float]:
+    """The exact interval of a rate: `clopper_pearson_upper` from both sides, each with half of what is left.
+
+    Raises:
+        ConfigurationError: as there.
+    """
+    alpha = (1 - confidence) / 2
+    upper = clopper_pearson_upper(hits, trials, alpha)
+    return 1 - clopper_pearson_upper(trials - hits, trials, alpha), upper
+
+
 @dataclass(frozen=True)
 class Errors:
     """Upper bounds on both errors of one test, which hold together with probability at least 1 - alpha."""

@@ -9,7 +9,9 @@ from typing import Any, Literal, TypeAlias
 
 from private_distdd.rounding import rounded_down, rounded_up
 
-Kind: TypeAlias = Literal["deterministic", "rigorous", "assumes Gaussian", "assumes the form", "descriptive"]
+Kind: TypeAlias = Literal[
+    "deterministic", "rigorous", "assumes Gaussian", "assumes the form", "assumes a fair split", "descriptive"
+]
 Curve: TypeAlias = tuple[tuple[float, float], ...]
 
 CONFIDENCE = 0.95  # of reports

@@ -33,15 +33,9 @@ def load_folder(wanted: Wanted) -> Loaded:
     found = {part: sorted(folder.name for folder in _visible(path / part)) for part in _PARTS}
     if classes is None:
         classes = found["train"]
-    for part in _PARTS:
-        unknown = sorted(set(found[part]) - set(classes))
-        if unknown and classes is found["train"]:
+        if unknown := sorted(set(found["test"]) - set(classes)):
             raise DataError(f"class {unknown[0]!r} is in test only", layout, "Give train a folder (it may be empty).")
-        if unknown:
-            raise DataError(
-                f"folder {unknown[0]!r} in {str(path / part)!r}", f"the classes {classes}", "Name it, or move it away."
-            )
-    files = {part: [(f, n) for n, name in enumerate(classes) for f in _visible(path / part / name)] for part in _PARTS}
+    files = {part: _labelled(path / part, classes) for part in _PARTS}
     first = next(iter(files["train"]), None)
     if first is None:
         raise DataError(f"no image in {str(path / 'train')!r}", layout, "Put the images into this layout.")
@@ -50,6 +44,35 @@ def load_folder(wanted: Wanted) -> Loaded:
     info = DatasetInfo(called, len(classes), expected, classes=tuple(classes), **wanted.constants)
     train, test = (from_pixels(*_read_images(files[part], expected, wanted), info) for part in _PARTS)
     return train, test
+
+
+def load_part(folder: Path, info: DatasetInfo, wanted: Wanted) -> tuple[ImageDataset, list[Path]]:
+    """The images of folder/CLASS/IMAGE and their files, in one order; what is public about them is known already.
+
+    Args:
+        folder: lacks classes that have no example.
+        info: shape, classes (named, or 0, 1, ...) and normalisation.
+        wanted: how images are fitted, and the classes' names where they differ from those of `info`.
+
+    Raises:
+        DataError: the layout is another, or an image cannot be read or is of another shape.
+    """
+    names = wanted.class_names() or [info.class_name(label) for label in range(info.num_classes)]
+    files = _labelled(folder, names)
+    return from_pixels(*_read_images(files, info.shape, wanted), info), [file for file, _ in files]
+
+
+def _labelled(folder: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
+    """Every image below the folder, with its label.
+
+    Raises:
+        DataError: the folder holds another folder than those of the classes.
+    """
+    if unknown := sorted({entry.name for entry in _visible(folder)} - set(classes)):
+        raise DataError(
+            f"folder {unknown[0]!r} in {str(folder)!r}", f"the classes {list(classes)}", "Name it, or move it away."
+        )
+    return [(file, label) for label, name in enumerate(classes) for file in _visible(folder / name)]
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -68,7 +91,7 @@ def _read_images(files: Sequence[tuple[Path, int]], expected: Shape, wanted: Wan
         if tuple(image.shape) != expected:
             raise DataError(
                 f"{str(file)!r} is [channels, height, width] = {list(image.shape)}",
-                f"{list(expected)}, as the first image",
+                f"{list(expected)}, as the first image or the release has it",
                 "Say size= and channels= (--size, --channels), to which all images are brought.",
             )
         pixels[index] = image
