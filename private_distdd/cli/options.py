@@ -28,16 +28,21 @@ class Help(argparse.HelpFormatter):
         return text if said else f"{text} (default: %(default)s)"
 
 
-def add_data_options(parser: argparse.ArgumentParser, default: str | None, use: str) -> None:
+Parser: TypeAlias = "argparse.ArgumentParser | argparse._ArgumentGroup"
+"""What options are added to."""
+
+
+def add_data_options(parser: Parser, default: str | None, use: str, option: str = "--dataset") -> None:
     """Where data come from.
 
     Args:
-        parser: the command's.
+        parser: the command's, or a group in it.
         default: the data set without `--dataset`, or None.
         use: what the data are for, in words.
+        option: how the command calls `--dataset`.
     """
     parser.add_argument(
-        "--dataset",
+        option,
         default=default,
         help=f"{use}: digits, mnist, fashionmnist, cifar10, wine, breast_cancer, iris, FILE.npz, FILE.csv or an image "
         "FOLDER",

@@ -2,18 +2,56 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import json
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from private_distdd.rounding import rounded_up
+from private_distdd.rounding import rounded_down, rounded_up
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+
+def render(template: str, **values: Any) -> str:
+    """A page of `private_distdd/templates`.
+
+    Every value is escaped and made `printable` where it is shown, whatever the template says; only markup that our own
+    code made (`markupsafe.Markup`) is not.
+
+    Args:
+        template: its file's name.
+        values: what it shows; one that it asks for and is not given is an error.
+    """
+    return _environment().get_template(template).render(**values)
+
+
+@functools.cache
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # most commands show no page
+
+    made = Environment(
+        loader=PackageLoader("private_distdd", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=lambda value: value if hasattr(value, "__html__") else printable(value),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {"up": shown_epsilon, "down": rounded_down, "percent": lambda share: f"{100 * share:.3g} %"}
+    return made
+
+
+def printable(value: object) -> str:
+    """Text on one line, without characters that could reorder what is read."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in str(value))
 
 
 def safe(value: object) -> str:
-    """Text for HTML, on one line and without characters that could reorder what is read."""
-    return html.escape("".join(c if c.isprintable() else "\ufffd" for c in str(value)))
+    """Text for HTML, `printable`."""
+    return html.escape(printable(value))
 
 
 def shown_epsilon(value: float | str) -> str:

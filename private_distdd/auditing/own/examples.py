@@ -72,7 +72,7 @@ def read_examples(source: str, info: DatasetInfo, **given: Any) -> dict[str, Own
     own = loaded["train"].info
     if own.shape != info.shape:
         raise DataError(
-            f"{info.form.many} of shape {list(own.shape)} in {source!r}",
+            f"{own.form.many} of shape {list(own.shape)} in {source!r}",
             f"{list(info.shape)}, as the release has them",
             "Name the data that were contributed; --size and --channels as when they were.",
         )

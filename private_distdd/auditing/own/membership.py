@@ -1,8 +1,8 @@
 """Membership of an owner's own examples in a release: told from held-out ones, or not?
 
-The test is the game of Steinke, Nasr and Jagielski 2023, played with the owner's examples in place of canaries: somebody
-who holds the release ranks the pairs' examples by a score and says of the r highest that they were there.  Its price
-is one release, not many: that is all an owner has.
+The test is the game of Steinke, Nasr and Jagielski 2023 with the owner's examples in place of canaries: somebody who
+holds the release ranks the pairs' examples by a score and says of the r highest that they were there.  It needs one
+release, which is all that an owner has.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from private_distdd.auditing.attacks.rates import (
     true_positive_rate,
 )
 from private_distdd.auditing.bounds import Scores
-from private_distdd.auditing.own.examples import Compared
+from private_distdd.auditing.own.examples import Compared, joined
 from private_distdd.auditing.own.scores import blind, nearest, scores_by
 from private_distdd.auditing.report.records import CONFIDENCE, GATE_ALPHA, AuditRecord
 from private_distdd.privacy.events import SampledGaussian
@@ -40,7 +40,7 @@ _FIRST = 32  # guesses; below, even right ones alone would not be beyond chance 
 _CONTROL = 0.99  # of the interval of what is told apart without the release: a false alarm of it hides nothing
 _SAYS = {
     "nearest": "distance to the nearest example of S",
-    "trained": "confidence of {} networks that were trained on S",
+    "trained": "confidence of networks trained on S ({})",
     "classifier": "confidence of the release's own classifier",
 }
 
@@ -120,11 +120,13 @@ class OwnAudit:
             )
         if self.told_apart and not self.comparable:
             return (
-                "UNCLEAR: contributed and held-out examples are told apart, but they also differ for somebody who never "
-                "saw the release. Take held-out examples from the same source, drawn at random."
+                "UNCLEAR: contributed and held-out examples are told apart, but they also differ for somebody who "
+                "never saw the release. Take held-out examples from the same source, drawn at random."
             )
         if self.rejected:
-            return "REFUTED: these examples are told from held-out ones better than the claim allows: do not rely on it."
+            return (
+                "REFUTED: these examples are told from held-out ones better than the claim allows: do not rely on it."
+            )
         if self.told_apart:
             within = "within what its claim allows" if self.claims else "and claims nothing"
             return f"EXPOSED: the release tells these examples from held-out ones, {within}."
@@ -166,11 +168,12 @@ def own_membership(
     Source: Steinke, Nasr and Jagielski 2023; Mahloujifar, Melis and Chaudhuri 2024 (see `guesses.refuted`).
     """
     first, second = compared.pairs.T
-    members, others = compared.members.dataset, compared.others.dataset
+    members = compared.members
     started = time.perf_counter()
-    both = [scores_by(release, own, networks, epochs, seed) for own in (members, others)]
-    every = {name: (both[0][name], both[1][name]) for name in both[0]}
-    told = {name: pair for name, pair in every.items() if np.ptp(np.concatenate(pair)) > 0}  # else a network diverged
+    scores = scores_by(release, joined([compared.members, compared.others]).dataset, networks, epochs, seed)
+    told = {  # scores that are all equal are of a network that diverged
+        name: (found[: len(members)], found[len(members) :]) for name, found in scores.items() if np.ptp(found) > 0
+    }
     pairs = compared.members.only(first).dataset, compared.others.only(second).dataset
     control = blind(*pairs, seed)
     records = [
@@ -228,9 +231,7 @@ def _judged(
         name,
         started,
         curve,
-        lambda delta: max(
-            epsilon_lower(v, r, total, delta, alpha) for v, r in zip(right, number, strict=True)
-        ),
+        lambda delta: max(epsilon_lower(v, r, total, delta, alpha) for v, r in zip(right, number, strict=True)),
         claim="none: nothing is claimed" if curve is None else _in_words(curve),
         kind="assumes a fair split",
         statistic=says,
@@ -255,7 +256,7 @@ def _in_words(curve: TradeoffCurve) -> str:
 
 def _guesses(pairs: int) -> Sequence[int]:
     """How many of the pairs' examples are called members: 32, 64, ..., and as many as there are pairs."""
-    found = []
+    found: list[int] = []
     while (_FIRST << len(found)) < pairs:
         found.append(_FIRST << len(found))
     return [*found, pairs]
@@ -293,7 +294,7 @@ def _exposed(
             compared.members.names[i],
             int(members.labels[i]),
             None if near is None else float(near.distance[i]),
-            None if near is None else int(near.index[i]),
+            None if near is None else int(near.place[i]),
             near is not None and bool(near.copied[i]),
             {name: float(share[i]) for name, share in alike.items()},
         )

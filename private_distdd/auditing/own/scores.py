@@ -29,12 +29,12 @@ class Nearest(NamedTuple):
     """Of each example, the nearest one of S.
 
     Args:
-        index: its place among what S yields, int64 [n].
+        place: of it, among what S yields, int64 [n].
         distance: root mean square difference a value, on the networks' scale, float64 [n].
         copied: are the two the same, to one grey level (a table's values: to 10^-4)?  bool [n].
     """
 
-    index: NDArray[np.int64]
+    place: NDArray[np.int64]
     distance: Scores
     copied: NDArray[np.bool_]
 
@@ -57,8 +57,8 @@ def nearest(examples: ImageDataset, synthetic: Tensor) -> Nearest:
         if info.bounds is not None:
             apart, most = (info.denormalise(own) - info.denormalise(found)).abs(), _GREY
         parts.append((index, distance, apart.flatten(1).amax(dim=1) <= most))
-    index, distance, copied = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
-    return Nearest(index, distance, copied)
+    place, distance, copied = (torch.cat(column) for column in zip(*parts, strict=True))
+    return Nearest(place.numpy(), distance.numpy(), copied.numpy())
 
 
 def confidence(network: nn.Module, examples: ImageDataset) -> Scores:
@@ -77,7 +77,7 @@ def confidence(network: nn.Module, examples: ImageDataset) -> Scores:
             own = F.one_hot(labels, logits.shape[1]).bool()
             others = logits.masked_fill(own, -torch.inf).logsumexp(dim=1)
             found.append(logits[own] - others)
-    return np.nan_to_num(torch.cat(found).numpy())
+    return np.asarray(np.nan_to_num(torch.cat(found).numpy()))
 
 
 def scores_by(

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.form import Shape
 from private_distdd.data.info import DatasetInfo
 from private_distdd.data.loaders.register import Loaded, Source, Wanted, register_source
