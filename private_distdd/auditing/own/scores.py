@@ -22,7 +22,7 @@ _CHUNK = 1024  # examples at a time
 _GREY = 1.001 / 255  # one level of an 8-bit pixel, and float32's rounding
 _SAME = 1e-4  # of a table's normalised values: two rows that agree so well are one
 _WIDTH = 32  # of the ConvNets trained on S
-_BLIND_SIDE, _TREES = 12, 200
+_BLIND_SIDE, _TREES = 12, 64
 
 
 class Nearest(NamedTuple):
