@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from private_distdd.release.release import Release
     from private_distdd.server.record import RoundRecord
     from private_distdd.simulation.mislabelling import mislabel
+    from private_distdd.simulation.partitions import partition_with
     from private_distdd.simulation.splits import dirichlet_split, shard_split
     from private_distdd.site.client import Client
     from private_distdd.synthetic.dataset import SyntheticDataset
@@ -67,6 +68,7 @@ _HOMES = {
     "from_torch": "data.normalised",
     "load_dataset": "data.load",
     "mislabel": "simulation.mislabelling",
+    "partition_with": "simulation.partitions",
     "public_generator": "networks.generators",
     "register_model": "networks.register",
     "shard_split": "simulation.splits",
@@ -103,6 +105,7 @@ __all__ = [
     "from_torch",
     "load_dataset",
     "mislabel",
+    "partition_with",
     "public_generator",
     "register_model",
     "shard_split",

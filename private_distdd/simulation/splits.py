@@ -54,7 +54,7 @@ def dirichlet_split(
         raise ConfigurationError(
             f"alpha = {alpha!r}", "alpha > 0, infinity included", "0.1 is strong skew, inf is IID."
         )
-    whole = _Whole(dataset)
+    whole = Whole(dataset)
     rng = np.random.default_rng(seed)
     if num_clients * min_size > len(whole.labels):
         raise ConfigurationError(
@@ -105,7 +105,7 @@ def shard_split(
     num_shards = require_count("num_clients", num_clients, "Ask for at least one client.") * require_count(
         "shards_per_client", shards_per_client, "2 is usual."
     )
-    whole = _Whole(dataset)
+    whole = Whole(dataset)
     if num_shards > len(whole.labels):
         raise ConfigurationError(f"{num_shards} shards", f"at most {len(whole.labels)} examples", "Use fewer.")
     rng = np.random.default_rng(seed)
@@ -115,7 +115,7 @@ def shard_split(
     return whole.clients([np.concatenate([shards[s] for s in own]) for own in chosen], make_client)
 
 
-class _Whole:
+class Whole:
     """A data set about to be split: read once, with its public constants."""
 
     def __init__(self, dataset: Dataset[Any]) -> None:
