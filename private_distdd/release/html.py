@@ -40,7 +40,12 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"up": shown_epsilon, "down": rounded_down, "percent": lambda share: f"{100 * share:.3g} %"}
+    made.filters |= {
+        "up": shown_epsilon,
+        "down": rounded_down,
+        "percent": lambda share: f"{100 * share:.3g} %",
+        "figure": lambda value: value if isinstance(value, str) else f"{value:.4g}",
+    }
     return made
 
 

@@ -8,10 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from private_distdd.auditing.own.membership import OwnAudit
-from private_distdd.auditing.report.roc import roc_curve
+from private_distdd.auditing.report.roc import roc_figure
 from private_distdd.errors import ConfigurationError, ReleaseError
 from private_distdd.files import write_file
 from private_distdd.release.html import render
@@ -67,7 +65,12 @@ def write_own_report(content: Mapping[str, Any], folder: Path) -> None:
     """
     if folder.exists():
         raise ConfigurationError(f"{folder} exists", "a new folder", "Choose another --output.")
-    page = render("own_audit.html", report=content, curves=[Markup(roc_curve(r)) for r in content["records"]])  # noqa: S704 - escapes its texts
+    page = render(
+        "own_audit.html",
+        title=f"For the owner alone: own examples in {content['release']}",
+        report=content,
+        curves=list(map(roc_figure, content["records"])),
+    )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700)
