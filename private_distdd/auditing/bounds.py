@@ -68,6 +68,7 @@ def clopper_pearson_upper(errors: int, trials: int, alpha: float) -> float:
         raise ConfigurationError(
             f"{errors} errors in {trials} trials", "0 <= errors <= trials, trials >= 1", "Count again."
         )
+    # SciPy's own quantile: scipy.stats.binomtest would seek the same number as a root.
     return 1.0 if errors == trials else float(special.betaincinv(errors + 1, trials - errors, 1 - alpha))
 
 

@@ -20,6 +20,7 @@ def thresholds(inside: Scores, outside: Scores, most: int = 400) -> NDArray[np.f
 
 
 def _upper(errors: NDArray[np.int64] | NDArray[np.float64], trials: int, alpha: float) -> NDArray[np.float64]:
+    """`bounds.clopper_pearson_upper` of hundreds of candidates at once; expected counts need not be whole."""
     bound = special.betaincinv(errors + 1.0, np.maximum(trials - errors, 1e-300), 1 - alpha)
     return np.where(errors >= trials, 1.0, bound)
 

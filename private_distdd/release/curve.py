@@ -1,4 +1,8 @@
-"""The epsilon-delta curve of the agreed schedule, as inline SVG."""
+"""The epsilon-delta curve of the agreed schedule, as inline SVG.
+
+Drawn by hand: `verify` makes the page anew and compares its bytes, which must not depend on the version of matplotlib
+or of a font.  For the same reason the page itself is a plain template of the standard library.
+"""
 
 from __future__ import annotations
 

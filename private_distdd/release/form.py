@@ -23,6 +23,8 @@ def version(name: str) -> str:
         return "unknown"
 
 
+# By hand, because it takes fifteen lines: JSON Schema would say the same at greater length, and takes 1.0 for an
+# integer, where a card has one way to be written.
 # The form of a card: the types allowed for each field, or the fields below it; more or fewer fields are a failure.
 CardForm: TypeAlias = Mapping[str, Any] | tuple[type, ...]
 _EPSILONS: CardForm = dict.fromkeys(("rdp", "prv", "prv_lower", "epsilon"), (float, str)) | {"note": (str,)}
