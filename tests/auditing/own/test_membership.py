@@ -228,6 +228,8 @@ def test_beyond_chance_is_the_binomial_test(guesses: int, total: int) -> None:
 def test_ties_help_nobody_and_the_tests_cover_all_pairs() -> None:
     ones = np.ones(100)
     assert membership._right(ones, ones, (32, 100)) == [0, 0]
+    assert membership._right(ones + 1, ones, (32, 100)) == [32, 100]
+    assert membership._right(ones, ones + 1, (32, 100, 150)) == [0, 0, 50]
     assert membership._guesses(20) == [20]
     assert membership._guesses(445) == [32, 64, 128, 256, 445]
 
