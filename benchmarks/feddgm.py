@@ -145,7 +145,7 @@ def cell(options: argparse.Namespace, which: tuple[str, str, int]) -> list[dict[
             begun = time.perf_counter()
             generator = _public(options, seed) if name == "public" else name
             spent = time.perf_counter() - begun
-            own = make(**knobs, generator=generator)
+            own = make(**knobs, parametrisation=generator)
             row = _row(options, which, ROWS[name], own, clients, scored, checkpoint=folder, resume=bool(number))
             rows.append(row | {"seconds": round(row["seconds"] + spent, 1)})
     return rows

@@ -84,5 +84,5 @@ with tempfile.TemporaryDirectory() as folder:
     saved = Release.load(release.save(Path(folder) / "release"))
     saved.verify()
     print("epsilon of each client:", round(max(saved.epsilon.values()), 2))
-    print("the card says:", saved.card["method"]["settings"]["generator"])
+    print("the card says:", saved.card["method"]["settings"]["parametrisation"])
     print("trained on S:", evaluate(saved.dataset, test, seeds=[0], epochs=5 if quick else 300))

@@ -15,8 +15,9 @@ from private_distdd.limits import NETWORKS, STEPS
 from private_distdd.matching.trajectories import DISTANCES
 from private_distdd.methods.feddgm_course import FedDGMCourse
 from private_distdd.methods.method import Method
+from private_distdd.methods.parametrisation import generator_of, require_parametrisation
 from private_distdd.methods.register import register_method
-from private_distdd.networks.generators import Generator, convolutional
+from private_distdd.networks.generators import Generator
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.questions.arguments import weights_of
 from private_distdd.questions.local_training import FASTEST
@@ -27,12 +28,17 @@ from private_distdd.synthetic.mosaic import require_partition
 from private_distdd.validate import require_count, require_flag, require_number
 from private_distdd.wire.run import Run
 
-GENERATORS = ("convolutional", "pixels")
 MATCHES = ("mean", "clients")
 _BATCH = 32  # usual without privacy
 _MATCHING = ("matching_steps", "matching_rate", "generator_rate", "distance", "smoothness")
 _STUDENT = ("student_steps", "student_rate", "first_order", "checkpointed")
-_FREE = ("ipc", "partition", "generator", *_MATCHING, *_STUDENT)  # what the same messages may be matched with again
+_FREE = (
+    "ipc",
+    "partition",
+    "parametrisation",
+    *_MATCHING,
+    *_STUDENT,
+)  # what the same messages may be matched with again
 
 
 @register_method
@@ -62,9 +68,9 @@ class FedDGM(Method):
             `surrogate_steps`; None: for their ends, which makes messages `surrogate_steps` times shorter.
         match: "mean": the mean of the clients' ways, in which their noise falls; or "clients" (the paper): each
             client's way by a share of S of its own, of which S is the union; needs at least as many `ipc` as clients.
-        generator: what makes images of latents: "convolutional", a small random one whose weights are learned with the
-            latents; "pixels", none; or a `Generator`, see `public_generator` and `Generator.loaded`.  Default:
-            "convolutional" for images, "pixels" for rows of a table.
+        parametrisation: what S is a function of: "pixels"; "convolutional", the latents of a small random generator,
+            whose weights are learned with them; or those of a `Generator`, see `public_generator` and
+            `Generator.loaded`.  Default: "convolutional" for images, "pixels" for rows of a table.
         distance: "cosine" of the two movements, or "l2", squared and normalised (the paper).
         student_steps: steps on S that shall go a client's way, >= 1.
         student_rate: their rate, > 0, before it is learned.
@@ -112,7 +118,7 @@ class FedDGM(Method):
     continued: bool = field(default=False, kw_only=True)
     segment: int | None = field(default=None, kw_only=True)
     match: str = field(default="mean", kw_only=True)
-    generator: str | Generator | None = field(default=None, kw_only=True)
+    parametrisation: str | Generator | None = field(default=None, kw_only=True)
     distance: str = field(default="cosine", kw_only=True)
     student_steps: int = field(default=10, kw_only=True)
     student_rate: float = field(default=0.1, kw_only=True)
@@ -135,7 +141,7 @@ class FedDGM(Method):
         fastest = math.nextafter(FASTEST, math.inf)
         if self.learning_rate is not None:
             require_number("learning_rate", self.learning_rate, 0, fastest, "0 < learning_rate <= 10^6", "See above.")
-        for name in ("student_rate", "matching_rate", "generator_rate"):
+        for name in ("student_rate", "matching_rate"):
             require_number(name, getattr(self, name), 0, math.inf, "a finite number > 0", "See the defaults.")
         at_zero = math.nextafter(0, -1)
         require_number("smoothness", self.smoothness, at_zero, math.inf, "a finite number >= 0", "0 leaves it out.")
@@ -144,10 +150,7 @@ class FedDGM(Method):
         for name, options in (("distance", tuple(DISTANCES)), ("match", MATCHES)):
             if getattr(self, name) not in options:
                 raise ConfigurationError(f"{name} = {getattr(self, name)!r}", f"one of {options}", "Choose one.")
-        if not isinstance(self.generator, Generator) and self.generator not in (None, *GENERATORS):
-            raise ConfigurationError(
-                f"generator = {self.generator!r}", f"one of {GENERATORS}, or a Generator", "See `public_generator`."
-            )
+        require_parametrisation(self.parametrisation, self.generator_rate)
         if self.segment is not None:
             require_count("segment", self.segment, "Pieces of a way.", at_most=self.surrogate_steps)
         if self.batch_size is not None:
@@ -171,16 +174,14 @@ class FedDGM(Method):
         """`learning_rate`, or its default."""
         return self.learning_rate or (0.2 if self.privacy is None else 2.0)
 
-    def prior(self, info: DatasetInfo) -> Generator | None:
-        """The generator; None for pixels, or the values of rows.
+    def generator(self, info: DatasetInfo) -> Generator | None:
+        """What makes S of latents; None for pixels, or the values of rows.
 
         Raises:
-            ConfigurationError: a convolutional one of rows of a table.
+            ConfigurationError, ModelError: it cannot make such examples.
         """
-        if isinstance(self.generator, Generator):
-            return self.generator
-        kind = self.generator or ("convolutional" if info.form.spatial else "pixels")
-        return None if kind == "pixels" else convolutional(info, self.public_seed("generator"))
+        usual = "convolutional" if info.form.spatial else "pixels"
+        return generator_of(self.parametrisation or usual, info, self.public_seed("generator"))
 
     @property
     def steered(self) -> str:
@@ -189,11 +190,9 @@ class FedDGM(Method):
 
     def settings(self) -> dict[str, Any]:
         """See `Method`."""
-        generator = self.generator.record() if isinstance(self.generator, Generator) else self.generator
         return super().settings() | {
             "learning_rate": self.rate,
             "model_args": dict(self.spec.arguments),
-            "generator": generator,
             "matchings": 1,
         }
 
@@ -247,8 +246,7 @@ class FedDGM(Method):
         """See `Method`."""
         require_partition(self.partition, info.shape)
         self.spec.validate(info.shape, info.num_classes)
-        if (generator := self.prior(info)) is not None:
-            generator.require_images(info)
+        self.generator(info)
         # As a client will, so that what it would refuse is refused before anybody is asked.
         question = plain_question if self.privacy is None else private_question
         sent = weights_of(self.starting(info)) if self.continued and self.rounds > 1 else {}

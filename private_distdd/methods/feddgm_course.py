@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from private_distdd.matching.trajectories import DISTANCES, Way, match_ways
+from private_distdd.methods.parametrisation import recorded
 from private_distdd.questions.arguments import weights_of
 from private_distdd.server.loop import Course, Kept, nobody_answered
 from private_distdd.server.reading import Wanted
@@ -39,9 +40,11 @@ class FedDGMCourse(Course):
     def __init__(self, method: FedDGM, started: Started) -> None:
         super().__init__(started, method.rounds)
         self.method = method
-        self.generator = method.prior(self.info)
+        self.generator = method.generator(self.info)
         self.labels = torch.arange(self.info.num_classes).repeat_interleave(method.ipc)
-        self.latents = Latents(self.generator, self.info, len(self.labels), method.public_rng("latents"), method.device)
+        self.latents = Latents.drawn(
+            self.generator, self.info, len(self.labels), method.public_rng("latents"), method.device
+        )
         self.network = method.spec.build(self.info.shape, self.info.num_classes, method.seeds(0)[0])
         self.ways: list[Tensor] = []  # of each round [1 or clients, starts, steps told, parameters]; 0: nobody answered
 
@@ -136,7 +139,7 @@ class FedDGMCourse(Course):
     @property
     def chosen(self) -> Mapping[str, Any]:
         """The generator, what its weights have seen, and their hash."""
-        return {"generator": "pixels" if self.generator is None else self.generator.record()}
+        return {"parametrisation": recorded(self.generator)}
 
     def dataset(self) -> SyntheticDataset:
         """See `Course`."""

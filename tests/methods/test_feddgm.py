@@ -31,7 +31,7 @@ MakeImages = Callable[..., ImageDataset]
 
 @pytest.mark.filterwarnings("ignore::private_distdd.errors.NotPrivateWarning")
 def test_networks_learn_from_s(digits: ImageDataset) -> None:
-    method = FedDGM(ipc=2, starts=4, surrogate_steps=8, student_steps=3, matching_steps=120, generator="pixels")
+    method = FedDGM(ipc=2, starts=4, surrogate_steps=8, student_steps=3, matching_steps=120, parametrisation="pixels")
     dataset = method.fit(dirichlet_split(digits, 3, alpha=1.0)).dataset
     noise = dataclasses.replace(method, matching_steps=1).fit(dirichlet_split(digits, 3, alpha=1.0)).dataset
     found, before = (
@@ -80,7 +80,7 @@ def test_a_round_goes_on_where_the_mean_of_the_ways_ended(make_images: MakeImage
 
 def test_s_starts_from_public_noise_whatever_the_data(make_images: MakeImages) -> None:
     starts = [
-        fit(FEDDGM(privacy=NOISY, generator=kind, matching_rate=1e-9, generator_rate=1e-9), [Client("a", data)])
+        fit(FEDDGM(privacy=NOISY, parametrisation=kind, matching_rate=1e-9, generator_rate=1e-9), [Client("a", data)])
         for kind in ("pixels", "convolutional")
         for data in (make_images(9), make_images(70, seed=5))
     ]
@@ -103,7 +103,7 @@ def federation(make_images: MakeImages, folder: Path) -> list[Client]:
 def test_the_same_messages_are_matched_again_for_nothing(make_images: MakeImages, folder: Path) -> None:
     clients, run = federation(make_images, folder), folder / "run"
     first = fit(FEDDGM(privacy=NOISY), clients, checkpoint=run)
-    other = {"generator": "pixels", "ipc": 2, "matching_steps": 6, "distance": "l2", "student_steps": 1}
+    other = {"parametrisation": "pixels", "ipc": 2, "matching_steps": 6, "distance": "l2", "student_steps": 1}
     again = fit(FEDDGM(privacy=NOISY, **other), clients, checkpoint=run, resume=True)
     again.verify()
     assert again.epsilon == first.epsilon
@@ -126,7 +126,7 @@ def test_a_client_s_way_moves_its_own_share_of_s(make_images: MakeImages) -> Non
 
     def images(second: ImageDataset) -> torch.Tensor:
         clients = [Client("a", make_images(9)), Client("b", second), Client("c", make_images(9, 2))]
-        method = FEDDGM(match="clients", ipc=3, rounds=1, generator="pixels", smoothness=0.0, first_order=True)
+        method = FEDDGM(match="clients", ipc=3, rounds=1, parametrisation="pixels", smoothness=0.0, first_order=True)
         return fit(method, clients).dataset.images
 
     changed = (images(make_images(9, 1)) - images(make_images(9, 8))).abs().flatten(1).amax(1).reshape(3, 3)
@@ -150,13 +150,13 @@ def test_the_card_names_a_generator_and_what_it_has_seen(
         learned=learned,
     )  # fmt: skip
     weights = generator.weights
-    release = fit(FEDDGM(privacy=NOISY, generator=generator), members(make_images))
+    release = fit(FEDDGM(privacy=NOISY, parametrisation=generator), members(make_images))
     assert generator.weights == weights  # a copy is learned
     folder = release.save(tmp_path / "release")
     loaded = Release.load(folder)
     loaded.verify()
     said = {"name": "faces", "seen": "cartoon faces", "weights": weights, "latent_shape": [5], "learned": learned}
-    assert loaded.card["method"]["settings"]["generator"] == said
+    assert loaded.card["method"]["settings"]["parametrisation"] == said
     page = (folder / "card.html").read_text()
     assert "its weights have seen: cartoon faces" in page
     assert weights in page
@@ -167,7 +167,9 @@ def test_the_card_names_a_generator_and_what_it_has_seen(
 
 
 def test_by_default_the_card_says_that_the_generator_has_seen_nothing(make_images: MakeImages) -> None:
-    said = fit(FEDDGM(privacy=NOISY, generator=None), members(make_images)).card["method"]["settings"]["generator"]
+    said = fit(FEDDGM(privacy=NOISY, parametrisation=None), members(make_images)).card["method"]["settings"][
+        "parametrisation"
+    ]
     assert (said["name"], said["seen"], said["learned"]) == ("convolutional", "nothing", True)
 
 
@@ -176,7 +178,7 @@ def test_by_default_the_card_says_that_the_generator_has_seen_nothing(make_image
     [
         ({"segment": 3}, "segment = 3"),
         ({"segment": 0}, "segment = 0"),
-        ({"generator": "stylegan"}, "generator = 'stylegan'"),
+        ({"parametrisation": "stylegan"}, "parametrisation = 'stylegan'"),
         ({"match": "sum"}, "match = 'sum'"),
         ({"distance": "l1"}, "distance = 'l1'"),
         ({"continued": 1}, "continued = 1"),

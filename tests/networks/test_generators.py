@@ -122,19 +122,19 @@ def test_latents_start_from_noise_and_a_given_generator_is_never_changed() -> No
     for learned in (False, True):
         generator = Generator(own(), (5,), "own", "cartoons", learned)
         before = generator.weights
-        latents = Latents(generator, INFO, 40, np.random.default_rng(0), "cpu")
-        assert abs(float(latents.latents.detach().mean())) < 0.3
-        assert 0.8 < float(latents.latents.detach().std()) < 1.2
+        latents = Latents.drawn(generator, INFO, 40, np.random.default_rng(0), "cpu")
+        assert abs(float(latents.latents[0].detach().mean())) < 0.3
+        assert 0.8 < float(latents.latents[0].detach().std()) < 1.2
         low, high = (float(bound) for bound in INFO.bounds or ())
         examples = latents.examples()
         assert low <= float(examples.detach().min()) < float(examples.detach().max()) <= high
         examples.sum().backward()
-        assert latents.latents.grad is not None
+        assert latents.latents[0].grad is not None
         assert bool(latents.weights) is learned
         for weights in latents.weights:
             assert weights.grad is not None
             weights.data.add_(1.0)
         assert generator.weights == before
-    pixels = Latents(None, INFO, 2, np.random.default_rng(0), "cpu")
+    pixels = Latents.drawn(None, INFO, 2, np.random.default_rng(0), "cpu")
     assert pixels.examples().shape == (2, *INFO.shape)
     assert not pixels.weights
