@@ -29,6 +29,7 @@ from private_distdd.validate import require_count, require_flag, require_number
 from private_distdd.wire.run import Run
 
 MATCHES = ("mean", "clients")
+SURROGATES = ("fresh", "continued", "trained")
 _BATCH = 32  # usual without privacy
 _MATCHING = ("matching_steps", "matching_rate", "generator_rate", "distance", "smoothness")
 _STUDENT = ("student_steps", "student_rate", "first_order", "checkpointed")
@@ -63,7 +64,9 @@ class FedDGM(Method):
         surrogate_steps: of a client's SGD on each of them, 1 ... 4,096.
         learning_rate: of these steps, in (0, 10^6].  Default: 2 with privacy, where gradients are clipped, else 0.2.
         batch_size: without privacy only: examples of a step, >= 1 (default 32).  With privacy, q decides.
-        continued: do later rounds go on from the ends of the round before, in place of fresh public starts?
+        surrogates: of later rounds: "fresh" public starts; "continued", from the ends of the round before; or "trained"
+            on S as it is by then (the paper), for which S is matched after each round.
+        surrogate_epochs: of that training, >= 1.
         segment: ask for the whole ways, at the same epsilon, and match pieces of so many steps, 1 ...
             `surrogate_steps`; None: for their ends, which makes messages `surrogate_steps` times shorter.
         match: "mean": the mean of the clients' ways, in which their noise falls; or "clients" (the paper): each
@@ -115,7 +118,8 @@ class FedDGM(Method):
     surrogate_steps: int = field(default=10, kw_only=True)
     learning_rate: float | None = field(default=None, kw_only=True)
     batch_size: int | None = field(default=None, kw_only=True)
-    continued: bool = field(default=False, kw_only=True)
+    surrogates: str = field(default="fresh", kw_only=True)
+    surrogate_epochs: int = field(default=30, kw_only=True)
     segment: int | None = field(default=None, kw_only=True)
     match: str = field(default="mean", kw_only=True)
     parametrisation: str | Generator | None = field(default=None, kw_only=True)
@@ -136,7 +140,7 @@ class FedDGM(Method):
         require_count("rounds", self.rounds, "1 is usual.")
         require_count("starts", self.starts, "10 is usual.", at_most=NETWORKS)
         require_count("surrogate_steps", self.surrogate_steps, "10 is usual.", at_most=STEPS)
-        for name in ("student_steps", "matching_steps", "partition"):
+        for name in ("surrogate_epochs", "student_steps", "matching_steps", "partition"):
             require_count(name, getattr(self, name), "See the defaults.")
         fastest = math.nextafter(FASTEST, math.inf)
         if self.learning_rate is not None:
@@ -145,12 +149,12 @@ class FedDGM(Method):
             require_number(name, getattr(self, name), 0, math.inf, "a finite number > 0", "See the defaults.")
         at_zero = math.nextafter(0, -1)
         require_number("smoothness", self.smoothness, at_zero, math.inf, "a finite number >= 0", "0 leaves it out.")
-        for name in ("continued", "first_order", "checkpointed"):
+        for name in ("first_order", "checkpointed"):
             require_flag(name, getattr(self, name))
-        for name, options in (("distance", tuple(DISTANCES)), ("match", MATCHES)):
+        for name, options in (("distance", tuple(DISTANCES)), ("match", MATCHES), ("surrogates", SURROGATES)):
             if getattr(self, name) not in options:
                 raise ConfigurationError(f"{name} = {getattr(self, name)!r}", f"one of {options}", "Choose one.")
-        require_parametrisation(self.parametrisation, self.generator_rate)
+        require_parametrisation("pixels" if self.parametrisation is None else self.parametrisation, self.generator_rate)
         if self.segment is not None:
             require_count("segment", self.segment, "Pieces of a way.", at_most=self.surrogate_steps)
         if self.batch_size is not None:
@@ -193,12 +197,18 @@ class FedDGM(Method):
         return super().settings() | {
             "learning_rate": self.rate,
             "model_args": dict(self.spec.arguments),
-            "matchings": 1,
+            "matchings": self.matchings,
         }
 
     def identity(self) -> dict[str, Any]:
-        """The settings but for those that the same messages may be matched with again."""
-        return {name: value for name, value in super().identity().items() if name not in _FREE}
+        """The settings but for those that the same messages may be matched with again: all, where S was asked about."""
+        free = _FREE if self.matchings == 1 else ()
+        return {name: value for name, value in super().identity().items() if name not in free}
+
+    @property
+    def matchings(self) -> int:
+        """How often S is matched, with `matching_steps` each."""
+        return self.rounds if self.surrogates == "trained" else 1
 
     @property
     def events_per_query(self) -> int:
@@ -222,7 +232,7 @@ class FedDGM(Method):
 
     def seeds(self, t: int) -> list[int]:
         """Of the surrogates' first weights in round t."""
-        born = 0 if self.continued else t
+        born = t if self.surrogates == "fresh" else 0
         return [self.public_seed("surrogate", born, k) for k in range(self.starts)]
 
     def asked_in(self, t: int) -> dict[str, Any]:
@@ -249,7 +259,7 @@ class FedDGM(Method):
         self.generator(info)
         # As a client will, so that what it would refuse is refused before anybody is asked.
         question = plain_question if self.privacy is None else private_question
-        sent = weights_of(self.starting(info)) if self.continued and self.rounds > 1 else {}
+        sent = weights_of(self.starting(info)) if self.surrogates != "fresh" and self.rounds > 1 else {}
         question(self.question, self.asked_in(0), sent, info, "cpu")
 
     def layout(self, run: Run, client_ids: Sequence[str]) -> Layout:
@@ -257,6 +267,13 @@ class FedDGM(Method):
         parameters = self.spec.size(run.info.shape, run.info.num_classes).parameters
         length = self.starts * (1 if self.segment is None else self.surrogate_steps) * parameters
         rows = len(client_ids) if self.match == "clients" else 1
+
+        def state(progress: Mapping[str, Any]) -> dict[str, Tensor]:
+            tensors = prototypes(ways=(progress["rounds"], rows, length))
+            if trained := min(progress["rounds"], self.matchings - 1):
+                tensors |= prototypes(trained=(trained, self.starts, parameters))
+            return tensors
+
         return Layout(
             run,
             {
@@ -264,7 +281,7 @@ class FedDGM(Method):
                 "active": Field("some of the clients, in order", lambda value, _: is_part(value, client_ids)),
                 "answered": answered(client_ids, self.schedule(client_ids)),
             },
-            lambda progress: prototypes(ways=(progress["rounds"], rows, length)),
+            state,
         )
 
     def course(self, started: Started) -> FedDGMCourse:

@@ -13,17 +13,17 @@ from private_distdd.validate import require_number
 PARAMETRISATIONS = ("pixels", "convolutional")
 
 
-def require_parametrisation(value: str | Generator | None, rate: float) -> None:
+def require_parametrisation(value: str | Generator, rate: float) -> None:
     """Refuse what no method can change S by.
 
     Args:
-        value: the knob `parametrisation`; None leaves it to the data's form.
+        value: the knob `parametrisation`.
         rate: the knob `generator_rate`.
 
     Raises:
         ConfigurationError: either is not as the methods' docstrings say.
     """
-    if not isinstance(value, Generator) and value not in (None, *PARAMETRISATIONS):
+    if not isinstance(value, Generator) and value not in PARAMETRISATIONS:
         raise ConfigurationError(
             f"parametrisation = {value!r}", f"one of {PARAMETRISATIONS}, or a Generator", "See `public_generator`."
         )

@@ -19,6 +19,7 @@ from private_distdd.errors import CheckpointError, ConfigurationError
 from private_distdd.evaluation import evaluate
 from private_distdd.methods.feddgm import FedDGM
 from private_distdd.networks.generators import Generator
+from private_distdd.networks.training import train
 from private_distdd.privacy.ledger import Ledger
 from private_distdd.privacy.plan import Privacy
 from private_distdd.release.release import Release
@@ -54,19 +55,19 @@ def test_events_are_starts_times_steps_of_each_query(make_images: MakeImages) ->
 
 def test_whole_ways_cost_the_same_and_weights_cross_the_wire_only_where_they_must(make_images: MakeImages) -> None:
     sizes, claims = [], []
-    for knobs in ({}, {"segment": 1}, {"continued": True}):
+    for knobs in ({}, {"segment": 1}, {"surrogates": "continued"}):
         wire = Wire(members(make_images))
         claims.append(fit(FEDDGM(privacy=NOISY, **knobs), wire).epsilon)
         sizes.append(Message.from_bytes(wire.answers[0][2]).values.shape[1])
         sent = [bool(query.tensors) for name, query, _ in wire.answers if name == "c0"]
-        assert sent == [False, bool(knobs.get("continued"))]
+        assert sent == [False, bool(knobs.get("surrogates"))]
     assert claims[0] == claims[1] == claims[2]
     assert sizes[1] == 2 * sizes[0] == 2 * sizes[2]
 
 
 def test_a_round_goes_on_where_the_mean_of_the_ways_ended(make_images: MakeImages) -> None:
     wire = Wire(members(make_images))
-    method = FEDDGM(privacy=NOISY, continued=True)
+    method = FEDDGM(privacy=NOISY, surrogates="continued")
     fit(method, wire)
     ways = torch.stack([Message.from_bytes(data).values[0] for _, _, data in wire.answers[:3]]).mean(0)
     sent = wire.answers[3][1].tensors
@@ -88,6 +89,27 @@ def test_s_starts_from_public_noise_whatever_the_data(make_images: MakeImages) -
     assert torch.allclose(images[0], images[1], atol=1e-6)
     assert torch.allclose(images[2], images[3], atol=1e-6)
     assert float(images[0].std()) > 0.5
+
+
+def test_s_trains_the_next_round_s_surrogates_and_is_matched_again_with_all_ways(make_images: MakeImages) -> None:
+    """The second query's weights, made again: S after one round, and networks trained on it."""
+    knobs = {"surrogates": "trained", "surrogate_epochs": 3}
+    wire, method = Wire(members(make_images, allow_without_privacy=True)), FEDDGM(**knobs)
+    both = fit(method, wire)
+    first = fit(dataclasses.replace(method, rounds=1), Wire(members(make_images, allow_without_privacy=True)))
+    sent = wire.answers[3][1].tensors
+    for k in range(method.starts):
+        network = method.spec.build((1, 8, 8), 3, method.public_seed("surrogate", 1, k))
+        before = torch.cat([weights.flatten() for weights in network.state_dict().values()])
+        order = torch.Generator().manual_seed(method.public_seed("training", 1, k))
+        own = {"batch_size": 64, "learning_rate": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "generator": order}
+        train(network, first.dataset.images, first.dataset.labels, epochs=3, **own)
+        expected = torch.cat([weights.flatten() for weights in network.state_dict().values()])
+        found = torch.cat([sent[f"{k}/{name}"].flatten() for name in network.state_dict()])
+        assert torch.allclose(found, expected, atol=1e-6)
+        assert not torch.allclose(found, before, atol=1e-4)
+    assert both.card["progress"]["matching_steps"] == 2 * method.matching_steps
+    assert not torch.allclose(both.dataset.images, first.dataset.images, atol=1e-3)
 
 
 @pytest.fixture
@@ -181,7 +203,7 @@ def test_by_default_the_card_says_that_the_generator_has_seen_nothing(make_image
         ({"parametrisation": "stylegan"}, "parametrisation = 'stylegan'"),
         ({"match": "sum"}, "match = 'sum'"),
         ({"distance": "l1"}, "distance = 'l1'"),
-        ({"continued": 1}, "continued = 1"),
+        ({"surrogates": "old"}, "surrogates = 'old'"),
         ({"smoothness": -0.1}, "smoothness = -0.1"),
         ({"learning_rate": 0.0}, "learning_rate = 0.0"),
         ({"batch_size": 8, "privacy": NOISY}, "batch_size = 8 with privacy"),

@@ -190,8 +190,8 @@ def feddgm(**knobs: Any) -> Case:
         ("rounds", "ipc", "starts", "surrogate_steps", "student_steps", "matching_steps", "partition", "batch_size"),
         ("student_rate", "matching_rate", "generator_rate"),
         events=4,
-        matchings=1,
-        weights=bool(knobs.get("continued")),
+        matchings=2 if knobs.get("surrogates") == "trained" else 1,
+        weights=bool(knobs.get("surrogates")),
     )
 
 
@@ -219,7 +219,10 @@ CASES = {
     "CollabDM, in a generator": collabdm(functools.partial(COLLABDM, parametrisation="convolutional")),
     "FedDGM": feddgm(),
     "FedDGM, whole ways in pixels": feddgm(segment=1, parametrisation="pixels", distance="l2"),
-    "FedDGM, a share of S for each client": feddgm(match="clients", ipc=3, continued=True, parametrisation="pixels"),
+    "FedDGM, a share of S for each client": feddgm(
+        match="clients", ipc=3, surrogates="continued", parametrisation="pixels"
+    ),
+    "FedDGM, surrogates that S trained": feddgm(surrogates="trained", surrogate_epochs=2),
     "FedAvg": fedavg(FedAvg),
     "FedProx": fedavg(FedProx),
 }
