@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from private_distdd.data.info import DatasetInfo
 from private_distdd.matching.means import total_variation
+from private_distdd.networks.device import quick
 from private_distdd.synthetic.latents import Latents
 from private_distdd.synthetic.mosaic import expand
 
@@ -95,8 +96,7 @@ def moved_by(
     """
     named = {name: p for name, p in network.named_parameters() if p.requires_grad}
     sizes = [p.numel() for p in named.values()]
-    if images.dim() == 4 and images.device.type == "cpu":
-        images = images.clone(memory_format=torch.channels_last)  # pooling is ten times as fast then
+    images = quick(images)
 
     def step(weights: Tensor, images: Tensor, rate: Tensor) -> Tensor:
         at = weights.detach().requires_grad_() if first_order or not weights.requires_grad else weights

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from private_distdd.data.info import DatasetInfo
+from private_distdd.networks.device import quick
 from private_distdd.networks.generators.generator import Generator
 
 
@@ -53,7 +54,7 @@ class Latents:
         """S as it is, float32 [count, *shape], normalised; differentiable in the latents and the learned weights."""
         if self._generator is None or self._network is None:
             return self.latents[0]
-        pixels = self._generator.images(self._network, *self.latents)
+        pixels = self._generator.images(self._network, *map(quick, self.latents))
         assert self._bounds is not None  # noqa: S101 - for the type checker: images have bounds
         black, white = self._bounds
         return torch.lerp(black, white, pixels)
