@@ -37,9 +37,8 @@ def test_the_readme_names_real_pages_and_commands() -> None:
 
 
 def test_the_docs_take_in_the_examples_as_they_stand() -> None:
-    # A formatter once made "--8 < --" of the mark, and the page showed that.
     text = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
-    taken = re.findall(r'^--8<-- "(examples/\w+\.py)"$', text, re.MULTILINE)
+    taken = re.findall(r"^:::\{literalinclude\} \.\./(examples/\w+\.py)$", text, re.MULTILINE)
     assert taken == ["examples/quickstart.py", "examples/own_dataset.py", "examples/tables.py"]
     assert all((ROOT / name).exists() for name in taken)
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from private_distdd.matching.per_group import PerGroup
+from private_distdd.networks.device import quick
 
 Distance: TypeAlias = Callable[[Tensor, Tensor, Sequence[torch.Size]], Tensor]
 _TINY = 1e-12
@@ -84,9 +85,7 @@ def group_gradients(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         float [groups, num_parameters], each the mean over its group's m examples.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    examples = images.flatten(0, 1)
-    if examples.dim() == 4 and examples.device.type == "cpu":
-        examples = examples.clone(memory_format=torch.channels_last)  # pooling is ten times as fast then
+    examples = quick(images.flatten(0, 1))
     with PerGroup(len(labels), parameters, examples) as mode:
         loss = F.cross_entropy(model(examples), labels.flatten(), reduction="sum") / labels.shape[1]
     own = torch.autograd.grad(loss, [*mode.copies, *parameters], create_graph=True, allow_unused=True)

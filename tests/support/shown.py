@@ -100,7 +100,7 @@ class Runner:
                 compared += 1
             elif block.language not in RUN:
                 raise ShownError(f"line {block.line}: {block.language!r} is neither run nor an output")
-            elif block.note.startswith("not run: ") or block.body.startswith("--8<--"):  # examples have their own test
+            elif block.note.startswith("not run: "):
                 output = None
             elif block.note:
                 raise ShownError(f"line {block.line}: what does {block.note!r} mean before a command?")
