@@ -20,6 +20,7 @@ from private_distdd.cli.options import (
     add_json_option,
     add_model_args_option,
     add_privacy_options,
+    add_quiet_option,
     add_threads_option,
     asked_privacy,
     data_arguments,
@@ -82,6 +83,7 @@ def add(commands: Commands) -> None:
     )
     distill.add_argument("--output", required=True, metavar="FOLDER", help="the release folder to write (must be new)")
     add_json_option(distill)
+    add_quiet_option(distill)
     distill.set_defaults(run=run)
 
 
@@ -157,7 +159,11 @@ def run(options: argparse.Namespace) -> int:
         )
         try:
             release = method.fit(
-                clients, progress=True, checkpoint=options.checkpoint, resume=options.resume, output=output
+                clients,
+                progress=not options.quiet,
+                checkpoint=options.checkpoint,
+                resume=options.resume,
+                output=output,
             )
         except Interrupted as stop:
             _report(stop.release, output, options)

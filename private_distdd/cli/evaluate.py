@@ -13,6 +13,7 @@ from private_distdd.cli.options import (
     add_data_options,
     add_json_option,
     add_model_args_option,
+    add_quiet_option,
     add_threads_option,
     data_arguments,
     json_object,
@@ -51,6 +52,7 @@ def add(commands: Commands) -> None:
     evaluate.add_argument("--device", default="cpu", help="cpu or cuda")
     add_threads_option(evaluate)
     add_json_option(evaluate)
+    add_quiet_option(evaluate)
     evaluate.set_defaults(run=run)
 
 
@@ -98,6 +100,7 @@ def run(options: argparse.Namespace) -> int:
             augment=options.augment,
             labels=options.labels,
             device=options.device,
+            progress=not options.quiet,
         )
         how: dict[str, Any] = {"labels": found.labels, "seeds": found.seeds}
         result = str(found)

@@ -205,6 +205,7 @@ class CollabDMCourse(Course):
         self.images = self.start.to(method.device, copy=True)
         self._match()
         self.first = presentable(self.images)
+        self.say("networks learn from the first S")
         self.states = trained_states(
             method.embedding(self.info, "refinement"),
             self._labelled(self.images),
@@ -276,5 +277,5 @@ class CollabDMCourse(Course):
             rate=method.matching_rate,
             smoothness=method.smoothness,
             rng=method.public_rng("order"),
-            report=self.reporting(method.matching_steps),
+            report=self.reporting(),
         )

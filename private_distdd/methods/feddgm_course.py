@@ -121,7 +121,7 @@ class FedDGMCourse(Course):
             first_order=method.first_order,
             checkpointed=method.checkpointed,
             rng=method.public_rng("order of ways"),
-            report=self.reporting(method.matching_steps),
+            report=self.reporting(),
         )
 
     def keep(self) -> Kept:

@@ -96,6 +96,16 @@ def test_a_cell_that_fails_is_told_and_tried_again_and_the_others_go_on(
     assert len(ran) == 4 + 3
 
 
+def test_progress_tells_cells_and_failures(small: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small["method"]["deadline"] = [None, 1e-9]  # nobody can answer in time
+    sweep(small, tmp_path / "s", progress=True)
+    lines = capsys.readouterr().err.splitlines()
+    told = [line for line in lines if line.startswith("cell ")]
+    assert told[0].startswith("cell 0/2, 0:00:0")
+    assert told[-1].startswith("cell 2/2, 0:00:0")
+    assert told[-1].endswith(", 1 failed")
+
+
 def test_clients_alone_are_federations_of_one(small: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fits: list[list[str]] = []
     fit = DistDD.fit
