@@ -92,6 +92,9 @@ class Evaluation:
         matrices = [own.confusion for own in self.scores]
         return tuple(tuple(map(sum, zip(*rows, strict=True))) for rows in zip(*matrices, strict=True))
 
+    def __repr__(self) -> str:
+        return f"Evaluation({self})"
+
     def __str__(self) -> str:
         spread = f" ± {self.std:.1%}" if len(self.accuracies) > 1 else ""
         mixed = f", {self.soft_weight:.0%} soft" if self.labels == "mixed" else ""

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from private_distdd.cli.claims import claim, claim_record, print_bills
+from private_distdd.cli.claims import claim_record, print_bills
 from private_distdd.cli.knobs import given_knobs, method_name
 from private_distdd.cli.options import (
     Commands,
@@ -183,7 +183,7 @@ def _report(release: Release, folder: Path, options: argparse.Namespace) -> None
         return
     s, info = release.synthetic, DatasetInfo.from_json(release.card["data"])
     held = f"a {release.card['teacher']['name']}" if s is None else f"{len(s.labels)} {info.form.many}"
-    print(f"{folder}: {held}, {claim(release)}")
+    print(f"{folder}: {held}, {release.verdict}")
     if release.private:
         print_bills(release.card["clients"])
     progress = release.card["progress"]

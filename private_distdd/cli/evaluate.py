@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from private_distdd.cli.claims import claim, claim_record
+from private_distdd.cli.claims import claim_record
 from private_distdd.cli.options import (
     Commands,
     Help,
@@ -110,7 +110,7 @@ def run(options: argparse.Namespace) -> int:
         scores = scores_of(teacher.build().to(options.device), test, device=options.device)
         found, how = Evaluation(teacher.spec, (), (scores,)), {}
         result = f"{found.mean:.1%} (the release's classifier, {teacher.spec.name})"
-    said, failures = claim(release), release.failures()
+    said, failures = release.verdict, release.failures()
     if options.json:
         tested = {"test": test.info.name, "examples": len(test), "model": found.model.to_json(), **how}
         shown = ("accuracies", "mean", "std", "balanced_accuracy", "auc", "confusion")

@@ -19,6 +19,7 @@ from private_distdd.experiments.config import Sweep
 from private_distdd.experiments.page import render_sweep
 from private_distdd.experiments.processes import run_apart
 from private_distdd.experiments.progress import seconds_left, words
+from private_distdd.experiments.records import Records
 from private_distdd.experiments.results import as_csv, as_json
 from private_distdd.experiments.run import DONE, FORMAT, Record, run_to_file
 from private_distdd.files import write_file
@@ -34,7 +35,7 @@ def sweep(
     *,
     processes: int = 1,
     progress: bool = False,
-) -> list[Record]:
+) -> Records:
     """Run every cell of a configuration that the folder does not hold yet, and report on all of them.
 
     Killed at any moment, and called again with the same folder, it goes on with what is left: a finished cell is never
@@ -49,7 +50,8 @@ def sweep(
         progress: show how many cells are done, with the time left by them, on standard error.
 
     Returns:
-        the records of all cells, in their order; docs/sweeps.md has the fields.  "status" is "done" or "failed".
+        the records of all cells, in their order: a list that is shown as a table.  docs/sweeps.md has the fields;
+        "status" is "done" or "failed".
 
     Raises:
         ConfigurationError: a cell cannot work, with nothing run; or the folder is another's, in use, or not writable.
@@ -73,8 +75,8 @@ def sweep(
     if any(not cell.settings["privacy"] for cell in left):
         warnings.warn("some cells have no privacy: their runs are NOT private.", NotPrivateWarning, stacklevel=2)
 
-    def known() -> list[Record]:
-        return [records[cell.id] for cell in plan.cells if cell.id in records]
+    def known() -> Records:
+        return Records(records[cell.id] for cell in plan.cells if cell.id in records)
 
     def report() -> None:
         content = as_json(plan.config, len(plan.cells), known())
