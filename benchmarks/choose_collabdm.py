@@ -24,6 +24,7 @@ from private_distdd import CollabDM, ImageDataset, Privacy, SyntheticDataset, ev
 from private_distdd.matching.means import class_means, match_means
 from private_distdd.networks.embedding import EmbeddingSpec
 from private_distdd.questions.class_embeddings import ClassEmbeddings
+from private_distdd.synthetic.latents import Latents
 from private_distdd.synthetic.mosaic import mosaic
 
 NUM_CLIENTS = 10
@@ -39,9 +40,9 @@ def distil(method: CollabDM, kept: ImageDataset, sums: Tensor, epsilon: float) -
     embeddings = ClassEmbeddings(spec, info, "cpu")
     labels = torch.arange(info.num_classes).repeat_interleave(method.ipc)
     start = method.public_rng("images").standard_normal((len(labels), *info.shape), dtype="float32")
-    images = torch.from_numpy(start)
+    latents = Latents(None, info, torch.from_numpy(start))
     match_means(
-        images,
+        latents,
         labels,
         embeddings.networks,
         class_means(*embeddings.read(sums.to(torch.float32))),
@@ -52,7 +53,7 @@ def distil(method: CollabDM, kept: ImageDataset, sums: Tensor, epsilon: float) -
         smoothness=method.smoothness,
         rng=method.public_rng("order"),
     )
-    return SyntheticDataset(images, labels, info, method.parts(info))
+    return SyntheticDataset(latents.examples().detach(), labels, info, method.parts(info))
 
 
 def real(method: CollabDM, kept: ImageDataset) -> SyntheticDataset:

@@ -1,11 +1,12 @@
-"""FedDGM in pixels, in a random generator and in a public one, beside DistDD, CollabDM and FedAvg at equal epsilon.
+"""FedDGM, CollabDM and DistDD in pixels, in a random generator and in a public one; and FedAvg, at equal epsilon.
 
     python benchmarks/feddgm.py --data ROOT --dataset mnist --device cuda --epsilons none,10,1 --seeds 0,1,2
 
 10 clients, Dirichlet 0.5, IPC 10, delta 1e-5; S is scored by fresh ConvNets on the training images that are held out,
-or, with `--test`, on the test set, once.  FedDGM's three rows of one seed match the same messages, which are asked for
-once.  The public generator is trained on Fashion-MNIST for MNIST, and on MNIST for Fashion-MNIST; there is no such row
-for other data sets.  A cell is one epsilon and one seed of one method, and `--processes` of them run side by side.
+or, with `--test`, on the test set, once.  The rows of one seed of FedDGM and of CollabDM match the same messages, which
+are asked for once.  The public generator is trained on Fashion-MNIST for MNIST, and on MNIST for Fashion-MNIST; there
+is no such row for other data sets.  A cell is one epsilon and one seed of one method, and `--processes` of them run
+side by side.
 
 A Markdown table is printed, and FILE of `--json` holds every cell: accuracies, seconds, bytes a client sent, epsilon by
 the card, settings.  Knobs are replaced by `--feddgm`, `--distdd`, `--collabdm` and `--fedavg`, as JSON.
@@ -75,7 +76,7 @@ TINY: dict[str, dict[str, Any]] = {  # of --quick
     "fedavg": {"rounds": 2, "local_steps": 2},
 }
 CLASSES: dict[str, Any] = {"feddgm": FedDGM, "distdd": DistDD, "collabdm": CollabDM, "fedavg": FedAvg}
-ROWS = {"pixels": "FedDGM, pixels", "convolutional": "FedDGM, random generator", "public": "FedDGM, public generator"}
+ROWS = {"pixels": "pixels", "convolutional": "random generator", "public": "public generator"}
 
 
 def main() -> None:
@@ -86,7 +87,7 @@ def main() -> None:
     parser.add_argument("--epsilons", default="none,10,1", type=_listed)
     parser.add_argument("--seeds", default="0,1,2", type=_listed)
     parser.add_argument("--methods", default=",".join(CLASSES), type=_listed)
-    parser.add_argument("--generators", default=",".join(ROWS), type=_listed, help="FedDGM's rows")
+    parser.add_argument("--generators", default=",".join(ROWS), type=_listed, help="rows of each method but FedAvg")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--test", action="store_true", help="score the test set, and train on all the other images")
     parser.add_argument("--width", type=int, default=128, help="of the ConvNets that are trained on S")
@@ -116,7 +117,7 @@ _SHOWN = ("row", "epsilon", "seed", "on S", "network", "seconds", "sent")
 
 
 def cell(options: argparse.Namespace, which: tuple[str, str, int]) -> list[dict[str, Any]]:
-    """One method at one epsilon and seed: a row, or FedDGM's rows out of the same messages."""
+    """One method at one epsilon and seed: a row for each parametrisation."""
     method, epsilon, seed = which
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", NotPrivateWarning)
@@ -136,17 +137,20 @@ def cell(options: argparse.Namespace, which: tuple[str, str, int]) -> list[dict[
     elif method == "fedavg":
         knobs = {"learning_rate": 0.1, **{key: value for key, value in knobs.items() if key != "learning_rate"}}
     make = functools.partial(CLASSES[method], privacy=privacy, device=options.device, seed=seed)
-    if method != "feddgm":
+    if method == "fedavg":
         return [_row(options, which, CLASSES[method].name, make(**knobs), clients, scored)]
     names = [name for name in options.generators if name != "public" or options.dataset in PUBLIC]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for number, name in enumerate(names):
             begun = time.perf_counter()
-            generator = _public(options, seed) if name == "public" else name
+            generator = name
+            if name == "public":
+                generator = _public(options.dataset, options.data, options.quick, options.device, seed)
             spent = time.perf_counter() - begun
-            own = make(**knobs, generator=generator)
-            row = _row(options, which, ROWS[name], own, clients, scored, checkpoint=folder, resume=bool(number))
+            own = make(**knobs, parametrisation=generator)
+            again = {} if method == "distdd" else {"checkpoint": folder, "resume": bool(number)}
+            row = _row(options, which, f"{CLASSES[method].name}, {ROWS[name]}", own, clients, scored, **again)
             rows.append(row | {"seconds": round(row["seconds"] + spent, 1)})
     return rows
 
@@ -194,11 +198,12 @@ def _some(dataset: ImageDataset, chosen: torch.Tensor) -> ImageDataset:
     return ImageDataset(dataset.images[chosen], dataset.labels[chosen], dataset.info)
 
 
-def _public(options: argparse.Namespace, seed: int) -> Any:
-    public, _ = load_dataset(PUBLIC[options.dataset], root=options.data)
-    if options.quick:
+@functools.cache  # a process trains it once a seed
+def _public(dataset: str, root: str, quick: bool, device: str, seed: int) -> Any:
+    public, _ = load_dataset(PUBLIC[dataset], root=root)
+    if quick:
         public = _some(public, torch.arange(2000))
-    return public_generator(public, epochs=1 if options.quick else 3, seed=seed, device=options.device)
+    return public_generator(public, epochs=1 if quick else 3, seed=seed, device=device)
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""A generator of your own for FedDGM: any nn.Module, with its weights from a safetensors file.
+"""A generator of your own: any nn.Module, with its weights from a safetensors file.
 
 python examples/own_generator.py [--quick]
 
@@ -67,6 +67,7 @@ with tempfile.TemporaryDirectory() as folder:
         latent_shape=(4, 2, 2),
         name="strokes",
         seen="random lines",  # what you say here is what the card says: no private example may be among it
+        layer="2",  # the first layer's result is changed beside the latents; leave it out to change these alone
     )
     train, test = load_dataset("digits")
     clients = dirichlet_split(train, num_clients=5, alpha=1.0, seed=0)
@@ -77,12 +78,12 @@ with tempfile.TemporaryDirectory() as folder:
         starts=2 if quick else 10,
         surrogate_steps=3 if quick else 10,
         matching_steps=5 if quick else 200,
-        generator=generator,
+        parametrisation=generator,
         privacy=privacy,
     )
     release = method.fit(clients, progress=True)
     saved = Release.load(release.save(Path(folder) / "release"))
     saved.verify()
     print("epsilon of each client:", round(max(saved.epsilon.values()), 2))
-    print("the card says:", saved.card["method"]["settings"]["generator"])
+    print("the card says:", saved.card["method"]["settings"]["parametrisation"])
     print("trained on S:", evaluate(saved.dataset, test, seeds=[0], epochs=5 if quick else 300))

@@ -86,8 +86,8 @@ def test_whole_runs(device: str, private: bool) -> None:
     methods = (
         DistDD(1, 2, matching_steps=2, **common),
         *(
-            FedDGM(1, 2, starts=2, surrogate_steps=2, matching_steps=2, segment=1, continued=continued, **common)
-            for continued in (False, True)
+            FedDGM(1, 2, starts=2, surrogate_steps=2, matching_steps=2, segment=1, surrogates=surrogates, **common)
+            for surrogates in ("fresh", "continued", "trained")
         ),
         *(CollabDM(1, matching_steps=2, networks=2, **kinds, **common) for kinds in (one, all_kinds)),
     )

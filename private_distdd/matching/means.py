@@ -11,6 +11,7 @@ from torch import Tensor
 
 from private_distdd.data.info import DatasetInfo
 from private_distdd.networks.embedding import _TINY, Embedding
+from private_distdd.synthetic.latents import Latents
 from private_distdd.synthetic.mosaic import expand
 
 
@@ -24,7 +25,7 @@ def class_means(sums: Tensor, counts: Tensor) -> Tensor:
 
 
 def match_means(
-    images: Tensor,
+    latents: Latents,
     labels: Tensor,
     networks: Sequence[Embedding],
     means: Tensor,
@@ -35,55 +36,53 @@ def match_means(
     rate: float,
     smoothness: float,
     rng: np.random.Generator,
+    generator_rate: float = 0.01,
     report: Callable[[int, float], None] = lambda step, loss: None,
 ) -> None:
-    """Change synthetic images, in place, so that their mean embeddings match: sum over classes of squared distances.
+    """Change S's latents, in place, so that its mean embeddings match: sum over classes of squared distances.
 
-    Each step is one of Adam at one network, every network once before any is used again; the rate falls along half a
+    Each step is one of Adam at one network, every network once before any is used again; rates fall along half a
     cosine to 0, and pixels stay between black and white (values of a table have no bounds).
 
     Args:
-        images: float32 [n, *shape].
+        latents: of n examples, and what makes images of them.
         labels: int64 [n], on the same device; a class without examples is left out.
         networks: K of them.
         means: float [K, classes, 2 m], what is to be matched.
         info: public shape and normalisation.
         partition: see `expand`.
         steps: of Adam, >= 1.
-        rate: its first, > 0.
+        rate: its first, > 0, for the latents.
         smoothness: weight of the total variation of S, >= 0: without it S takes on what is noise in the means.  Of no
             effect on tables, whose values have no neighbours.
         rng: of the networks' order.
+        generator_rate: for a generator's weights that are learned, > 0.
         report: called after each step with its number, from 1, and its loss.
 
     Source: Zhao and Bilen 2023, eq. 5, with these embeddings.
     """
-    if not len(images):  # a client whose share of S is none; torch has no grid for it
+    if not len(labels):  # a client whose share of S is none; torch has no grid for it
         return
-    bounds = None if info.bounds is None else [bound.to(images.device) for bound in info.bounds]
-    if bounds is not None:
-        images.clamp_(*bounds)
-    variable = images.clone().requires_grad_(True)
-    optimizer = torch.optim.Adam([variable], lr=rate, betas=(0.9, 0.99))
+    latents.clamp()
+    optimizer = torch.optim.Adam(latents.groups(rate, generator_rate), betas=(0.9, 0.99))
     parts = labels.repeat_interleave(partition**2)
-    members = (parts == torch.arange(means.shape[1], device=parts.device)[:, None]).to(images.dtype)
+    members = (parts == torch.arange(means.shape[1], device=parts.device)[:, None]).to(means.dtype)
     present = members.sum(dim=1) > 0
     members = members[present] / members[present].sum(dim=1, keepdim=True)
     order: list[int] = []
     for step in range(steps):
         order = order or rng.permutation(len(networks)).tolist()
         network = order.pop()
-        examples = expand(variable, partition)
+        examples = expand(latents.examples(), partition)
         loss = (members @ networks[network](examples) - means[network][present]).square().sum()
         if smoothness and info.form.spatial:
             loss = loss + smoothness * len(members) * total_variation(examples)
-        (variable.grad,) = torch.autograd.grad(loss, [variable])
-        optimizer.param_groups[0]["lr"] = rate * (1 + math.cos(math.pi * step / steps)) / 2
+        optimizer.zero_grad()
+        torch.autograd.backward(loss, inputs=list(latents.variables.values()))
+        for group in optimizer.param_groups:
+            group["lr"] = group["most"] * (1 + math.cos(math.pi * step / steps)) / 2
         optimizer.step()
-        with torch.no_grad():
-            if bounds is not None:
-                variable.clamp_(*bounds)
-            images.copy_(variable)
+        latents.clamp()
         report(step + 1, float(loss.detach()))
 
 

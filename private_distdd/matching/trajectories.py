@@ -158,13 +158,13 @@ def match_ways(
     Source: Cazenavette et al. 2022 (MTT), Algorithm 1; Jia et al. 2023 (FedDGM), eq. 5 and 6.
     """
     log_rate = torch.tensor(math.log(student_rate), device=labels.device, requires_grad=True)
-    groups = [(latents.latents, rate), *((p, generator_rate) for p in latents.weights), (log_rate, _STUDENT_RATE)]
-    optimizer = torch.optim.Adam([{"params": [variable], "lr": own, "most": own} for variable, own in groups])
+    student = {"params": [log_rate], "lr": _STUDENT_RATE, "most": _STUDENT_RATE}
+    optimizer = torch.optim.Adam([*latents.groups(rate, generator_rate), student])
     for step in range(steps):
         way = ways(rng)
         examples = latents.examples()
         seen, targets = (examples, labels) if way.part is None else (examples[way.part], labels[way.part])
-        student = moved_by(
+        moved = moved_by(
             network,
             way.start,
             expand(seen, partition),
@@ -174,7 +174,7 @@ def match_ways(
             first_order=first_order,
             checkpointed=checkpointed,
         )
-        found = distance(student, way.moved)
+        found = distance(moved, way.moved)
         loss = found
         if smoothness and info.form.spatial:
             loss = loss + smoothness * total_variation(examples)

@@ -14,9 +14,11 @@ from private_distdd.errors import ConfigurationError
 from private_distdd.limits import HEADER_BYTES, STEPS, ComputeLimits
 from private_distdd.methods.collabdm_course import CollabDMCourse
 from private_distdd.methods.method import Method
+from private_distdd.methods.parametrisation import generator_of, require_parametrisation
 from private_distdd.methods.register import register_method
 from private_distdd.methods.teacher import Teacher
 from private_distdd.networks.embedding import EmbeddingSpec
+from private_distdd.networks.generators import Generator
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.questions.arguments import weights_of
 from private_distdd.questions.class_embeddings import EmbeddingSums
@@ -32,7 +34,13 @@ _MOST_TENSORS = HEADER_BYTES // 128  # what a file's header has room for
 _SMALLEST_PART = 12  # pixels: of digits with 8, parts of 4 showed nothing
 Phase: TypeAlias = Literal["embedding", "teacher", "refinement"]
 _OF_WHOLE_MESSAGES = ("mean", "agreement")  # a class that a client leaves out changes nothing for the others
-_FREE = ("matching_steps", "matching_rate", "smoothness")  # what the same messages may be matched with again
+_FREE = (
+    "parametrisation",
+    "matching_steps",
+    "matching_rate",
+    "generator_rate",
+    "smoothness",
+)  # what the same messages may be matched with again
 
 
 @register_method
@@ -62,6 +70,9 @@ class CollabDM(Method):
             cannot show need not be matched, and costs time.
         frequencies: cosines of each network, and as many sines.
         bandwidth: of their Gaussian kernel.
+        parametrisation: what S is a function of: "pixels"; "convolutional", the latents of a small random generator,
+            whose weights are learned with them; or those of a `Generator`, see `public_generator`, which must have seen
+            none of the clients' examples.  With a generator, `matching_rate` is that of its latents.
         augment: each network sees all images, the clients' and S, under one movement of its own.
         aggregator: see `Method`.
         holders: with privacy only: what a client says of a class is left out where its noisy count is less than so many
@@ -69,6 +80,7 @@ class CollabDM(Method):
             are unevenly held.  For the rules "mean" and "agreement"; others take what is left out for a statement.
         matching_steps: steps on S, >= 1, each at one network.
         matching_rate: Adam's rate, > 0; it falls along half a cosine to 0.
+        generator_rate: Adam's for a generator's weights that are learned, > 0.
         smoothness: weight of S's total variation beside the distance, >= 0; keeps S from taking on noise.
         local_steps: without privacy only: clients first distil a share of S from their own data, in so many steps (at
             most 4,096) from mosaics of their real images, and S starts from that (the paper).  0: S starts from noise.
@@ -114,9 +126,11 @@ class CollabDM(Method):
     frequencies: int = field(default=256, kw_only=True)
     bandwidth: float = field(default=0.5, kw_only=True)
     augment: bool = field(default=False, kw_only=True)
+    parametrisation: str | Generator = field(default="pixels", kw_only=True)
     holders: float = field(default=0.0, kw_only=True)
     matching_steps: int = field(default=1500, kw_only=True)
     matching_rate: float = field(default=0.1, kw_only=True)
+    generator_rate: float = field(default=0.01, kw_only=True)
     smoothness: float = field(default=0.1, kw_only=True)
     local_steps: int = field(default=0, kw_only=True)
     embedding_rounds: int = field(default=1, kw_only=True)
@@ -142,6 +156,13 @@ class CollabDM(Method):
         at_zero = math.nextafter(0, -1)
         require_number("smoothness", self.smoothness, at_zero, math.inf, "a finite number >= 0", "0 leaves it out.")
         require_flag("augment", self.augment)
+        require_parametrisation(self.parametrisation, self.generator_rate)
+        if self.local_steps and self.parametrisation != "pixels":
+            raise ConfigurationError(
+                f"local_steps = {self.local_steps} with parametrisation = {self.parametrisation!r}",
+                "parametrisation = 'pixels'",
+                "S starts from images that clients distilled; a generator's latents start from noise.",
+            )
         require_number("holders", self.holders, at_zero, math.inf, "a finite number >= 0", "0 leaves nothing out.")
         if self.holders and (self.privacy is None or self.rule.name not in _OF_WHOLE_MESSAGES):
             raise ConfigurationError(
@@ -247,6 +268,14 @@ class CollabDM(Method):
         free = () if self.refinement_rounds else _FREE
         return {name: value for name, value in super().identity().items() if name not in free}
 
+    def generator(self, info: DatasetInfo) -> Generator | None:
+        """What makes S of latents; None for pixels.
+
+        Raises:
+            ConfigurationError, ModelError: it cannot make such examples.
+        """
+        return generator_of(self.parametrisation, info, self.public_seed("generator"))
+
     def schedule(self, client_ids: Sequence[str]) -> list[list[str]]:
         """Everybody, in every round."""
         self.require_rule(len(client_ids))
@@ -255,6 +284,7 @@ class CollabDM(Method):
     def check(self, info: DatasetInfo) -> None:
         """See `Method`."""
         require_partition(self.parts(info), info.shape)
+        self.generator(info)
         # As a client will, so that what it would refuse is refused before anybody is asked: later queries, too, for by
         # then earlier ones are paid.
         question = plain_question if self.privacy is None else private_question

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from private_distdd.matching.means import class_means, match_means
+from private_distdd.methods.parametrisation import recorded
 from private_distdd.methods.refinement import trained_states
 from private_distdd.methods.teacher import Teacher, softened, trained_network
 from private_distdd.methods.without_privacy import allocate, class_counts, in_class_order
@@ -22,6 +23,7 @@ from private_distdd.server.loop import Course, Kept, named, nobody_answered, unn
 from private_distdd.server.reading import Wanted
 from private_distdd.server.start import Started
 from private_distdd.synthetic.dataset import SyntheticDataset, presentable
+from private_distdd.synthetic.latents import Latents
 from private_distdd.wire.message import Message, stack
 from private_distdd.wire.query import Query
 
@@ -47,10 +49,12 @@ class CollabDMCourse(Course):
         self.method = method
         self.parts = method.parts(self.info)
         self.labels = torch.arange(self.info.num_classes).repeat_interleave(method.ipc)
-        self.images = self.start = self._noise()  # what is released if nothing more comes
+        self.generator = method.generator(self.info)
+        self.start = self._noise()  # of S's pixels, where there is no generator
         self.targets: dict[Phase, list[Tensor]] = {phase: [] for phase in MEANS}  # aggregated messages, one a round
         self.taught = self._teacher() if method.teacher_rounds else None
         self.first: Tensor | None = None  # the first S
+        self.latents = self._begin()  # what is released if nothing more comes
         self.states: list[dict[str, Tensor]] = []  # of the networks that it trained
 
     @property
@@ -93,8 +97,6 @@ class CollabDMCourse(Course):
 
     def finish(self) -> None:
         """The steps on S."""
-        start = self.start if self.first is None else self.first
-        self.images = start.to(self.method.device, copy=True)
         self._match()
 
     def keep(self) -> Kept:
@@ -112,7 +114,7 @@ class CollabDMCourse(Course):
         """See `Course`."""
         method, state = self.method, kept.state
         self.rounds_begun = self.rounds_done = kept.progress["rounds"]
-        self.images = self.start = state["start"]
+        self.start = state["start"]
         for phase, targets in self.targets.items():
             if phase in state:
                 length = method.asked_in(phase, 0, self.info).dimension
@@ -120,10 +122,11 @@ class CollabDMCourse(Course):
         if self.taught is not None:
             self.taught.restore(state)
         if "first" in state:
-            self.images = self.first = state["first"]
+            self.first = state["first"]
             self.steps_done = method.matching_steps
             weights = unnamed("networks", state)
             self.states = [unnamed(str(k), weights) for k in range(method.networks)]
+        self.latents = self._begin()
 
     def teacher(self) -> TrainedNetwork | None:
         """See `Course`."""
@@ -132,16 +135,14 @@ class CollabDMCourse(Course):
 
     @property
     def chosen(self) -> Mapping[str, Any]:
-        """The partition."""
-        return {"partition": self.parts}
+        """The partition, and the generator with what its weights have seen."""
+        return {"partition": self.parts, "parametrisation": recorded(self.generator)}
 
     def dataset(self) -> SyntheticDataset:
-        """See `Course`."""
-        return self._labelled(self.images)
-
-    def _labelled(self, images: Tensor) -> SyntheticDataset:
         """S, with the teacher's soft labels where it has been taught."""
-        dataset = SyntheticDataset(presentable(images), self.labels, self.info, self.parts)
+        with torch.no_grad():
+            images = presentable(self.latents.examples())
+        dataset = SyntheticDataset(images, self.labels, self.info, self.parts)
         return softened(dataset, self.taught.network) if self.taught is not None and self.taught.moved else dataset
 
     def _teacher(self) -> Teacher:
@@ -202,17 +203,25 @@ class CollabDMCourse(Course):
     def _first(self) -> None:
         """A first S, and the networks that it trains, which see the data as no random network does."""
         method = self.method
-        self.images = self.start.to(method.device, copy=True)
         self._match()
-        self.first = presentable(self.images)
+        dataset = self.dataset()
+        self.first = dataset.images
         self.say("networks learn from the first S")
         self.states = trained_states(
             method.embedding(self.info, "refinement"),
-            self._labelled(self.images),
+            dataset,
             epochs=method.network_epochs,
             seed=method.public_seed("training"),
             device=method.device,
         )
+
+    def _begin(self) -> Latents:
+        """Where the steps on S begin: at the first S, if there is one, but for a generator, which begins anew."""
+        method, device = self.method, self.method.device
+        if self.generator is None:
+            start = self.start if self.first is None else self.first
+            return Latents(None, self.info, start.to(device, copy=True))
+        return Latents.drawn(self.generator, self.info, len(self.labels), method.public_rng("latents"), device)
 
     def _noise(self) -> Tensor:
         shape = (len(self.labels), *self.info.shape)
@@ -264,10 +273,11 @@ class CollabDMCourse(Course):
                 states = self._states_of(k) if phase == "refinement" else None
                 networks += ClassEmbeddings(spec, self.info, method.device, states).networks
                 means.append(class_means(*read(targets[k].to(method.device), len(spec.seeds))))
+        self.latents = self._begin()
         if not networks:
             return
         match_means(
-            self.images,
+            self.latents,
             self.labels.to(method.device),
             networks,
             torch.cat(means),
@@ -277,5 +287,6 @@ class CollabDMCourse(Course):
             rate=method.matching_rate,
             smoothness=method.smoothness,
             rng=method.public_rng("order"),
+            generator_rate=method.generator_rate,
             report=self.reporting(),
         )

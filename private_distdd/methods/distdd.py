@@ -14,7 +14,9 @@ from private_distdd.matching.gradients import DISTANCES
 from private_distdd.methods.distdd_course import QUESTION_AT_SEEDS, DistDDCourse
 from private_distdd.methods.distdd_layout import distdd_layout
 from private_distdd.methods.method import Method
+from private_distdd.methods.parametrisation import generator_of, require_parametrisation
 from private_distdd.methods.register import register_method
+from private_distdd.networks.generators import Generator
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.questions.class_gradients import GRANULARITIES
 from private_distdd.questions.class_gradients_at_seeds import NETWORK_EVENTS
@@ -64,6 +66,10 @@ class DistDD(Method):
         network_update: "synthetic": SGD on S (eq. 7); "aggregated": one step along the aggregated gradient (line 20);
             a network that is never drawn anew is then released beside S as its teacher, and gives it soft labels.
         reinit_every: rounds after which the network is drawn anew, >= 1, or None for never (the paper).
+        parametrisation: what S is a function of: "pixels" (the paper); "convolutional", the latents of a small random
+            generator, whose weights are learned with them; or those of a `Generator`, see `public_generator`, which
+            must have seen none of the clients' examples.  With a generator, `matching_rate` is that of its latents.
+        generator_rate: of a generator's weights that are learned, > 0; it falls as `matching_rate` does.
         initialization: S starts from "noise" (standard normal) or, without privacy only, from "real" images.
         batch_per_class: without privacy only: |B_c|, real examples of each class a round, over all clients together,
             drawn without replacement as if the data were in one place (default 64).  With privacy, q decides.
@@ -105,6 +111,8 @@ class DistDD(Method):
     network_momentum: float = field(default=0.0, kw_only=True)
     network_update: str = field(default="synthetic", kw_only=True)
     reinit_every: int | None = field(default=5, kw_only=True)
+    parametrisation: str | Generator = field(default="pixels", kw_only=True)
+    generator_rate: float = field(default=0.01, kw_only=True)
     initialization: str = field(default="noise", kw_only=True)
     batch_per_class: int | None = field(default=None, kw_only=True)
 
@@ -141,6 +149,13 @@ class DistDD(Method):
         ):
             if getattr(self, name) not in options:
                 raise ConfigurationError(f"{name} = {getattr(self, name)!r}", f"one of {options}", "Choose one.")
+        require_parametrisation(self.parametrisation, self.generator_rate)
+        if self.initialization == "real" and self.parametrisation != "pixels":
+            raise ConfigurationError(
+                f"initialization = 'real' with parametrisation = {self.parametrisation!r}",
+                "'noise'",
+                "A generator's latents start from noise.",
+            )
         if self.network_update == "aggregated" and self.network_steps > 1:
             raise ConfigurationError(
                 f"network_steps = {self.network_steps} with network_update = 'aggregated'",
@@ -199,6 +214,14 @@ class DistDD(Method):
         """See `Method`."""
         return cls.question if settings.get("networks_per_query", 1) == 1 else QUESTION_AT_SEEDS
 
+    def generator(self, info: DatasetInfo) -> Generator | None:
+        """What makes S of latents; None for pixels.
+
+        Raises:
+            ConfigurationError, ModelError: it cannot make such examples.
+        """
+        return generator_of(self.parametrisation, info, self.public_seed("generator"))
+
     def at_seeds(self, seeds: Iterable[int]) -> dict[str, Any]:
         """Arguments of the query for networks that are nothing but their seeds."""
         own = {"model": self.spec.to_json(), "granularity": self.granularity}
@@ -211,6 +234,7 @@ class DistDD(Method):
     def check(self, info: DatasetInfo) -> None:
         """See `Method`."""
         self.spec.validate(info.shape, info.num_classes)
+        self.generator(info)
         if self.privacy is None:
             return
         # As a client will, so that a network it would refuse is refused before anybody is asked.

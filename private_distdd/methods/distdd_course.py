@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from private_distdd.errors import ConfigurationError
 from private_distdd.matching.gradients import DISTANCES, distance_slope, parameter_shapes
+from private_distdd.methods.parametrisation import recorded
 from private_distdd.methods.teacher import descend, softened, trained_network
 from private_distdd.methods.without_privacy import allocate, class_counts, in_class_order
 from private_distdd.networks.loss import loss_sum
@@ -21,6 +21,7 @@ from private_distdd.server.loop import Course, Kept, named, unnamed
 from private_distdd.server.reading import Wanted
 from private_distdd.server.start import Started
 from private_distdd.synthetic.dataset import SyntheticDataset, presentable
+from private_distdd.synthetic.latents import Latents
 from private_distdd.wire.message import Message, stack
 from private_distdd.wire.query import Query
 
@@ -52,8 +53,9 @@ class DistDDCourse(Course):
         self.method, self.asked = method, method.schedule(started.client_ids)
         self.class_counts: dict[str, list[int]] | None = None
         self.labels = torch.arange(self.info.num_classes).repeat_interleave(method.ipc)
-        self.images = torch.zeros(len(self.labels), *self.info.shape, device=method.device, requires_grad=True)
-        self.has_start = False  # has S its first images?
+        self.generator = method.generator(self.info)
+        self.latents = self._latents()
+        self.has_start = False  # is S where its steps begin?
         self.optimizer = self._optimizer()
         self.network = self._fresh_network(0)
         self.velocity = self._rest()
@@ -70,8 +72,7 @@ class DistDDCourse(Course):
             self.class_counts = class_counts(self.session, self.rounds)
             self.save()
         if not self.has_start:
-            with torch.no_grad():
-                self.images.copy_(self._start())
+            self._begin()
             self.has_start = True
             self.save()
 
@@ -123,7 +124,7 @@ class DistDDCourse(Course):
             "rounds": self.rounds_done,
             "steps": self.steps_done,
         }
-        optimizer = self.optimizer.state_dict()["state"].get(0, {})  # nothing before the first step
+        optimizer = self.optimizer.state_dict()["state"]  # nothing before the first step
         network = named("network", self.network.state_dict())
         if self.method.network_momentum:
             network |= named("velocity", {str(k): value for k, value in enumerate(self.velocity)})
@@ -133,7 +134,8 @@ class DistDDCourse(Course):
                 memory[t] = {"target": torch.cat([*memory.get(t, {}).values(), target], dim=1)}
             else:
                 memory[t] = {"target": target, **named("network", remembered.state_dict())}
-        return Kept(progress, {"images": self.images, **network, **named("optimizer", optimizer)}, memory)
+        moments = {f"{k}/{name}": value for k, own in optimizer.items() for name, value in own.items()}
+        return Kept(progress, {**self.latents.variables, **network, **named("optimizer", moments)}, memory)
 
     def restore(self, kept: Kept) -> None:
         """See `Course`."""
@@ -141,11 +143,11 @@ class DistDDCourse(Course):
         self.class_counts, self.has_start = progress["class_counts"], progress["started"]
         self.rounds_begun = self.rounds_done = progress["rounds"]
         self.steps_done = progress["steps"]
-        with torch.no_grad():
-            self.images.copy_(state["images"])
-        if optimizer := unnamed("optimizer", state):
+        self.latents.restore(state)
+        if moments := unnamed("optimizer", state):
             groups = self.optimizer.state_dict()["param_groups"]  # they follow from the settings
-            self.optimizer.load_state_dict({"state": {0: optimizer}, "param_groups": groups})
+            of_each = {k: unnamed(str(k), moments) for k in range(len(groups))}
+            self.optimizer.load_state_dict({"state": of_each, "param_groups": groups})
         self.network.load_state_dict(unnamed("network", state))
         for k, value in unnamed("velocity", state).items():
             self.velocity[int(k)].copy_(value)
@@ -155,9 +157,16 @@ class DistDDCourse(Course):
                 networks[0].load_state_dict(unnamed("network", tensors))
             self._remember(t, networks, tensors["target"].to(self.method.device))
 
+    @property
+    def chosen(self) -> Mapping[str, Any]:
+        """The generator, what its weights have seen, and their hash."""
+        return {"parametrisation": recorded(self.generator)}
+
     def dataset(self) -> SyntheticDataset:
         """See `Course`."""
-        dataset = SyntheticDataset(presentable(self.images), self.labels, self.info)
+        with torch.no_grad():
+            images = presentable(self.latents.examples())
+        dataset = SyntheticDataset(images, self.labels, self.info)
         return softened(dataset, self.network) if self._taught else dataset
 
     def teacher(self) -> TrainedNetwork | None:
@@ -184,39 +193,43 @@ class DistDDCourse(Course):
 
     def _match(self, t: int) -> float:
         """zeta_S steps on S; returns their mean distance."""
-        method, total = self.method, torch.zeros((), dtype=torch.float64, device=self.images.device)
+        method = self.method
+        total = torch.zeros((), dtype=torch.float64, device=method.device)
         rng = method.public_rng("memory", t)
         for step in range(method.matching_steps):
             _, network, target = self.memory[-1 if step == 0 else int(rng.integers(len(self.memory)))]
-            loss, slope = self._distance(network, target)
-            self.images.grad = slope.reshape(self.images.shape)
-            self.optimizer.param_groups[0]["lr"] = self._rate()
+            self.optimizer.zero_grad()
+            total += self._distance(network, target)
+            for group in self.optimizer.param_groups:
+                group["lr"] = group["most"] * self._share_of_rates()
             self.optimizer.step()
             self.steps_done += 1
-            total += loss
         return float(total) / method.matching_steps  # a GPU is waited for here, once a round
 
-    def _distance(self, network: nn.Module, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Distance between S's gradients and the target at one network, summed over the groups; its derivative in S."""
+    def _distance(self, network: nn.Module, target: Tensor) -> Tensor:
+        """Distance between S's gradients and the target at one network, summed over the groups; with its slopes."""
         groups = (len(target), -1)  # each class, or everything
-        images = self.images.reshape(*groups, *self.info.shape)
+        examples = self.latents.examples()
+        images = examples.reshape(*groups, *self.info.shape)
         labels = self.labels.reshape(groups).to(images.device)
         activations = self.method.spec.size(self.info.shape, self.info.num_classes).activations
-        return distance_slope(DISTANCES[self.method.distance], network, images, labels, target, activations)
+        loss, slope = distance_slope(DISTANCES[self.method.distance], network, images, labels, target, activations)
+        torch.autograd.backward(examples, slope.reshape(examples.shape))
+        return loss
 
-    def _rate(self) -> float:
-        """The rate of the next matching step."""
+    def _share_of_rates(self) -> float:
+        """Of the rates, at the next matching step."""
         if self.method.matching_schedule == "constant":
-            return self.method.matching_rate
-        share = self.steps_done / (self.method.rounds * self.method.matching_steps)
-        return self.method.matching_rate * (1 + math.cos(math.pi * share)) / 2
+            return 1.0
+        done = self.steps_done / (self.method.rounds * self.method.matching_steps)
+        return (1 + math.cos(math.pi * done)) / 2
 
     def _update_network(self, target: Tensor) -> None:
         method = self.method
         parameters = [p for p in self.network.parameters() if p.requires_grad]
         for _ in range(method.network_steps):
             if method.network_update == "synthetic":
-                images, labels = self.images.detach(), self.labels.to(method.device)
+                images, labels = self.latents.examples().detach(), self.labels.to(method.device)
                 step = torch.autograd.grad(loss_sum(self.network, images, labels) / len(labels), parameters)
             else:
                 flat = target.mean(dim=0)
@@ -242,10 +255,17 @@ class DistDDCourse(Course):
     def _built(self, seed: int) -> nn.Module:
         return self.method.spec.build(self.info.shape, self.info.num_classes, seed).to(self.method.device)
 
-    def _start(self) -> Tensor:
+    def _latents(self) -> Latents:
+        """S as noise makes it."""
+        method = self.method
+        purpose = "images" if self.generator is None else "latents"
+        return Latents.drawn(self.generator, self.info, len(self.labels), method.public_rng(purpose), method.device)
+
+    def _begin(self) -> None:
+        """Bring S to where its steps begin."""
         method = self.method
         if method.initialization == "noise":
-            return self._noise()
+            return
         # Real images come by a query of their own, numbered after the last; runs without privacy only.
         batches = self._batches(method.rounds, self.session.active, method.ipc) or {}
         if not batches or min(map(sum, zip(*batches.values(), strict=True))) < method.ipc:
@@ -275,13 +295,11 @@ class DistDDCourse(Course):
         )
         if answers.interrupted:
             raise KeyboardInterrupt
-        return in_class_order(self._noise(), answers.messages, batches, self.info)
-
-    def _noise(self) -> Tensor:
-        shape = (len(self.labels), *self.info.shape)
-        return torch.from_numpy(self.method.public_rng("images").standard_normal(shape, dtype=np.float32))
+        noise = self.latents.examples().detach().cpu()
+        self.latents.restore({"images": in_class_order(noise, answers.messages, batches, self.info)})
 
     def _optimizer(self) -> torch.optim.Optimizer:
+        groups = self.latents.groups(self.method.matching_rate, self.method.generator_rate)
         if self.method.matching_optimizer == "adam":
-            return torch.optim.Adam([self.images], lr=self.method.matching_rate)
-        return torch.optim.SGD([self.images], lr=self.method.matching_rate, momentum=0.5)
+            return torch.optim.Adam(groups)
+        return torch.optim.SGD(groups, momentum=0.5)

@@ -12,6 +12,7 @@ from private_distdd.limits import EXAMPLES
 from private_distdd.matching.gradients import parameter_shapes
 from private_distdd.server.layout import Field, Layout, answered, is_between, is_part, prototypes
 from private_distdd.server.loop import named
+from private_distdd.synthetic.latents import Latents
 from private_distdd.wire.run import Run
 
 if TYPE_CHECKING:  # it is its layout
@@ -21,7 +22,10 @@ if TYPE_CHECKING:  # it is its layout
 def distdd_layout(method: DistDD, run: Run, client_ids: Sequence[str]) -> Layout:
     """What `DistDDCourse.keep` writes in this run."""
     info = run.info
-    shape = (info.num_classes * method.ipc, *info.shape)
+    drawn = Latents.drawn(
+        method.generator(info), info, info.num_classes * method.ipc, method.public_rng("latents"), "cpu"
+    )
+    variables = {name: variable.detach().to("meta") for name, variable in drawn.variables.items()}
     fresh = method.spec.build(info.shape, info.num_classes)
     network = named("network", {name: value.to("meta") for name, value in fresh.state_dict().items()})
     parameters = parameter_shapes(fresh)
@@ -41,12 +45,15 @@ def distdd_layout(method: DistDD, run: Run, client_ids: Sequence[str]) -> Layout
         return fair and all(sum(column) <= EXAMPLES for column in zip(*rows, strict=True))
 
     def state(progress: Mapping[str, Any]) -> dict[str, Tensor]:
-        tensors = {**prototypes(images=shape), **network}
-        if progress["steps"] and method.matching_optimizer == "adam":
-            step = torch.tensor(float(min(progress["steps"], 1 << 24)))  # float32 counts no further
-            tensors |= named("optimizer", {"step": step, **prototypes(exp_avg=shape, exp_avg_sq=shape)})
-        elif progress["steps"]:
-            tensors |= named("optimizer", prototypes(momentum_buffer=shape))
+        tensors = {**variables, **network}
+        step = torch.tensor(float(min(progress["steps"], 1 << 24)))  # float32 counts no further
+        for k, variable in enumerate(variables.values()) if progress["steps"] else ():
+            shape = tuple(variable.shape)
+            if method.matching_optimizer == "adam":
+                moments = {"step": step, **prototypes(exp_avg=shape, exp_avg_sq=shape)}
+            else:
+                moments = prototypes(momentum_buffer=shape)
+            tensors |= named(f"optimizer/{k}", moments)
         if method.network_momentum:
             tensors |= named("velocity", prototypes(**{str(k): size for k, size in enumerate(parameters)}))
         return tensors

@@ -15,8 +15,9 @@ from private_distdd.limits import NETWORKS, STEPS
 from private_distdd.matching.trajectories import DISTANCES
 from private_distdd.methods.feddgm_course import FedDGMCourse
 from private_distdd.methods.method import Method
+from private_distdd.methods.parametrisation import generator_of, require_parametrisation
 from private_distdd.methods.register import register_method
-from private_distdd.networks.generators import Generator, convolutional
+from private_distdd.networks.generators import Generator
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.questions.arguments import weights_of
 from private_distdd.questions.local_training import FASTEST
@@ -27,12 +28,18 @@ from private_distdd.synthetic.mosaic import require_partition
 from private_distdd.validate import require_count, require_flag, require_number
 from private_distdd.wire.run import Run
 
-GENERATORS = ("convolutional", "pixels")
 MATCHES = ("mean", "clients")
+SURROGATES = ("fresh", "continued", "trained")
 _BATCH = 32  # usual without privacy
 _MATCHING = ("matching_steps", "matching_rate", "generator_rate", "distance", "smoothness")
 _STUDENT = ("student_steps", "student_rate", "first_order", "checkpointed")
-_FREE = ("ipc", "partition", "generator", *_MATCHING, *_STUDENT)  # what the same messages may be matched with again
+_FREE = (
+    "ipc",
+    "partition",
+    "parametrisation",
+    *_MATCHING,
+    *_STUDENT,
+)  # what the same messages may be matched with again
 
 
 @register_method
@@ -57,14 +64,16 @@ class FedDGM(Method):
         surrogate_steps: of a client's SGD on each of them, 1 ... 4,096.
         learning_rate: of these steps, in (0, 10^6].  Default: 2 with privacy, where gradients are clipped, else 0.2.
         batch_size: without privacy only: examples of a step, >= 1 (default 32).  With privacy, q decides.
-        continued: do later rounds go on from the ends of the round before, in place of fresh public starts?
+        surrogates: of later rounds: "fresh" public starts; "continued", from the ends of the round before; or "trained"
+            on S as it is by then (the paper), for which S is matched after each round.
+        surrogate_epochs: of that training, >= 1.
         segment: ask for the whole ways, at the same epsilon, and match pieces of so many steps, 1 ...
             `surrogate_steps`; None: for their ends, which makes messages `surrogate_steps` times shorter.
         match: "mean": the mean of the clients' ways, in which their noise falls; or "clients" (the paper): each
             client's way by a share of S of its own, of which S is the union; needs at least as many `ipc` as clients.
-        generator: what makes images of latents: "convolutional", a small random one whose weights are learned with the
-            latents; "pixels", none; or a `Generator`, see `public_generator` and `Generator.loaded`.  Default:
-            "convolutional" for images, "pixels" for rows of a table.
+        parametrisation: what S is a function of: "pixels"; "convolutional", the latents of a small random generator,
+            whose weights are learned with them; or those of a `Generator`, see `public_generator` and
+            `Generator.loaded`.  Default: "convolutional" for images, "pixels" for rows of a table.
         distance: "cosine" of the two movements, or "l2", squared and normalised (the paper).
         student_steps: steps on S that shall go a client's way, >= 1.
         student_rate: their rate, > 0, before it is learned.
@@ -109,10 +118,11 @@ class FedDGM(Method):
     surrogate_steps: int = field(default=10, kw_only=True)
     learning_rate: float | None = field(default=None, kw_only=True)
     batch_size: int | None = field(default=None, kw_only=True)
-    continued: bool = field(default=False, kw_only=True)
+    surrogates: str = field(default="fresh", kw_only=True)
+    surrogate_epochs: int = field(default=30, kw_only=True)
     segment: int | None = field(default=None, kw_only=True)
     match: str = field(default="mean", kw_only=True)
-    generator: str | Generator | None = field(default=None, kw_only=True)
+    parametrisation: str | Generator | None = field(default=None, kw_only=True)
     distance: str = field(default="cosine", kw_only=True)
     student_steps: int = field(default=10, kw_only=True)
     student_rate: float = field(default=0.1, kw_only=True)
@@ -130,24 +140,21 @@ class FedDGM(Method):
         require_count("rounds", self.rounds, "1 is usual.")
         require_count("starts", self.starts, "10 is usual.", at_most=NETWORKS)
         require_count("surrogate_steps", self.surrogate_steps, "10 is usual.", at_most=STEPS)
-        for name in ("student_steps", "matching_steps", "partition"):
+        for name in ("surrogate_epochs", "student_steps", "matching_steps", "partition"):
             require_count(name, getattr(self, name), "See the defaults.")
         fastest = math.nextafter(FASTEST, math.inf)
         if self.learning_rate is not None:
             require_number("learning_rate", self.learning_rate, 0, fastest, "0 < learning_rate <= 10^6", "See above.")
-        for name in ("student_rate", "matching_rate", "generator_rate"):
+        for name in ("student_rate", "matching_rate"):
             require_number(name, getattr(self, name), 0, math.inf, "a finite number > 0", "See the defaults.")
         at_zero = math.nextafter(0, -1)
         require_number("smoothness", self.smoothness, at_zero, math.inf, "a finite number >= 0", "0 leaves it out.")
-        for name in ("continued", "first_order", "checkpointed"):
+        for name in ("first_order", "checkpointed"):
             require_flag(name, getattr(self, name))
-        for name, options in (("distance", tuple(DISTANCES)), ("match", MATCHES)):
+        for name, options in (("distance", tuple(DISTANCES)), ("match", MATCHES), ("surrogates", SURROGATES)):
             if getattr(self, name) not in options:
                 raise ConfigurationError(f"{name} = {getattr(self, name)!r}", f"one of {options}", "Choose one.")
-        if not isinstance(self.generator, Generator) and self.generator not in (None, *GENERATORS):
-            raise ConfigurationError(
-                f"generator = {self.generator!r}", f"one of {GENERATORS}, or a Generator", "See `public_generator`."
-            )
+        require_parametrisation("pixels" if self.parametrisation is None else self.parametrisation, self.generator_rate)
         if self.segment is not None:
             require_count("segment", self.segment, "Pieces of a way.", at_most=self.surrogate_steps)
         if self.batch_size is not None:
@@ -171,16 +178,14 @@ class FedDGM(Method):
         """`learning_rate`, or its default."""
         return self.learning_rate or (0.2 if self.privacy is None else 2.0)
 
-    def prior(self, info: DatasetInfo) -> Generator | None:
-        """The generator; None for pixels, or the values of rows.
+    def generator(self, info: DatasetInfo) -> Generator | None:
+        """What makes S of latents; None for pixels, or the values of rows.
 
         Raises:
-            ConfigurationError: a convolutional one of rows of a table.
+            ConfigurationError, ModelError: it cannot make such examples.
         """
-        if isinstance(self.generator, Generator):
-            return self.generator
-        kind = self.generator or ("convolutional" if info.form.spatial else "pixels")
-        return None if kind == "pixels" else convolutional(info, self.public_seed("generator"))
+        usual = "convolutional" if info.form.spatial else "pixels"
+        return generator_of(self.parametrisation or usual, info, self.public_seed("generator"))
 
     @property
     def steered(self) -> str:
@@ -189,17 +194,21 @@ class FedDGM(Method):
 
     def settings(self) -> dict[str, Any]:
         """See `Method`."""
-        generator = self.generator.record() if isinstance(self.generator, Generator) else self.generator
         return super().settings() | {
             "learning_rate": self.rate,
             "model_args": dict(self.spec.arguments),
-            "generator": generator,
-            "matchings": 1,
+            "matchings": self.matchings,
         }
 
     def identity(self) -> dict[str, Any]:
-        """The settings but for those that the same messages may be matched with again."""
-        return {name: value for name, value in super().identity().items() if name not in _FREE}
+        """The settings but for those that the same messages may be matched with again: all, where S was asked about."""
+        free = _FREE if self.matchings == 1 else ()
+        return {name: value for name, value in super().identity().items() if name not in free}
+
+    @property
+    def matchings(self) -> int:
+        """How often S is matched, with `matching_steps` each."""
+        return self.rounds if self.surrogates == "trained" else 1
 
     @property
     def events_per_query(self) -> int:
@@ -223,7 +232,7 @@ class FedDGM(Method):
 
     def seeds(self, t: int) -> list[int]:
         """Of the surrogates' first weights in round t."""
-        born = 0 if self.continued else t
+        born = t if self.surrogates == "fresh" else 0
         return [self.public_seed("surrogate", born, k) for k in range(self.starts)]
 
     def asked_in(self, t: int) -> dict[str, Any]:
@@ -247,11 +256,10 @@ class FedDGM(Method):
         """See `Method`."""
         require_partition(self.partition, info.shape)
         self.spec.validate(info.shape, info.num_classes)
-        if (generator := self.prior(info)) is not None:
-            generator.require_images(info)
+        self.generator(info)
         # As a client will, so that what it would refuse is refused before anybody is asked.
         question = plain_question if self.privacy is None else private_question
-        sent = weights_of(self.starting(info)) if self.continued and self.rounds > 1 else {}
+        sent = weights_of(self.starting(info)) if self.surrogates != "fresh" and self.rounds > 1 else {}
         question(self.question, self.asked_in(0), sent, info, "cpu")
 
     def layout(self, run: Run, client_ids: Sequence[str]) -> Layout:
@@ -259,6 +267,13 @@ class FedDGM(Method):
         parameters = self.spec.size(run.info.shape, run.info.num_classes).parameters
         length = self.starts * (1 if self.segment is None else self.surrogate_steps) * parameters
         rows = len(client_ids) if self.match == "clients" else 1
+
+        def state(progress: Mapping[str, Any]) -> dict[str, Tensor]:
+            tensors = prototypes(ways=(progress["rounds"], rows, length))
+            if trained := min(progress["rounds"], self.matchings - 1):
+                tensors |= prototypes(trained=(trained, self.starts, parameters))
+            return tensors
+
         return Layout(
             run,
             {
@@ -266,7 +281,7 @@ class FedDGM(Method):
                 "active": Field("some of the clients, in order", lambda value, _: is_part(value, client_ids)),
                 "answered": answered(client_ids, self.schedule(client_ids)),
             },
-            lambda progress: prototypes(ways=(progress["rounds"], rows, length)),
+            state,
         )
 
     def course(self, started: Started) -> FedDGMCourse:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from private_distdd.matching.trajectories import DISTANCES, Way, match_ways
+from private_distdd.methods.parametrisation import recorded
+from private_distdd.networks.training import train
 from private_distdd.questions.arguments import weights_of
 from private_distdd.server.loop import Course, Kept, nobody_answered
 from private_distdd.server.reading import Wanted
@@ -39,16 +41,17 @@ class FedDGMCourse(Course):
     def __init__(self, method: FedDGM, started: Started) -> None:
         super().__init__(started, method.rounds)
         self.method = method
-        self.generator = method.prior(self.info)
+        self.generator = method.generator(self.info)
         self.labels = torch.arange(self.info.num_classes).repeat_interleave(method.ipc)
-        self.latents = Latents(self.generator, self.info, len(self.labels), method.public_rng("latents"), method.device)
+        self.latents = self._begin()
         self.network = method.spec.build(self.info.shape, self.info.num_classes, method.seeds(0)[0])
+        self.trained: list[Tensor] = []  # surrogates of the rounds from the second on, [starts, parameters], by S
         self.ways: list[Tensor] = []  # of each round [1 or clients, starts, steps told, parameters]; 0: nobody answered
 
     @property
     def planned(self) -> int:
         """Steps on S."""
-        return self.method.matching_steps
+        return self.method.matching_steps * self.method.matchings
 
     @property
     def _told(self) -> tuple[int, int, int]:
@@ -58,10 +61,10 @@ class FedDGMCourse(Course):
         return method.starts, 1 if method.segment is None else method.surrogate_steps, parameters
 
     def wanted(self, t: int) -> Mapping[str, Wanted]:
-        """Seeds of fresh surrogates, or the weights where those before ended, to everybody."""
+        """Seeds of fresh surrogates, or the weights of others, to everybody."""
         method, run = self.method, self.session.run
         weights = {}
-        if method.continued and t:
+        if method.surrogates != "fresh" and t:
             weights = weights_of([self._state(start) for start in self._starts(t)])
         query = Query(run.run_id, t, method.question, method.asked_in(t), weights, run.plan)
         whole = method.segment is not None  # then values are noisy sums as they were measured
@@ -81,11 +84,19 @@ class FedDGMCourse(Course):
             raise nobody_answered()
         if messages or not self.interrupted:
             self.ways.append(found.reshape(-1, *self._told))
+        if t + 1 < method.matchings and not self.interrupted:
+            self._match()
+            self.trained.append(self._trained(t + 1))
         return math.nan
 
     def finish(self) -> None:
         """The steps on S."""
+        self._match()
+
+    def _match(self) -> None:
+        """The steps on S, from noise, towards all ways that came."""
         method = self.method
+        self.latents = self._begin()
         parts = self._parts()
         ways = [
             (start, rows[k], parts[row])
@@ -126,17 +137,22 @@ class FedDGMCourse(Course):
 
     def keep(self) -> Kept:
         """See `Course`."""
-        return Kept({"rounds": self.rounds_done}, {"ways": torch.stack([way.flatten(1) for way in self.ways])}, {})
+        state = {"ways": torch.stack([way.flatten(1) for way in self.ways])}
+        if self.trained:
+            state["trained"] = torch.stack(self.trained)
+        return Kept({"rounds": self.rounds_done}, state, {})
 
     def restore(self, kept: Kept) -> None:
         """See `Course`."""
         self.rounds_begun = self.rounds_done = kept.progress["rounds"]
         self.ways = [way.reshape(-1, *self._told) for way in kept.state["ways"]]
+        self.trained = list(kept.state.get("trained", ()))
+        self.steps_done = self.method.matching_steps * len(self.trained)
 
     @property
     def chosen(self) -> Mapping[str, Any]:
         """The generator, what its weights have seen, and their hash."""
-        return {"generator": "pixels" if self.generator is None else self.generator.record()}
+        return {"parametrisation": recorded(self.generator)}
 
     def dataset(self) -> SyntheticDataset:
         """See `Course`."""
@@ -146,11 +162,39 @@ class FedDGMCourse(Course):
 
     def _starts(self, t: int) -> list[Tensor]:
         """The surrogates' first weights in round t, flat."""
-        if t and self.method.continued:
+        if t and self.method.surrogates == "continued":
             return self._ends(t - 1)
+        if t and self.method.surrogates == "trained":
+            return list(self.trained[t - 1])
         spec, info = self.method.spec, self.info
         made = [spec.build(info.shape, info.num_classes, seed) for seed in self.method.seeds(t)]
         return [_flat(network) for network in made]
+
+    def _trained(self, t: int) -> Tensor:
+        """Surrogates for round t: networks that S trains, each from a public start of its own, [starts, parameters]."""
+        method, info, dataset = self.method, self.info, self.dataset().expanded()
+        images, labels = dataset.images.to(method.device), dataset.labels.to(method.device)
+        found = []
+        for k in range(method.starts):
+            network = method.spec.build(info.shape, info.num_classes, method.public_seed("surrogate", t, k))
+            train(
+                network.to(method.device).train(),
+                images,
+                labels,
+                epochs=method.surrogate_epochs,
+                batch_size=64,
+                learning_rate=0.01,
+                momentum=0.9,
+                weight_decay=5e-4,
+                generator=torch.Generator().manual_seed(method.public_seed("training", t, k)),
+            )
+            found.append(_flat(network).cpu())
+        return presentable(torch.stack(found))
+
+    def _begin(self) -> Latents:
+        """S as noise makes it."""
+        rng = self.method.public_rng("latents")
+        return Latents.drawn(self.generator, self.info, len(self.labels), rng, self.method.device)
 
     def _ends(self, t: int) -> list[Tensor]:
         """Where the clients' mean way leads them in round t."""

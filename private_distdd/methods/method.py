@@ -15,6 +15,7 @@ from private_distdd.data.info import DatasetInfo
 from private_distdd.engines.in_process import engine_of
 from private_distdd.errors import ConfigurationError
 from private_distdd.networks.device import require_device
+from private_distdd.networks.generators import Generator
 from private_distdd.privacy.plan import Privacy, PrivacyPlan
 from private_distdd.questions.register import PRIVATE_QUESTIONS
 from private_distdd.release.release import Release, require_new
@@ -90,7 +91,9 @@ class Method(ABC):
 
     def settings(self) -> dict[str, Any]:
         """All knobs as JSON, for cards and checkpoints; "rounds" and "privacy" are among them."""
-        own = self.get_params()
+        own = {
+            name: value.record() if isinstance(value, Generator) else value for name, value in self.get_params().items()
+        }
         privacy = None if self.privacy is None else asdict(self.privacy)
         return own | {"aggregator": str(self.rule), "privacy": privacy}
 

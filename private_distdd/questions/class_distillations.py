@@ -18,6 +18,7 @@ from private_distdd.networks.micro_batch import MICRO_BATCH
 from private_distdd.questions.arguments import class_counts_of, message_memory, refuse_tensors, require_fields
 from private_distdd.questions.class_embeddings import ClassEmbeddings
 from private_distdd.questions.register import register_plain_question
+from private_distdd.synthetic.latents import Latents
 from private_distdd.synthetic.mosaic import mosaic, require_partition
 from private_distdd.validate import require_count, require_number
 
@@ -82,8 +83,9 @@ class LocalDistillations:
         targets = torch.arange(classes).repeat_interleave(torch.tensor(asked["counts"]))
         embeddings = ClassEmbeddings(self._spec, self._info, self._device)
         sums = embeddings.class_sums(images, labels, classes).to(torch.float32)
+        latents = Latents(None, self._info, start)
         match_means(
-            start,
+            latents,
             targets.to(start.device),
             embeddings.networks,
             class_means(*embeddings.read(sums)),
@@ -94,4 +96,4 @@ class LocalDistillations:
             smoothness=float(asked["smoothness"]),
             rng=rng,
         )
-        return start.flatten(1).cpu(), torch.ones(len(start), dtype=torch.int64)
+        return latents.examples().detach().flatten(1).cpu(), torch.ones(len(start), dtype=torch.int64)

@@ -147,8 +147,9 @@ def _facts(card: Mapping[str, Any], plan: PrivacyPlan | None) -> Iterable[tuple[
         sent, received = (in_bytes(max(counts[way] for counts in traffic)) for way in ("sent", "received"))
         yield "bytes a client, at most", f"{sent} sent, {received} received"
     yield "method", card["method"]["name"]
-    if isinstance(generator := card["method"]["settings"].get("generator"), Mapping):
-        yield "generator of S", f"{generator['name']}; its weights have seen: {generator['seen']}"
+    if isinstance(generator := card["method"]["settings"].get("parametrisation"), Mapping):
+        layer = f", changed at its layer {generator['layer']}" if "layer" in generator else ""
+        yield "generator of S", f"{generator['name']}{layer}; its weights have seen: {generator['seen']}"
         yield "its weights (SHA-256)", f"{generator['weights']}" + (", then learned" if generator["learned"] else "")
     yield "data set", data["name"]
     yield form.many, form.words

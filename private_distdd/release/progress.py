@@ -53,7 +53,8 @@ def progress_failures(
     told = min(len(possible), answers)
     matched = (len(certain), told)
     if "matchings" in settings:
-        if settings["matchings"] != 1 + bool(settings.get("refinement_rounds")):
+        each_round = settings.get("surrogates") == "trained"
+        if settings["matchings"] != (planned if each_round else 1 + bool(settings.get("refinement_rounds"))):
             yield f"card: S was matched {settings['matchings']!r} times, which its rounds do not say"
         most = settings["matchings"] if told else 0
         matched = (0 if progress["stopped_early"] else most, most)

@@ -192,3 +192,9 @@ def resume_distdd(case: Any) -> None:
 def resume_collabdm(case: Any) -> None:
     """CollabDM.fit(resume=True)."""
     check_resume(case)
+
+
+@target(100, lambda: changed_checkpoints("feddgm", "feddgm open"))
+def resume_feddgm(case: Any) -> None:
+    """FedDGM.fit(resume=True)."""
+    check_resume(case)

@@ -93,7 +93,7 @@ def _object(record: Any) -> dict[str, Any]:
     return record if isinstance(record, dict) else {"arguments": record}
 
 
-@target(600, lambda: changed_queries("class_gradients", "joint", "class_embeddings"))
+@target(600, lambda: changed_queries("class_gradients", "joint", "class_embeddings", "local_trainings"))
 def answers(case: tuple[str, Any, Any]) -> None:
     """Queries with privacy."""
     check_answer(case)

@@ -21,6 +21,7 @@ from private_distdd.data.info import DatasetInfo
 from private_distdd.limits import GIB, ComputeLimits
 from private_distdd.methods.collabdm import CollabDM
 from private_distdd.methods.distdd import DistDD
+from private_distdd.methods.feddgm import FedDGM
 from private_distdd.networks.embedding import EmbeddingSpec
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.privacy.ledger import Ledger
@@ -80,6 +81,7 @@ DISTILLATION = {
     "seed": 3,
 }
 GRADIENTS = {"model": SPEC.to_json(), "granularity": "class"}
+WAYS = {"model": SPEC.to_json(), "seeds": [5], "whole": True, "steps": 1, "rate": 0.1, "batch_size": None, "seed": 1}
 JOINT = {"model": CONVNET.to_json(), "granularity": "joint"}
 
 
@@ -112,6 +114,8 @@ QUERIES = {
     "embeddings, weights sent": question(
         RUN, "class_embeddings", EMBEDDING.to_json(), weights_of([seen(CONVNET, seed) for seed in (1, 2)])
     ),
+    "local_trainings": question(RUN, "local_trainings", WAYS),
+    "local_trainings, weights sent": question(RUN, "local_trainings", WAYS, weights_of([weights(SPEC, 3)])),
     "open gradients": question(OPEN_RUN, "class_gradients", GRADIENTS, weights(SPEC), ((2, 3), 7)),
     "open embeddings": question(OPEN_RUN, "class_embeddings", EMBEDDING.to_json()),
     "class_examples": question(OPEN_RUN, "class_examples", {"counts": [2, 1]}, None, ((2, 1), 5)),
@@ -137,11 +141,27 @@ _COLLABDM = CollabDM(
     refinement_rounds=0,
     network_epochs=1,
 )
-RUNS: dict[str, DistDD | CollabDM] = {
+_FEDDGM = FedDGM(
+    ipc=1,
+    rounds=3,
+    model="mlp",
+    model_args=dict(SPEC.arguments),
+    starts=2,
+    surrogate_steps=2,
+    student_steps=1,
+    matching_steps=2,
+    surrogates="trained",
+    surrogate_epochs=1,
+)
+RUNS: dict[str, DistDD | CollabDM | FedDGM] = {
     "distdd": dataclasses.replace(_DISTDD, privacy=_PRIVACY, memory=2),
     "distdd open": dataclasses.replace(_DISTDD, initialization="real", batch_per_class=3, matching_optimizer="sgd"),
     "collabdm": dataclasses.replace(
         _COLLABDM, privacy=_PRIVACY, embedding_rounds=2, teacher_rounds=1, refinement_rounds=1
     ),
     "collabdm open": dataclasses.replace(_COLLABDM, local_steps=1),
+    "feddgm": dataclasses.replace(_FEDDGM, privacy=_PRIVACY),
+    "feddgm open": dataclasses.replace(
+        _FEDDGM, surrogates="continued", match="clients", ipc=2, parametrisation="pixels"
+    ),
 }

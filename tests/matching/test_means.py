@@ -12,6 +12,7 @@ from private_distdd.matching.means import class_means, match_means
 from private_distdd.networks.embedding import EmbeddingSpec
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.questions.class_embeddings import ClassEmbeddings
+from private_distdd.synthetic.latents import Latents
 
 INFO = DatasetInfo("tiny", 3, (1, 8, 8), (0.5,), (0.5,))
 TABLE = DatasetInfo("table", 3, (5,), (1.0,), (2.0,))
@@ -41,7 +42,7 @@ def test_steps_leave_out_classes_without_images_and_stop_at_black_and_white() ->
     for goal in (means, means.index_fill(1, torch.tensor([1]), 100.0)):  # class 1 is out of reach, and not asked for
         own, losses = images(3) * 5, list[float]()
         match_means(
-            own,
+            Latents(None, INFO, own),
             torch.tensor([0, 2, 2]),
             embeddings.networks,
             goal,
@@ -53,13 +54,14 @@ def test_steps_leave_out_classes_without_images_and_stop_at_black_and_white() ->
             rng=np.random.default_rng(0),
             report=lambda step, loss, losses=losses: losses.append(loss),
         )
+        own = own.detach()
         finished.append(own)
         assert float(own.abs().max()) == 1
         assert len(losses) == 60
         assert sum(losses[-6:]) < 0.7 * sum(losses[:6])
     assert torch.equal(*finished)
     nothing = images(0)
-    arguments = (nothing, torch.empty(0, dtype=torch.int64), embeddings.networks, means, INFO)
+    arguments = (Latents(None, INFO, nothing), torch.empty(0, dtype=torch.int64), embeddings.networks, means, INFO)
     match_means(*arguments, partition=2, steps=3, rate=0.1, smoothness=0.1, rng=np.random.default_rng(0))
     assert len(nothing) == 0
 
@@ -70,7 +72,7 @@ def matched(start: Tensor, means_of: Tensor, smoothness: float, steps: int = 150
     goal = torch.stack([network(means_of) for network in embeddings.networks])
     own, losses = start.clone(), list[float]()
     match_means(
-        own,
+        Latents(None, TABLE, own),
         torch.arange(3),
         embeddings.networks,
         goal,
@@ -82,7 +84,7 @@ def matched(start: Tensor, means_of: Tensor, smoothness: float, steps: int = 150
         rng=np.random.default_rng(0),
         report=lambda step, loss: losses.append(loss),
     )
-    return own, losses
+    return own.detach(), losses
 
 
 def test_rows_of_a_table_move_without_bounds_and_are_never_smoothed() -> None:

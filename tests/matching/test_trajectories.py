@@ -79,7 +79,7 @@ def test_steps_bring_s_nearer_to_the_ways_and_a_part_alone_moves_its_part() -> N
     start = flat(network(torch.float32))
     moved = moved_by(network(torch.float32), start, images(5).float(), LABELS, torch.tensor(0.3), 3).detach()
     for part in (None, torch.tensor([0, 2, 4])):
-        latents, losses = Latents(None, INFO, 6, np.random.default_rng(0), "cpu"), list[float]()
+        latents, losses = Latents.drawn(None, INFO, 6, np.random.default_rng(0), "cpu"), list[float]()
         before = latents.examples().detach().clone()
         match_ways(
             latents,

@@ -19,6 +19,7 @@ from private_distdd.errors import CheckpointError, ConfigurationError
 from private_distdd.evaluation import evaluate
 from private_distdd.methods.feddgm import FedDGM
 from private_distdd.networks.generators import Generator
+from private_distdd.networks.training import train
 from private_distdd.privacy.ledger import Ledger
 from private_distdd.privacy.plan import Privacy
 from private_distdd.release.release import Release
@@ -31,7 +32,7 @@ MakeImages = Callable[..., ImageDataset]
 
 @pytest.mark.filterwarnings("ignore::private_distdd.errors.NotPrivateWarning")
 def test_networks_learn_from_s(digits: ImageDataset) -> None:
-    method = FedDGM(ipc=2, starts=4, surrogate_steps=8, student_steps=3, matching_steps=120, generator="pixels")
+    method = FedDGM(ipc=2, starts=4, surrogate_steps=8, student_steps=3, matching_steps=120, parametrisation="pixels")
     dataset = method.fit(dirichlet_split(digits, 3, alpha=1.0)).dataset
     noise = dataclasses.replace(method, matching_steps=1).fit(dirichlet_split(digits, 3, alpha=1.0)).dataset
     found, before = (
@@ -54,19 +55,19 @@ def test_events_are_starts_times_steps_of_each_query(make_images: MakeImages) ->
 
 def test_whole_ways_cost_the_same_and_weights_cross_the_wire_only_where_they_must(make_images: MakeImages) -> None:
     sizes, claims = [], []
-    for knobs in ({}, {"segment": 1}, {"continued": True}):
+    for knobs in ({}, {"segment": 1}, {"surrogates": "continued"}):
         wire = Wire(members(make_images))
         claims.append(fit(FEDDGM(privacy=NOISY, **knobs), wire).epsilon)
         sizes.append(Message.from_bytes(wire.answers[0][2]).values.shape[1])
         sent = [bool(query.tensors) for name, query, _ in wire.answers if name == "c0"]
-        assert sent == [False, bool(knobs.get("continued"))]
+        assert sent == [False, bool(knobs.get("surrogates"))]
     assert claims[0] == claims[1] == claims[2]
     assert sizes[1] == 2 * sizes[0] == 2 * sizes[2]
 
 
 def test_a_round_goes_on_where_the_mean_of_the_ways_ended(make_images: MakeImages) -> None:
     wire = Wire(members(make_images))
-    method = FEDDGM(privacy=NOISY, continued=True)
+    method = FEDDGM(privacy=NOISY, surrogates="continued")
     fit(method, wire)
     ways = torch.stack([Message.from_bytes(data).values[0] for _, _, data in wire.answers[:3]]).mean(0)
     sent = wire.answers[3][1].tensors
@@ -80,7 +81,7 @@ def test_a_round_goes_on_where_the_mean_of_the_ways_ended(make_images: MakeImage
 
 def test_s_starts_from_public_noise_whatever_the_data(make_images: MakeImages) -> None:
     starts = [
-        fit(FEDDGM(privacy=NOISY, generator=kind, matching_rate=1e-9, generator_rate=1e-9), [Client("a", data)])
+        fit(FEDDGM(privacy=NOISY, parametrisation=kind, matching_rate=1e-9, generator_rate=1e-9), [Client("a", data)])
         for kind in ("pixels", "convolutional")
         for data in (make_images(9), make_images(70, seed=5))
     ]
@@ -88,6 +89,27 @@ def test_s_starts_from_public_noise_whatever_the_data(make_images: MakeImages) -
     assert torch.allclose(images[0], images[1], atol=1e-6)
     assert torch.allclose(images[2], images[3], atol=1e-6)
     assert float(images[0].std()) > 0.5
+
+
+def test_s_trains_the_next_round_s_surrogates_and_is_matched_again_with_all_ways(make_images: MakeImages) -> None:
+    """The second query's weights, made again: S after one round, and networks trained on it."""
+    knobs = {"surrogates": "trained", "surrogate_epochs": 3}
+    wire, method = Wire(members(make_images, allow_without_privacy=True)), FEDDGM(**knobs)
+    both = fit(method, wire)
+    first = fit(dataclasses.replace(method, rounds=1), Wire(members(make_images, allow_without_privacy=True)))
+    sent = wire.answers[3][1].tensors
+    for k in range(method.starts):
+        network = method.spec.build((1, 8, 8), 3, method.public_seed("surrogate", 1, k))
+        before = torch.cat([weights.flatten() for weights in network.state_dict().values()])
+        order = torch.Generator().manual_seed(method.public_seed("training", 1, k))
+        own = {"batch_size": 64, "learning_rate": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "generator": order}
+        train(network, first.dataset.images, first.dataset.labels, epochs=3, **own)
+        expected = torch.cat([weights.flatten() for weights in network.state_dict().values()])
+        found = torch.cat([sent[f"{k}/{name}"].flatten() for name in network.state_dict()])
+        assert torch.allclose(found, expected, atol=1e-6)
+        assert not torch.allclose(found, before, atol=1e-4)
+    assert both.card["progress"]["matching_steps"] == 2 * method.matching_steps
+    assert not torch.allclose(both.dataset.images, first.dataset.images, atol=1e-3)
 
 
 @pytest.fixture
@@ -103,7 +125,7 @@ def federation(make_images: MakeImages, folder: Path) -> list[Client]:
 def test_the_same_messages_are_matched_again_for_nothing(make_images: MakeImages, folder: Path) -> None:
     clients, run = federation(make_images, folder), folder / "run"
     first = fit(FEDDGM(privacy=NOISY), clients, checkpoint=run)
-    other = {"generator": "pixels", "ipc": 2, "matching_steps": 6, "distance": "l2", "student_steps": 1}
+    other = {"parametrisation": "pixels", "ipc": 2, "matching_steps": 6, "distance": "l2", "student_steps": 1}
     again = fit(FEDDGM(privacy=NOISY, **other), clients, checkpoint=run, resume=True)
     again.verify()
     assert again.epsilon == first.epsilon
@@ -126,7 +148,7 @@ def test_a_client_s_way_moves_its_own_share_of_s(make_images: MakeImages) -> Non
 
     def images(second: ImageDataset) -> torch.Tensor:
         clients = [Client("a", make_images(9)), Client("b", second), Client("c", make_images(9, 2))]
-        method = FEDDGM(match="clients", ipc=3, rounds=1, generator="pixels", smoothness=0.0, first_order=True)
+        method = FEDDGM(match="clients", ipc=3, rounds=1, parametrisation="pixels", smoothness=0.0, first_order=True)
         return fit(method, clients).dataset.images
 
     changed = (images(make_images(9, 1)) - images(make_images(9, 8))).abs().flatten(1).amax(1).reshape(3, 3)
@@ -150,13 +172,13 @@ def test_the_card_names_a_generator_and_what_it_has_seen(
         learned=learned,
     )  # fmt: skip
     weights = generator.weights
-    release = fit(FEDDGM(privacy=NOISY, generator=generator), members(make_images))
+    release = fit(FEDDGM(privacy=NOISY, parametrisation=generator), members(make_images))
     assert generator.weights == weights  # a copy is learned
     folder = release.save(tmp_path / "release")
     loaded = Release.load(folder)
     loaded.verify()
     said = {"name": "faces", "seen": "cartoon faces", "weights": weights, "latent_shape": [5], "learned": learned}
-    assert loaded.card["method"]["settings"]["generator"] == said
+    assert loaded.card["method"]["settings"]["parametrisation"] == said
     page = (folder / "card.html").read_text()
     assert "its weights have seen: cartoon faces" in page
     assert weights in page
@@ -167,7 +189,9 @@ def test_the_card_names_a_generator_and_what_it_has_seen(
 
 
 def test_by_default_the_card_says_that_the_generator_has_seen_nothing(make_images: MakeImages) -> None:
-    said = fit(FEDDGM(privacy=NOISY, generator=None), members(make_images)).card["method"]["settings"]["generator"]
+    said = fit(FEDDGM(privacy=NOISY, parametrisation=None), members(make_images)).card["method"]["settings"][
+        "parametrisation"
+    ]
     assert (said["name"], said["seen"], said["learned"]) == ("convolutional", "nothing", True)
 
 
@@ -176,10 +200,10 @@ def test_by_default_the_card_says_that_the_generator_has_seen_nothing(make_image
     [
         ({"segment": 3}, "segment = 3"),
         ({"segment": 0}, "segment = 0"),
-        ({"generator": "stylegan"}, "generator = 'stylegan'"),
+        ({"parametrisation": "stylegan"}, "parametrisation = 'stylegan'"),
         ({"match": "sum"}, "match = 'sum'"),
         ({"distance": "l1"}, "distance = 'l1'"),
-        ({"continued": 1}, "continued = 1"),
+        ({"surrogates": "old"}, "surrogates = 'old'"),
         ({"smoothness": -0.1}, "smoothness = -0.1"),
         ({"learning_rate": 0.0}, "learning_rate = 0.0"),
         ({"batch_size": 8, "privacy": NOISY}, "batch_size = 8 with privacy"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.info import DatasetInfo
@@ -122,19 +123,62 @@ def test_latents_start_from_noise_and_a_given_generator_is_never_changed() -> No
     for learned in (False, True):
         generator = Generator(own(), (5,), "own", "cartoons", learned)
         before = generator.weights
-        latents = Latents(generator, INFO, 40, np.random.default_rng(0), "cpu")
-        assert abs(float(latents.latents.detach().mean())) < 0.3
-        assert 0.8 < float(latents.latents.detach().std()) < 1.2
+        latents = Latents.drawn(generator, INFO, 40, np.random.default_rng(0), "cpu")
+        assert abs(float(latents.latents[0].detach().mean())) < 0.3
+        assert 0.8 < float(latents.latents[0].detach().std()) < 1.2
         low, high = (float(bound) for bound in INFO.bounds or ())
         examples = latents.examples()
         assert low <= float(examples.detach().min()) < float(examples.detach().max()) <= high
         examples.sum().backward()
-        assert latents.latents.grad is not None
+        assert latents.latents[0].grad is not None
         assert bool(latents.weights) is learned
         for weights in latents.weights:
             assert weights.grad is not None
             weights.data.add_(1.0)
         assert generator.weights == before
-    pixels = Latents(None, INFO, 2, np.random.default_rng(0), "cpu")
+    pixels = Latents.drawn(None, INFO, 2, np.random.default_rng(0), "cpu")
     assert pixels.examples().shape == (2, *INFO.shape)
     assert not pixels.weights
+
+
+class Two(nn.Module):
+    """Two layers, of which the second sees the first's result and the latents."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last, self.unused = nn.Linear(5, 3), nn.Linear(8, 64), nn.Linear(5, 5)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        both = torch.cat([self.first(latents), latents], dim=1)
+        return torch.sigmoid(self.last(both)).unflatten(1, (1, 8, 8))
+
+
+def test_a_layer_s_result_is_changed_beside_the_latents() -> None:
+    """At first they make what the network makes; then each of the two changes the images by itself."""
+    generator = Generator(Two(), (5,), "two", "nothing", layer="first")
+    generator.require_images(INFO)
+    plain = Latents.drawn(dataclasses.replace(generator, layer=None), INFO, 4, np.random.default_rng(0), "cpu")
+    latents = Latents.drawn(generator, INFO, 4, np.random.default_rng(0), "cpu")
+    assert [tuple(own.shape) for own in latents.latents] == [(4, 5), (4, 3)]
+    assert torch.allclose(latents.examples(), plain.examples())
+    latents.examples().square().sum().backward()
+    for own in latents.latents:
+        assert own.grad is not None
+        assert bool(own.grad.any(dim=1).all())
+    with torch.no_grad():
+        latents.latents[1] += 1.0
+        assert float((latents.examples() - plain.examples()).abs().max()) > 0.01
+        latents.latents[1] -= 1.0
+        latents.latents[0].zero_()
+        rest = generator.network.last(torch.cat([latents.latents[1], torch.zeros(4, 5)], dim=1)).sigmoid()
+        low, high = INFO.bounds or ()
+        assert torch.allclose(latents.examples().flatten(1), (low + (high - low) * rest[:, None]).flatten(1), atol=1e-6)
+    assert not generator.network.first._forward_hooks
+    assert generator.record()["layer"] == "first"
+
+
+def test_a_layer_that_cannot_be_changed_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="'first', 'last', 'unused'"):
+        Generator(Two(), (5,), "two", "nothing", layer="second")
+    with pytest.raises(ModelError, match="0 results"):
+        Generator(Two(), (5,), "two", "nothing", layer="unused").require_images(INFO)

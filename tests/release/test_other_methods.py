@@ -16,7 +16,7 @@ def third() -> Built:
     """A method with neither `ipc` nor `matching_steps` among its settings."""
     built = Built()
     built.method = "Third"
-    built.settings = {"rounds": ROUNDS, "generator": "small", "temperature": 0.5}
+    built.settings = {"rounds": ROUNDS, "parametrisation": "small", "temperature": 0.5}
     return built
 
 

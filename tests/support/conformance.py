@@ -124,7 +124,7 @@ def distdd(events: int = 1, **knobs: Any) -> Case:
         2,
         frozenset({"class_gradients_at_seeds"}),
         ("ipc", "rounds", "matching_steps", "memory", "networks_per_query"),
-        ("matching_rate", "network_rate"),
+        ("matching_rate", "generator_rate", "network_rate"),
         events,
     )
 
@@ -133,7 +133,7 @@ def collabdm(make: Callable[..., CollabDM], **others: Any) -> Case:
     return Case(
         make,
         counts=("ipc", "partition", "networks", "frequencies", "pool", "matching_steps", "embedding_rounds"),
-        numbers=("matching_rate", "bandwidth", "teacher_rate"),
+        numbers=("matching_rate", "generator_rate", "bandwidth", "teacher_rate"),
         **({"queries": 1, "questions": frozenset({"class_embeddings"}), "matchings": 1} | others),
     )
 
@@ -169,7 +169,7 @@ FEDDGM = functools.partial(
     starts=2,
     surrogate_steps=2,
     learning_rate=0.1,
-    generator="convolutional",
+    parametrisation="convolutional",
     match="mean",
     distance="cosine",
     student_steps=2,
@@ -190,8 +190,8 @@ def feddgm(**knobs: Any) -> Case:
         ("rounds", "ipc", "starts", "surrogate_steps", "student_steps", "matching_steps", "partition", "batch_size"),
         ("student_rate", "matching_rate", "generator_rate"),
         events=4,
-        matchings=1,
-        weights=bool(knobs.get("continued")),
+        matchings=2 if knobs.get("surrogates") == "trained" else 1,
+        weights=bool(knobs.get("surrogates")),
     )
 
 
@@ -215,9 +215,14 @@ CASES = {
         matchings=2,
         weights=True,
     ),
+    "DistDD, in a generator": distdd(parametrisation="convolutional"),
+    "CollabDM, in a generator": collabdm(functools.partial(COLLABDM, parametrisation="convolutional")),
     "FedDGM": feddgm(),
-    "FedDGM, whole ways in pixels": feddgm(segment=1, generator="pixels", distance="l2"),
-    "FedDGM, a share of S for each client": feddgm(match="clients", ipc=3, continued=True, generator="pixels"),
+    "FedDGM, whole ways in pixels": feddgm(segment=1, parametrisation="pixels", distance="l2"),
+    "FedDGM, a share of S for each client": feddgm(
+        match="clients", ipc=3, surrogates="continued", parametrisation="pixels"
+    ),
+    "FedDGM, surrogates that S trained": feddgm(surrogates="trained", surrogate_epochs=2),
     "FedAvg": fedavg(FedAvg),
     "FedProx": fedavg(FedProx),
 }

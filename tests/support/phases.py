@@ -27,6 +27,7 @@ from private_distdd.release.release import Release
 from private_distdd.server.checkpoint import STATE
 from private_distdd.site.client import Client
 from private_distdd.storage import unpack
+from private_distdd.synthetic.latents import Latents
 from private_distdd.wire.message import Message
 from private_distdd.wire.query import Query
 
@@ -114,9 +115,9 @@ def matched(
             for k, seed in enumerate(spec.seeds)
         ]
         means.append(class_means(*read(target, len(spec.seeds))))
-    images = images.clone()
+    latents = Latents(None, INFO, images.clone())
     match_means(
-        images,
+        latents,
         torch.arange(3).repeat_interleave(method.ipc),
         networks,
         torch.cat(means),
@@ -127,7 +128,7 @@ def matched(
         smoothness=method.smoothness,
         rng=np.random.default_rng([method.seed, *b"order"]),
     )
-    return images
+    return latents.examples().detach()
 
 
 def opinion(teacher: TrainedNetwork, images: Tensor, labels: Tensor) -> Tensor:

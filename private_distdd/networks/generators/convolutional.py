@@ -60,7 +60,7 @@ def convolutional(
     Raises:
         ConfigurationError: a number is out of range, or examples are rows of a table.
     """
-    info.form.require_spatial("generator = 'convolutional'", "'pixels', which takes rows as they are")
+    info.form.require_spatial("parametrisation = 'convolutional'", "'pixels', which takes rows as they are")
     for name, value in (("latent_channels", latent_channels), ("width", width)):
         require_count(name, value, "16 and 32 are usual.")
     with default_generator(seed):
