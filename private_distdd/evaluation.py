@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ from private_distdd.networks.device import require_device
 from private_distdd.networks.scores import Scores
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.networks.training import train
+from private_distdd.progress import showing
 from private_distdd.synthetic.dataset import SyntheticDataset
 from private_distdd.validate import require_count, require_kind, require_number
 
@@ -91,6 +92,9 @@ class Evaluation:
         matrices = [own.confusion for own in self.scores]
         return tuple(tuple(map(sum, zip(*rows, strict=True))) for rows in zip(*matrices, strict=True))
 
+    def __repr__(self) -> str:
+        return f"Evaluation({self})"
+
     def __str__(self) -> str:
         spread = f" ± {self.std:.1%}" if len(self.accuracies) > 1 else ""
         mixed = f", {self.soft_weight:.0%} soft" if self.labels == "mixed" else ""
@@ -112,6 +116,7 @@ def train_network(
     soft_weight: float = 0.0,
     seed: int,
     device: str | torch.device = "cpu",
+    report: Callable[[int], object] = lambda epochs: None,
 ) -> nn.Module:
     """A network trained from scratch with DC's protocol; returned on `device`, in evaluation mode.
 
@@ -126,6 +131,7 @@ def train_network(
         soft_weight: w in [0, 1]; the loss is 1 - w times the cross-entropy to the labels and w times that to the soft
             labels, which the set must have where w > 0.
         seed: of the initial weights, the order and the shifts.
+        report: called after each epoch with how many are done.
 
     Raises:
         ConfigurationError: an argument is outside its range, rows of a table are to be augmented, or the set has no
@@ -163,6 +169,7 @@ def train_network(
         weight_decay=weight_decay,
         generator=generator,
         augment=(lambda batch: info.augment(batch, generator)) if augment else None,
+        report=report,
     )
     return network.eval()
 
@@ -231,6 +238,7 @@ def evaluate(
     labels: str = "hard",
     soft_weight: float = 0.7,
     device: str | torch.device = "cpu",
+    progress: bool = False,
 ) -> Evaluation:
     """Train one fresh network a seed on `dataset` and score each on `test`.
 
@@ -249,6 +257,7 @@ def evaluate(
         labels: what is trained on: "hard" labels, "soft" ones, or both: "mixed".
         soft_weight: share of the soft labels in "mixed", in (0, 1).
         device: see `train_network`.
+        progress: show the epochs that are done, the time left and the accuracy so far, on standard error.
 
     Raises:
         DataError: the two sets differ in shape, classes or normalisation, or one is empty.
@@ -266,22 +275,34 @@ def evaluate(
     if not seeds:
         raise ConfigurationError("no seeds", "at least one", "Pass seeds=range(3).")
     spec = ModelSpec(model, model_args or {})
-    scores = []
-    for seed in seeds:
-        network = train_network(
-            spec,
-            dataset,
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            augment=augment,
-            soft_weight=weight,
-            seed=seed,
-            device=device,
-        )
-        scores.append(scores_of(network, test, device=device))
+    require_count("epochs", epochs, "The protocol's are 300.")
+    scores: list[Scores] = []
+    with showing(len(seeds) * epochs, unit="epoch", shown=progress) as shown:
+
+        def words() -> str:
+            return f"accuracy of {len(scores)} so far {statistics.fmean(own.accuracy for own in scores):.1%}"
+
+        def tell(epoch: int) -> None:
+            shown.at(len(scores) * epochs + epoch)
+
+        for seed in seeds:
+            network = train_network(
+                spec,
+                dataset,
+                epochs=epochs,
+                batch_size=batch_size,
+                learning_rate=learning_rate,
+                momentum=momentum,
+                weight_decay=weight_decay,
+                augment=augment,
+                soft_weight=weight,
+                seed=seed,
+                device=device,
+                report=tell,
+            )
+            shown.say(f"network {len(scores) + 1} of {len(seeds)} is tested")
+            scores.append(scores_of(network, test, device=device))
+            shown.at(len(scores) * epochs, words)
     return Evaluation(spec, seeds, tuple(scores), weight)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+import re
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,18 @@ def test_the_full_protocol_on_ten_images_a_class() -> None:
     assert result.seeds == (0,)
     mlp = evaluate(first_per_class(10), TEST, model="mlp", seeds=[0])
     assert mlp.mean > 0.75
+
+
+def test_progress_tells_epochs_and_accuracy_and_changes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    def scored(**others: Any) -> Evaluation:
+        return evaluate(first_per_class(1), TEST, model_args={"width": 4}, seeds=[0, 1], epochs=3, **others)
+
+    quiet = scored()
+    assert capsys.readouterr().err == ""
+    assert scored(progress=True) == quiet
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("epoch 0/6, 0:00:0")
+    assert re.fullmatch(rf"epoch 6/6, 0:00:0\d, accuracy of 2 so far {quiet.mean:.1%}", lines[-1])
 
 
 def test_seeds_repeat_and_global_random_states_stay() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -36,6 +38,7 @@ from private_distdd.auditing.stand_ins import digits_like, parted
 from private_distdd.auditing.target import Target
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.networks.spec import ModelSpec
+from private_distdd.progress import showing
 from private_distdd.questions.audited import SpecificAttack
 
 _CELLS = 20_000_000  # scores of a canary_run, a side: 160 MB
@@ -43,7 +46,7 @@ _MEMBERSHIP_MODEL = ModelSpec("mlp", {"width": 16, "depth": 1})
 _INVERTED_MODEL = ModelSpec("convnet", {"width": 16, "norm": "group", "activation": "tanh"})
 
 
-def audit(target: Target, quick: bool = False, seed: int = 0) -> list[AuditRecord]:
+def audit(target: Target, quick: bool = False, seed: int = 0, *, progress: bool = False) -> list[AuditRecord]:
     """The audits of messages under the target's own sigma, q, C, b and T_max; the deterministic ones first.
 
     Args:
@@ -51,6 +54,7 @@ def audit(target: Target, quick: bool = False, seed: int = 0) -> list[AuditRecor
         quick: make ten times fewer trials; ask whole clients half as often, and for no run of several messages.  It
             takes about a minute.
         seed: of noise and coins of the statistical audits.
+        progress: show on standard error which audit runs, and how many are done.
     """
     plan, info, question = target.plan, target.info, target.question
     constants = plan.noise_multiplier, plan.sample_rate, plan.max_grad_norm, plan.divisor
@@ -61,51 +65,66 @@ def audit(target: Target, quick: bool = False, seed: int = 0) -> list[AuditRecor
     canary = images[6], 0
     less = 10 if quick else 1
     drawn = dataclasses.replace(once, sample_rate=drawn_rate(once.sample_rate))
-    records = [
-        replay_sensitivity(run, seed),
-        norm_check(once),
-        answered(replay_client, background, canary, question, seed),
-        answered(micro_batch_check),
-        answered(retry_check),
-        threshold_check(once),
-        filter_check(),
-        seed_check(once),
-        guess_check(once),
-        answered(client_check, background, question),
-        restart_check(),
-        observed_check(seed=seed),
-        noise_check(once, seed),
-        message_check(once, seed, values=LARGE if quick else 4 * LARGE),
-        answered(client_noise_check, once, seed),
-        *([coin_check(once, seed)] if drawn != once else []),
-        coin_check(drawn, seed),
-        answered(client_coin_check, once, seed),
-        stream_check(once, seed),
-        *([canary_gaussian(once, 10_000, seed)] if plan.sample_rate == 1 else []),
-        canary_single(once, 100_000 // less, seed),
-        canary_client(background, canary, question, once, 500 if quick else 1000, seed),
-        one_run(run, seed=seed),
-        one_run_tradeoff(run, seed=seed),
-        components(run, 1_000_000 // less, seed),
+    gates: list[Callable[[], AuditRecord]] = [
+        partial(replay_sensitivity, run, seed),
+        partial(norm_check, once),
+        partial(answered, replay_client, background, canary, question, seed),
+        partial(answered, micro_batch_check),
+        partial(answered, retry_check),
+        partial(threshold_check, once),
+        filter_check,
+        partial(seed_check, once),
+        partial(guess_check, once),
+        partial(answered, client_check, background, question),
+        restart_check,
+        partial(observed_check, seed=seed),
+        partial(noise_check, once, seed),
+        partial(message_check, once, seed, values=LARGE if quick else 4 * LARGE),
+        partial(answered, client_noise_check, once, seed),
+        *([partial(coin_check, once, seed)] if drawn != once else []),
+        partial(coin_check, drawn, seed),
+        partial(answered, client_coin_check, once, seed),
+        partial(stream_check, once, seed),
+        *([partial(canary_gaussian, once, 10_000, seed)] if plan.sample_rate == 1 else []),
+        partial(canary_single, once, 100_000 // less, seed),
+        partial(canary_client, background, canary, question, once, 500 if quick else 1000, seed),
+        partial(one_run, run, seed=seed),
+        partial(one_run_tradeoff, run, seed=seed),
+        partial(components, run, 1_000_000 // less, seed),
         *_memberships(target, once, 2000 // less, seed),
-        canary_run(run, max(1000, min(200_000 // less, _CELLS // plan.max_queries)), seed),
+        partial(canary_run, run, max(1000, min(200_000 // less, _CELLS // plan.max_queries)), seed),
     ]
     if _unfit(target, "inversion"):
-        records.append(_left_out("gradient_inversion", _unfit(target, "inversion")))
+        gates.append(partial(_left_out, "gradient_inversion", _unfit(target, "inversion")))
     if not quick:
         source, short = clients(background, canary, question), Setting(*constants, rounds=min(10, plan.max_queries))
-        records.append(components(short, 1000, seed, source=source))
-        records.append(canary_run(short, 100, seed, source=source))
+        gates.append(partial(components, short, 1000, seed, source=source))
+        gates.append(partial(canary_run, short, 100, seed, source=source))
+    records: list[AuditRecord] = []
+    with showing(len(gates), unit="audit", shown=progress, even=False) as shown:
+        for gate in gates:
+            shown.say(_name(gate))
+            records.append(gate())
+            shown.at(len(records))
     return records
 
 
-def _memberships(target: Target, once: Setting, trials: int, seed: int) -> list[AuditRecord]:
+def _name(gate: Callable[[], AuditRecord]) -> str:
+    """Of the audit that runs."""
+    if not isinstance(gate, partial):
+        return gate.__name__
+    called: Callable[..., AuditRecord] = gate.args[0] if gate.func is answered else gate.func
+    return called.__name__
+
+
+def _memberships(target: Target, once: Setting, trials: int, seed: int) -> list[Callable[[], AuditRecord]]:
     """Members told from others, without privacy (does it work at all?) and under the claim; or why it was left out."""
     why = _unfit(target, "membership")
     if why:
-        return [_left_out("membership_gradient", why)]
+        return [partial(_left_out, "membership_gradient", why)]
     attacked, public = parted(digits_like(target.info), 40)
-    return [membership_gradient(attacked, public, _MEMBERSHIP_MODEL, setting, trials, seed) for setting in (None, once)]
+    attack = partial(membership_gradient, attacked, public, _MEMBERSHIP_MODEL)
+    return [partial(attack, setting, trials, seed) for setting in (None, once)]
 
 
 def _unfit(target: Target, attack: SpecificAttack) -> str:
@@ -131,13 +150,14 @@ def _left_out(audit: str, why: str) -> AuditRecord:
     )
 
 
-def invert(target: Target, quick: bool = False, seed: int = 0) -> list[Inversion]:
+def invert(target: Target, quick: bool = False, seed: int = 0, *, progress: bool = False) -> list[Inversion]:
     """Digits rebuilt from one message without privacy, with clipping alone, and with several sigma, the target's too.
 
     Args:
         target: sigma and C are its own; the images are public.
         quick: fewer digits and steps; some seconds.
         seed: of weights, starts and noise.
+        progress: show on standard error how many are done.
 
     Returns:
         An inversion for each protection; none where the attack does not fit (`audit` says why).
@@ -151,7 +171,12 @@ def invert(target: Target, quick: bool = False, seed: int = 0) -> list[Inversion
     ]
     clients = [ImageDataset(private.images[i : i + 1], private.labels[i : i + 1], private.info) for i in drawn]
     attack = LBFGSAttack(60 if quick else 300)
-    return [
-        gradient_inversion(clients, public, _INVERTED_MODEL, sigma, attack, plan.max_grad_norm, seed=seed)
-        for sigma in (None, 0.0, *sorted({0.1, 1.0, plan.noise_multiplier}))
-    ]
+    found: list[Inversion] = []
+    sigmas = (None, 0.0, *sorted({0.1, 1.0, plan.noise_multiplier}))
+    with showing(len(sigmas), unit="inversion", shown=progress) as shown:
+        for sigma in sigmas:
+            found.append(
+                gradient_inversion(clients, public, _INVERTED_MODEL, sigma, attack, plan.max_grad_norm, seed=seed)
+            )
+            shown.at(len(found))
+    return found

@@ -9,6 +9,7 @@ from private_distdd.cli.options import (
     Commands,
     add_data_options,
     add_json_option,
+    add_quiet_option,
     add_threads_option,
     data_arguments,
     print_json,
@@ -28,6 +29,7 @@ def add(commands: Commands) -> None:
     audit.add_argument("--quick", action="store_true", help="ten times fewer trials, under a minute")
     audit.add_argument("--seed", type=int, default=0, help="of noise and coins of the statistical audits (default 0)")
     add_json_option(audit)
+    add_quiet_option(audit)
     add_threads_option(audit)
     own = audit.add_argument_group(
         "your own examples",
@@ -68,7 +70,8 @@ def run(options: argparse.Namespace) -> int:
     folder = Path(options.output or source.with_name(f"{source.stem}-audit"))
     if folder.exists():  # before the work, not after it
         raise ConfigurationError(f"{folder} exists", "a new folder", "Choose another --output.")
-    records, inversions = audit(target, options.quick, options.seed), invert(target, options.quick, options.seed)
+    how, progress = (target, options.quick, options.seed), not options.quiet
+    records, inversions = audit(*how, progress=progress), invert(*how, progress=progress)
     every = [*records, *(inversion.record for inversion in inversions)]
     write_report(target, records, folder, inversions)
     if options.json:

@@ -9,21 +9,8 @@ if TYPE_CHECKING:
     from private_distdd.release.release import Release
 
 
-def claim(release: Release) -> str:
-    """The largest epsilon among the clients, rounded up, and its grade; or that there is no guarantee."""
-    from private_distdd.privacy.grade import grade_of
-    from private_distdd.rounding import rounded_up
-
-    if lost := release.card.get("unaccounted"):
-        return f"NOT PRIVATE: the ledgers of {', '.join(sorted(lost))} do not account for their messages"
-    if not release.private:
-        return "NOT PRIVATE: no guarantee"
-    most, delta = max(release.epsilon.values()), float(release.card["plan"]["delta"])
-    return f"epsilon {rounded_up(most)} at delta {delta:g} a client: {grade_of(most, delta)} privacy"
-
-
 def claim_record(release: Release) -> dict[str, Any]:
-    """The same for programs: "private", and where it is, each client's "epsilon", "delta" and the "grade"."""
+    """`Release.verdict` for programs: "private", and where it is, each client's "epsilon", "delta" and the "grade"."""
     from private_distdd.privacy.grade import grade_of
 
     if not release.private:

@@ -33,18 +33,20 @@ def method(privacy: Privacy | None, seed: int) -> DistDD:
     return DistDD(ipc=IPC, rounds=ROUNDS, model_args={"width": WIDTH}, matching_steps=STEPS, privacy=privacy, seed=seed)
 
 
-def score(dataset: ImageDataset, test: ImageDataset, networks: int = 3) -> Evaluation:
+def score(dataset: ImageDataset, test: ImageDataset, networks: int = 3, *, progress: bool = False) -> Evaluation:
     """Accuracy on real images of so many fresh networks trained on `dataset`."""
-    return evaluate(dataset, test, model_args={"width": EVALUATION_WIDTH}, seeds=range(networks))
+    given = {"width": EVALUATION_WIDTH}
+    return evaluate(dataset, test, model_args=given, seeds=range(networks), progress=progress)
 
 
-def run_demo(output: str | None, seed: int, *, as_json: bool = False) -> Release:
+def run_demo(output: str | None, seed: int, *, as_json: bool = False, progress: bool = True) -> Release:
     """Print the table and write the release; a minute or two on a quiet core.
 
     Args:
         output: the release folder, or None for the first free demo-001, demo-002, ... below the current folder.
         seed: steers everything public.
         as_json: print the table as one JSON object, and nothing else on standard output.
+        progress: show it on standard error.
     """
     console, folder = Console(quiet=as_json), require_new(output or numbered(Path(), "demo"))
     train, test = load_dataset("digits")
@@ -55,19 +57,25 @@ def run_demo(output: str | None, seed: int, *, as_json: bool = False) -> Release
     rows: list[tuple[str, float, Evaluation]] = []
     none = math.inf
     # One network: each takes as long as all that follows, for a spread of some tenths of a point.
-    rows.append(("(a) all real images, one network", none, score(train, test, networks=1)))
+    rows.append(("(a) all real images, one network", none, score(train, test, networks=1, progress=progress)))
     rows.append(
-        (f"(b) {IPC * train.info.num_classes} random real images", none, score(_random_images(train, seed), test))
+        (
+            f"(b) {IPC * train.info.num_classes} random real images",
+            none,
+            score(_random_images(train, seed), test, progress=progress),
+        )
     )
     # Clients of their own, with ledgers of their own: what (c) gives away is not charged to (d), nor hidden by it.
-    open_release = method(None, seed).fit(dirichlet_split(train, NUM_CLIENTS, math.inf, seed=seed), progress=True)
-    rows.append(("(c) S by DistDD", none, score(open_release.dataset, test)))
+    open_release = method(None, seed).fit(dirichlet_split(train, NUM_CLIENTS, math.inf, seed=seed), progress=progress)
+    rows.append(("(c) S by DistDD", none, score(open_release.dataset, test, progress=progress)))
     clients = dirichlet_split(train, NUM_CLIENTS, math.inf, seed=seed)
-    release = method(PRIVACY, seed).fit(clients, progress=True, output=folder)
-    rows.append((f"(d) S by DistDD, {ROUNDS} messages", _bill(release), score(release.dataset, test)))
+    release = method(PRIVACY, seed).fit(clients, progress=progress, output=folder)
+    rows.append(
+        (f"(d) S by DistDD, {ROUNDS} messages", _bill(release), score(release.dataset, test, progress=progress))
+    )
     once = CollabDM(ipc=IPC, matching_steps=ONCE_STEPS, privacy=PRIVACY, seed=seed)
-    shot = once.fit(dirichlet_split(train, NUM_CLIENTS, math.inf, seed=seed), progress=True)
-    rows.append(("(e) S by CollabDM, one message", _bill(shot), score(shot.dataset, test)))
+    shot = once.fit(dirichlet_split(train, NUM_CLIENTS, math.inf, seed=seed), progress=progress)
+    rows.append(("(e) S by CollabDM, one message", _bill(shot), score(shot.dataset, test, progress=progress)))
     table = Table("trained on", "epsilon of each client", "accuracy")
     for name, cost, result in rows:
         spread = f" ± {result.std:.1%}" if len(result.accuracies) > 1 else ""

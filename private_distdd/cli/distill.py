@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from private_distdd.cli.claims import claim, claim_record, print_bills
+from private_distdd.cli.claims import claim_record, print_bills
 from private_distdd.cli.knobs import given_knobs, method_name
 from private_distdd.cli.options import (
     Commands,
@@ -20,6 +20,7 @@ from private_distdd.cli.options import (
     add_json_option,
     add_model_args_option,
     add_privacy_options,
+    add_quiet_option,
     add_threads_option,
     asked_privacy,
     data_arguments,
@@ -82,6 +83,7 @@ def add(commands: Commands) -> None:
     )
     distill.add_argument("--output", required=True, metavar="FOLDER", help="the release folder to write (must be new)")
     add_json_option(distill)
+    add_quiet_option(distill)
     distill.set_defaults(run=run)
 
 
@@ -157,7 +159,11 @@ def run(options: argparse.Namespace) -> int:
         )
         try:
             release = method.fit(
-                clients, progress=True, checkpoint=options.checkpoint, resume=options.resume, output=output
+                clients,
+                progress=not options.quiet,
+                checkpoint=options.checkpoint,
+                resume=options.resume,
+                output=output,
             )
         except Interrupted as stop:
             _report(stop.release, output, options)
@@ -177,7 +183,7 @@ def _report(release: Release, folder: Path, options: argparse.Namespace) -> None
         return
     s, info = release.synthetic, DatasetInfo.from_json(release.card["data"])
     held = f"a {release.card['teacher']['name']}" if s is None else f"{len(s.labels)} {info.form.many}"
-    print(f"{folder}: {held}, {claim(release)}")
+    print(f"{folder}: {held}, {release.verdict}")
     if release.private:
         print_bills(release.card["clients"])
     progress = release.card["progress"]

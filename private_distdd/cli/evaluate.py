@@ -6,13 +6,14 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from private_distdd.cli.claims import claim, claim_record
+from private_distdd.cli.claims import claim_record
 from private_distdd.cli.options import (
     Commands,
     Help,
     add_data_options,
     add_json_option,
     add_model_args_option,
+    add_quiet_option,
     add_threads_option,
     data_arguments,
     json_object,
@@ -51,6 +52,7 @@ def add(commands: Commands) -> None:
     evaluate.add_argument("--device", default="cpu", help="cpu or cuda")
     add_threads_option(evaluate)
     add_json_option(evaluate)
+    add_quiet_option(evaluate)
     evaluate.set_defaults(run=run)
 
 
@@ -98,6 +100,7 @@ def run(options: argparse.Namespace) -> int:
             augment=options.augment,
             labels=options.labels,
             device=options.device,
+            progress=not options.quiet,
         )
         how: dict[str, Any] = {"labels": found.labels, "seeds": found.seeds}
         result = str(found)
@@ -107,7 +110,7 @@ def run(options: argparse.Namespace) -> int:
         scores = scores_of(teacher.build().to(options.device), test, device=options.device)
         found, how = Evaluation(teacher.spec, (), (scores,)), {}
         result = f"{found.mean:.1%} (the release's classifier, {teacher.spec.name})"
-    said, failures = claim(release), release.failures()
+    said, failures = release.verdict, release.failures()
     if options.json:
         tested = {"test": test.info.name, "examples": len(test), "model": found.model.to_json(), **how}
         shown = ("accuracies", "mean", "std", "balanced_accuracy", "auc", "confusion")

@@ -100,6 +100,11 @@ def add_json_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object in place of words")
 
 
+def add_quiet_option(parser: argparse.ArgumentParser) -> None:
+    """`--quiet`, of commands that take long."""
+    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
+
+
 def print_json(record: Mapping[str, Any]) -> None:
     """One JSON object on standard output; JSON has no infinity, which is then "infinity" as on cards."""
     print(json.dumps(_finite(record), indent=1, allow_nan=False))

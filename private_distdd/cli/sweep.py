@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from private_distdd.cli.options import Commands, add_json_option, add_threads_option, print_json
+from private_distdd.cli.options import Commands, add_json_option, add_quiet_option, add_threads_option, print_json
 
 
 def add(commands: Commands) -> None:
@@ -24,6 +24,7 @@ def add(commands: Commands) -> None:
         "--processes", type=int, default=1, metavar="N", help="cells at a time, with one thread each (default 1)"
     )
     add_json_option(sweep)
+    add_quiet_option(sweep)
     add_threads_option(sweep)
     sweep.set_defaults(run=run)
 
@@ -49,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     if bare := sum(not cell.settings["privacy"] for cell in cells):
         print(f"NOT PRIVATE: {bare} of them have no privacy; messages are exact statistics.", file=sys.stderr)
     folder = Path(options.output or Path(options.config).with_suffix(""))
-    records = sweep(options.config, folder, processes=options.processes, progress=True)
+    records = sweep(options.config, folder, processes=options.processes, progress=not options.quiet)
     failed = [record for record in records if record["status"] != DONE]
     if options.json:
         print_json({"folder": str(folder), "records": records})

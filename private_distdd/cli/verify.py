@@ -7,7 +7,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from private_distdd.cli.claims import claim, claim_record
+from private_distdd.cli.claims import claim_record
 from private_distdd.cli.options import Commands, add_json_option, print_json
 from private_distdd.errors import ReleaseError
 
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"FAILED {failure}")
     if release is not None and not failures:
         print(f"{options.release}: every file, ledger line and epsilon checks out")
-        print(f"the claim: {claim(release)}")
+        print(f"the claim: {release.verdict}")
         if release.private:
             plan = PrivacyPlan.from_json(release.card["plan"])
             print(textwrap.fill(in_words(plan.schedule, max(release.epsilon.values()), plan.delta), 100))

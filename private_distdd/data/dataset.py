@@ -46,6 +46,13 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
                 "Pair them up.",
             )
 
+    def __repr__(self) -> str:
+        info = self.info
+        return (
+            f"{type(self).__name__}({info.name!r}: {len(self.labels)} {info.form.many} ({info.form.words}), "
+            f"{info.num_classes} classes)"
+        )
+
     def __len__(self) -> int:
         return len(self.labels)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from private_distdd.engines.forwarder import frame_of, record_of
@@ -91,6 +91,7 @@ class FlowerEngine:
         named = list(dict.fromkeys(named))
         many = require_count("clients", clients if isinstance(clients, int) else len(named), "Name them.")
         self._grid = grid
+        self.came: Callable[[str], object] = lambda name: None  # see `Telling`
         self._patience = require_number("patience", patience, 0, math.inf, "seconds, > 0 and finite", "60 are usual.")
         self._said: dict[int, str] = {}  # whose each node online is, in the order in which they said so
         self._pings: dict[str, _Ping] = {}  # by the message's identifier
@@ -137,7 +138,10 @@ class FlowerEngine:
                     now = time.monotonic()
                     asked[identifier] = _Asked(name, node, now, now + SILENCE)
                     del unsent[name]
-                replies.update(self._collect(asked))
+                for name, reply in self._collect(asked):
+                    replies[name] = reply
+                    if reply is not None:
+                        self.came(name)
                 now = time.monotonic()
                 given_up = not asked and (not unsent or now > began + self._patience)
                 if given_up or now > end or sum(reply is not None for reply in replies.values()) >= wanted:

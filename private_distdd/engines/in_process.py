@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import NoneType
 
 from private_distdd.data.info import DatasetInfo
@@ -38,6 +38,7 @@ class InProcess:
         self._clients = {client.client_id: client for client in clients}
         self._endpoints = {client_id: Endpoint(client) for client_id, client in self._clients.items()}
         self._simulated = simulated
+        self.came: Callable[[str], object] = lambda name: None  # see `Telling`
         if not clients or len(self._clients) != len(clients):
             raise ConfigurationError(
                 f"clients = {[client.client_id for client in clients]}",
@@ -63,7 +64,7 @@ class InProcess:
         Clients are begun in the order of their names.
         """
         end = None if deadline is None else time.monotonic() + deadline
-        shared, company = Shared(), Company[bytes]()
+        shared, company = Shared(), Company[bytes](self.came)
         try:
             try:
                 # In one order everywhere: a client under way keeps others out, and engines in two threads that have the

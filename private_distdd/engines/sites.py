@@ -9,7 +9,7 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from private_distdd.engines.relay import through
 from private_distdd.errors import ConfigurationError, QueryRefusedError
@@ -38,6 +38,7 @@ class Sites:
         if not sockets:
             raise ConfigurationError("no sites", "at least one", "Pass Sites({client_id: path of its socket}).")
         self._sockets = {name: os.fspath(path) for name, path in sockets.items()}
+        self.came: Callable[[str], object] = lambda name: None  # see `Telling`
 
     @property
     def client_ids(self) -> tuple[str, ...]:
@@ -68,6 +69,8 @@ class Sites:
                     break
                 name, reply = asking.came.get(timeout=asking.left())
                 replies[name] = reply
+                if reply is not None:
+                    self.came(name)
         except queue.Empty:
             pass
         except KeyboardInterrupt as error:

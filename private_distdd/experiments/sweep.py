@@ -18,10 +18,12 @@ from private_distdd.experiments.cell import Cell
 from private_distdd.experiments.config import Sweep
 from private_distdd.experiments.page import render_sweep
 from private_distdd.experiments.processes import run_apart
-from private_distdd.experiments.progress import seconds_left, sweep_bar
+from private_distdd.experiments.progress import seconds_left, words
+from private_distdd.experiments.records import Records
 from private_distdd.experiments.results import as_csv, as_json
 from private_distdd.experiments.run import DONE, FORMAT, Record, run_to_file
 from private_distdd.files import write_file
+from private_distdd.progress import showing
 from private_distdd.validate import require_count
 
 CSV, JSON, PAGE = "results.csv", "results.json", "sweep.html"
@@ -33,7 +35,7 @@ def sweep(
     *,
     processes: int = 1,
     progress: bool = False,
-) -> list[Record]:
+) -> Records:
     """Run every cell of a configuration that the folder does not hold yet, and report on all of them.
 
     Killed at any moment, and called again with the same folder, it goes on with what is left: a finished cell is never
@@ -45,10 +47,11 @@ def sweep(
             the configuration's name without its ending.
         processes: cells at a time, at least 1.  With 1 they run in this process; with more, each runs in one of its own
             with one thread of torch, and a script must call this below `if __name__ == "__main__":`.
-        progress: show a bar, with the time left by the cells done.
+        progress: show how many cells are done, with the time left by them, on standard error.
 
     Returns:
-        the records of all cells, in their order; docs/sweeps.md has the fields.  "status" is "done" or "failed".
+        the records of all cells, in their order: a list that is shown as a table.  docs/sweeps.md has the fields;
+        "status" is "done" or "failed".
 
     Raises:
         ConfigurationError: a cell cannot work, with nothing run; or the folder is another's, in use, or not writable.
@@ -72,8 +75,8 @@ def sweep(
     if any(not cell.settings["privacy"] for cell in left):
         warnings.warn("some cells have no privacy: their runs are NOT private.", NotPrivateWarning, stacklevel=2)
 
-    def known() -> list[Record]:
-        return [records[cell.id] for cell in plan.cells if cell.id in records]
+    def known() -> Records:
+        return Records(records[cell.id] for cell in plan.cells if cell.id in records)
 
     def report() -> None:
         content = as_json(plan.config, len(plan.cells), known())
@@ -81,14 +84,20 @@ def sweep(
         write_file(folder / CSV, as_csv(known()).encode())
         write_file(folder / PAGE, render_sweep(folder.name, plan.config, len(plan.cells), known()).encode())
 
+    def tell() -> None:
+        found = known()
+        waiting = [cell for cell in left if cell.id not in records]
+        shown.at(len(found), lambda: words(found, seconds_left(found, waiting, processes)))
+
     running = contextlib.closing(_run(folder, left, processes))  # whatever ends this ends the processes
-    with _own(folder), sweep_bar(len(plan.cells), progress) as bar, running as done:
-        bar(known(), seconds_left(known(), left, processes))
+    shows = showing(len(plan.cells), unit="cell", shown=progress, even=False)
+    with _own(folder), shows as shown, running as done:
+        tell()
         try:
             for cell in done:
                 records[cell.id] = json.loads(_file(folder, cell).read_bytes())
                 report()
-                bar(known(), seconds_left(known(), [cell for cell in left if cell.id not in records], processes))
+                tell()
         except KeyboardInterrupt:
             finished = f"{sum(record['status'] == DONE for record in records.values())} of {len(plan.cells)} cells"
             raise KeyboardInterrupt(

@@ -206,6 +206,7 @@ class CollabDMCourse(Course):
         self._match()
         dataset = self.dataset()
         self.first = dataset.images
+        self.say("networks learn from the first S")
         self.states = trained_states(
             method.embedding(self.info, "refinement"),
             dataset,
@@ -287,5 +288,5 @@ class CollabDMCourse(Course):
             smoothness=method.smoothness,
             rng=method.public_rng("order"),
             generator_rate=method.generator_rate,
-            report=self.reporting(method.matching_steps),
+            report=self.reporting(),
         )

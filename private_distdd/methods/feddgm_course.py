@@ -132,7 +132,7 @@ class FedDGMCourse(Course):
             first_order=method.first_order,
             checkpointed=method.checkpointed,
             rng=method.public_rng("order of ways"),
-            report=self.reporting(method.matching_steps),
+            report=self.reporting(),
         )
 
     def keep(self) -> Kept:
@@ -174,6 +174,7 @@ class FedDGMCourse(Course):
         """Surrogates for round t: networks that S trains, each from a public start of its own, [starts, parameters]."""
         method, info, dataset = self.method, self.info, self.dataset().expanded()
         images, labels = dataset.images.to(method.device), dataset.labels.to(method.device)
+        self.say("networks learn from S so far")
         found = []
         for k in range(method.starts):
             network = method.spec.build(info.shape, info.num_classes, method.public_seed("surrogate", t, k))

@@ -33,6 +33,9 @@ class Scores:
     auc: float
     confusion: tuple[tuple[int, ...], ...]
 
+    def __repr__(self) -> str:
+        return f"Scores(accuracy {self.accuracy:.1%}, balanced {self.balanced_accuracy:.1%}, AUC {self.auc:.3f})"
+
     @classmethod
     def of(cls, logits: Tensor, labels: Tensor) -> Scores:
         """The scores of logits, float [n, classes], n >= 1, against labels, int64 [n]; both on the CPU."""

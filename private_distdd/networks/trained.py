@@ -73,6 +73,10 @@ class TrainedNetwork:
             network = self.spec.build(*arguments)
         return dict(network.state_dict())
 
+    def __repr__(self) -> str:
+        weights = sum(tensor.numel() for tensor in self.state.values())
+        return f"TrainedNetwork({self.spec.name} for {self.info.name!r}: {weights:,} weights)"
+
     def build(self) -> nn.Module:
         """A fresh copy on the CPU, in evaluation mode: examples [n, *info.shape] to logits [n, info.num_classes]."""
         network = self.spec.build(self.info.shape, self.info.num_classes)

@@ -21,6 +21,7 @@ def train(
     weight_decay: float,
     generator: torch.Generator,
     augment: Callable[[Tensor], Tensor] | None = None,
+    report: Callable[[int], object] = lambda epochs: None,
 ) -> None:
     """Train a network in place, in the mode it is in; the rate falls to a tenth after epochs // 2 + 1 epochs.
 
@@ -35,6 +36,7 @@ def train(
         weight_decay: >= 0.
         generator: of the order, on the CPU.
         augment: what is done to every batch, each time it is seen.
+        report: called after each epoch with how many are done.
     """
     optimizer = torch.optim.SGD(network.parameters(), learning_rate, momentum=momentum, weight_decay=weight_decay)
     for epoch in range(epochs):
@@ -48,3 +50,4 @@ def train(
             loss = F.cross_entropy(network(batch), targets[chosen])
             torch.autograd.backward(loss)
             optimizer.step()
+        report(epoch + 1)

@@ -41,21 +41,19 @@ def render_card(card: Mapping[str, Any]) -> str:
         KeyError, TypeError, ValueError, ConfigurationError: the card is malformed.
     """
     clients: Mapping[str, Any] = card["clients"]
-    plan = None if card["plan"] is None else PrivacyPlan.from_json(card["plan"])
+    plan = plan_of(card)
     method, data = card["method"], card["data"]
-    grade = None
-    if plan is not None and card["private"]:
-        grade = grade_of(max(as_number(bill["claim"]["epsilon"]) for bill in clients.values()), plan.delta)
+    verdict, headline = headline_of(card)
     return PAGE.substitute(
         what="synthetic data set" if "ipc" in card else "trained network",
         title=f"{safe(method['name'])} on {safe(data['name'])}",
         crowd="crowd" if len(clients) > _CROWD else "",
-        verdict="not" if grade is None else grade.replace(" ", "-"),
-        headline="NOT PRIVATE" if grade is None else f"{grade.upper()} PRIVACY",
-        claims=_unaccounted(card) + _claims(card, plan) + _teacher(card),
+        verdict=verdict,
+        headline=headline,
+        claims=claim_sentences(card, plan),
         facts=fact_list(_facts(card, plan)),
         curve="" if plan is None or not card["private"] else curve_figure(plan, clients),
-        bills=_bills(clients, plan),
+        bills=bill_table(clients, plan),
         ledgers=_ledgers(card),
         not_claimed="".join(f"<li>{safe(line)}</li>" for line in (_NOT_CLAIMED if card["private"] else _NOTHING)),
         settings=chips(method["settings"]),
@@ -64,6 +62,25 @@ def render_card(card: Mapping[str, Any]) -> str:
         run=safe(card["run_id"]),
         format=safe(card["format"]),
     )
+
+
+def plan_of(card: Mapping[str, Any]) -> PrivacyPlan | None:
+    """What every client agreed to; None without privacy."""
+    return None if card["plan"] is None else PrivacyPlan.from_json(card["plan"])
+
+
+def headline_of(card: Mapping[str, Any]) -> tuple[str, str]:
+    """The verdict: its class in the page's style, and its words."""
+    plan = plan_of(card)
+    if plan is None or not card["private"]:
+        return "not", "NOT PRIVATE"
+    grade = grade_of(max(as_number(bill["claim"]["epsilon"]) for bill in card["clients"].values()), plan.delta)
+    return grade.replace(" ", "-"), f"{grade.upper()} PRIVACY"
+
+
+def claim_sentences(card: Mapping[str, Any], plan: PrivacyPlan | None) -> str:
+    """What stands below the verdict, as HTML: for whom there is no guarantee, the claims, and the teacher's."""
+    return _unaccounted(card) + _claims(card, plan) + _teacher(card)
 
 
 def _unaccounted(card: Mapping[str, Any]) -> str:
@@ -146,8 +163,8 @@ def _facts(card: Mapping[str, Any], plan: PrivacyPlan | None) -> Iterable[tuple[
         yield "classifier (teacher)" if "ipc" in card else "network", card["teacher"]["name"]
 
 
-def _bills(clients: Mapping[str, Any], plan: PrivacyPlan | None) -> str:
-    """A row for each group of clients with equal bills."""
+def bill_table(clients: Mapping[str, Any], plan: PrivacyPlan | None) -> str:
+    """The bill as HTML: a row for each group of clients with equal ones."""
 
     def cell(bill: Mapping[str, Any], part: str) -> str:
         return (

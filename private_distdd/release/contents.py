@@ -10,7 +10,9 @@ from typing import Any
 
 from private_distdd.errors import ReleaseError
 from private_distdd.networks.trained import TrainedNetwork
+from private_distdd.privacy.grade import grade_of
 from private_distdd.release.bill import as_number
+from private_distdd.rounding import rounded_up
 from private_distdd.synthetic.dataset import SyntheticDataset
 
 
@@ -51,6 +53,16 @@ class Contents:
     def private(self) -> bool:
         """Does every client have a finite bill?"""
         return bool(self.card["private"])
+
+    @property
+    def verdict(self) -> str:
+        """The largest epsilon among the clients, rounded up, and its grade; or that there is no guarantee."""
+        if lost := self.card.get("unaccounted"):
+            return f"NOT PRIVATE: the ledgers of {', '.join(sorted(lost))} do not account for their messages"
+        if not self.private:
+            return "NOT PRIVATE: no guarantee"
+        most, delta = max(self.epsilon.values()), float(self.card["plan"]["delta"])
+        return f"epsilon {rounded_up(most)} at delta {delta:g} a client: {grade_of(most, delta)} privacy"
 
     @property
     def traffic(self) -> dict[str, dict[str, int]]:

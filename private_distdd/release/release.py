@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from private_distdd.encoding import sha256
-from private_distdd.errors import ReleaseError
+from private_distdd.errors import PrivateDistDDError, ReleaseError
 from private_distdd.files import sync
 from private_distdd.release.card import render_card
 from private_distdd.release.contents import Contents
@@ -28,6 +28,7 @@ from private_distdd.release.folder import (
     pretty,
     read_release,
 )
+from private_distdd.release.notebook import render_release
 from private_distdd.release.signatures import Signer, checked_owners, signers_of
 from private_distdd.release.verify import failures_of
 from private_distdd.validate import require_identifier, require_path
@@ -45,6 +46,22 @@ class Release(Contents):
         folder: where it was loaded from; `verify` then also checks the page and the picture there.
         teacher: a classifier made from the same messages, so that the card's claim is its claim too; None without.
     """
+
+    def __repr__(self) -> str:
+        s, card = self.synthetic, self.card
+        held = "a network" if s is None else f"{len(s.labels)} {s.info.form.many}"
+        try:
+            made = f"{card['method']['name']} on {card['data']['name']!r}"
+            return f"Release({made}: {held}; {len(card['clients'])} clients; {self.verdict})"
+        except (KeyError, TypeError, ValueError, AttributeError):  # whoever looks for what is wrong prints it
+            return f"Release({held}; a card that cannot be read)"
+
+    def _repr_html_(self) -> str | None:
+        """For notebooks: the picture of S, the verdict and the bill; None, and so the words, for a malformed card."""
+        try:
+            return render_release(self)
+        except (KeyError, TypeError, ValueError, AttributeError, PrivateDistDDError):
+            return None
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the folder, whole or not at all; missing parent folders are made.

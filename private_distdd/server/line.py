@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from private_distdd.wire.engine import Engine, ExchangeInterrupted
+from private_distdd.wire.engine import Engine, ExchangeInterrupted, Telling
 from private_distdd.wire.reply import Reply
 
 _log = logging.getLogger("private_distdd")
@@ -32,10 +32,14 @@ class Line:
     Attributes:
         client_ids: the clients that are invited, in order.
         traffic: of each of them, so far; of a resumed run, it goes on from what was kept.
+        came: called with a client's name as soon as its reply has come, by engines that tell that.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine, self.client_ids = engine, tuple(engine.client_ids)
+        if isinstance(engine, Telling):
+            engine.came = lambda name: self.came(name)
+        self.came: Callable[[str], object] = lambda name: None
         self.traffic = dict.fromkeys(self.client_ids, Traffic())
 
     def exchange(

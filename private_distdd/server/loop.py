@@ -9,6 +9,7 @@ import statistics
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -17,9 +18,10 @@ from torch import Tensor
 from private_distdd.errors import Interrupted, QueryRefusedError, ReleaseError
 from private_distdd.files import numbered
 from private_distdd.networks.trained import TrainedNetwork
+from private_distdd.progress import Progress, showing
 from private_distdd.release.build import build_sound_release
 from private_distdd.release.release import Release
-from private_distdd.server.progress import progress_bar
+from private_distdd.server.progress import describe
 from private_distdd.server.reading import Wanted
 from private_distdd.server.record import RoundRecord
 from private_distdd.server.start import Started
@@ -28,7 +30,7 @@ from private_distdd.synthetic.dataset import SyntheticDataset
 from private_distdd.wire.message import Message
 
 _log = logging.getLogger("private_distdd")
-_SHOWN = 50  # steps between two lines of progress, which shows their mean loss
+_SHOWN = 50  # steps whose mean loss is shown
 
 
 class Kept(NamedTuple):
@@ -58,7 +60,7 @@ class Course(ABC):
         rounds_begun, rounds_done: those whose messages may have been used, and those that are over.
         steps_done: on S.
         loss: the mean distance that was matched last; NaN before the first step.
-        show: called where there is progress to be seen between the rounds, or after the last.
+        progress: what is told of the run meanwhile.
     """
 
     unit: ClassVar[str] = "round"
@@ -73,7 +75,7 @@ class Course(ABC):
         self.info = self.session.run.info
         self.rounds_begun = self.rounds_done = self.steps_done = 0
         self.loss, self.interrupted = math.nan, False
-        self.show: Callable[[], None] = lambda: None
+        self.progress = Progress(0)
 
     @property
     @abstractmethod
@@ -110,19 +112,31 @@ class Course(ABC):
         """A network that the messages trained, if the method trains one to be released, beside S or alone."""
         return None
 
-    def reporting(self, last: int) -> Callable[[int, float], None]:
-        """For methods whose steps come after the rounds: what counts them, and shows their mean loss now and then.
+    @property
+    def ever_answered(self) -> list[str]:
+        """Clients whose messages were used."""
+        return [name for name, count in self.session.answered.items() if count]
 
-        Args:
-            last: the number of the last of these steps; they are numbered from 1, and go on from those done.
+    def words(self) -> str:
+        """What is told of the steps so far."""
+        return describe(self.record(self.ever_answered))
+
+    def say(self, note: str) -> None:
+        """Tell what goes on in the round that was begun last."""
+        rounds = f"round {self.rounds_begun}/{self.rounds}: " if self.unit == "step" and self.rounds_begun else ""
+        self.progress.say(rounds + note)
+
+    def reporting(self) -> Callable[[int, float], None]:
+        """For methods whose steps come after the rounds: what counts them, and tells their mean loss.
+
+        They are numbered from 1, and go on from those done.
         """
         before, losses = self.steps_done, deque[float](maxlen=_SHOWN)
 
         def report(step: int, loss: float) -> None:
             losses.append(loss)
             self.steps_done, self.loss = before + step, statistics.fmean(losses)
-            if step % _SHOWN == 0 or step == last:
-                self.show()
+            self.progress.at(self.steps_done, self.words)
 
         return report
 
@@ -168,7 +182,7 @@ def run(
     Args:
         course: one run of the method.
         method, settings, seeds: see `build_release`.
-        progress: show a bar.
+        progress: show it.
         on_round_end, output: see `Method.fit`.
 
     Raises:
@@ -178,31 +192,32 @@ def run(
     session, saved = course.session, course.started.saved
     if saved.progress:
         course.restore(Kept(saved.progress, saved.state, saved.memory))
-    course.prepare()
-    shown = progress_bar(course.planned, unit=course.unit, shown=progress)
     tell = on_round_end or (lambda record: None)
-    with shown as bar, _noting(stops):
+    with showing(course.planned, unit=course.unit, shown=progress) as course.progress:
+        session.told = course.say
+        course.prepare()
+        with _noting(stops):
+            try:
+                while course.rounds_done < course.rounds and session.active and not course.interrupted:
+                    record = _round(course, course.rounds_done)
+                    if course.unit == "round":
+                        course.progress.at(record.server_round, partial(describe, record))
+                        tell(record)
+                    else:
+                        course.progress.at(course.steps_done, course.words)
+            except KeyboardInterrupt:
+                if course.unit == "round" or course.steps_done:
+                    raise  # S is what it has come to
+                course.interrupted = True  # what was paid for is still to be used
+            if not session.active:
+                _log.warning("no client is left: the run ends after round %d", course.rounds_done)
+            course.finish()
         if course.unit == "step":
-            course.show = lambda: bar(course.steps_done, course.record(_ever_answered(course)))
-        try:
-            while course.rounds_done < course.rounds and session.active and not course.interrupted:
-                record = _round(course, course.rounds_done)
-                if course.unit == "round":
-                    bar(record.server_round, record)
-                    tell(record)
-                else:
-                    course.show()
-        except KeyboardInterrupt:
-            if course.unit == "round" or course.steps_done:
-                raise  # S is what it has come to
-            course.interrupted = True  # what was paid for is still to be used
-        if not session.active:
-            _log.warning("no client is left: the run ends after round %d", course.rounds_done)
-        course.finish()
-    if course.unit == "step":
-        with _noting(stops):  # what was paid for is released in any case
-            tell(course.record(_ever_answered(course)))
-    accounts = session.accounts()
+            with _noting(stops):  # what was paid for is released in any case
+                tell(course.record(course.ever_answered))
+        session.told = lambda words: course.progress.say(f"ledgers: {words}")
+        accounts = session.accounts()
+        course.progress.say("")
     release = build_sound_release(
         course.dataset(),
         session.run,
@@ -249,6 +264,7 @@ def _round(course: Course, t: int) -> RoundRecord:
     wanted = course.wanted(t)
     course.rounds_begun = t + 1  # from here on its messages may be used, should it be interrupted
     answers = course.session.ask(wanted)
+    course.progress.say("")
     course.interrupted = answers.interrupted
     if answers.interrupted and not course.uses_part_of_a_round:
         raise KeyboardInterrupt
@@ -257,10 +273,6 @@ def _round(course: Course, t: int) -> RoundRecord:
     if not answers.interrupted:  # else all are asked again, and sealed messages come back free
         course.save()
     return course.record([message.client_id for message in answers.messages])
-
-
-def _ever_answered(course: Course) -> list[str]:
-    return [name for name, count in course.session.answered.items() if count]
 
 
 def nobody_answered() -> QueryRefusedError:

@@ -33,6 +33,12 @@ class RoundRecord:
     answered: tuple[str, ...]
     traffic: Mapping[str, Traffic]
 
+    def __repr__(self) -> str:
+        return (
+            f"RoundRecord(round {self.server_round} of {self.rounds}, loss {self.matching_loss:.3f}, "
+            f"{len(self.answered)} of {len(self.used)} clients answered)"
+        )
+
     @cached_property
     def epsilon(self) -> Mapping[str, float]:
         """This run's epsilon of each client so far, by the rule of the claim; infinite without privacy.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
@@ -13,6 +13,7 @@ from private_distdd.errors import CheckpointError, ConsentPendingError, QueryRef
 from private_distdd.privacy.ledger import parse
 from private_distdd.server.accounts import Accounts, KnownLedgers
 from private_distdd.server.line import Line, Traffic
+from private_distdd.server.progress import waiting
 from private_distdd.server.reading import Wanted, read_answer, read_consent
 from private_distdd.wire.engine import ASK, ENROL, LEDGER, Engine
 from private_distdd.wire.message import Message
@@ -58,6 +59,7 @@ class Session:
     Attributes:
         active: clients that agreed and have not left since, in order.
         answered: messages used, by client.
+        told: called with words on whose answers have come, while clients are asked.
 
     Raises:
         QueryRefusedError: no client agrees to the run.
@@ -81,6 +83,7 @@ class Session:
         self._line, self.run, self._quorum, self._deadline = Line(engine), run, quorum, deadline
         self._line.traffic |= {name: Traffic(*kept) for name, kept in (traffic or {}).items()}
         self._known, self._absences = KnownLedgers(), dict[str, int]()
+        self.told: Callable[[str], object] = lambda words: None
         self._waiting: set[str] = set()  # for their owners' consent
         if answered:
             self._check_ledgers(answered, begun)
@@ -118,6 +121,7 @@ class Session:
         pending, messages, interrupted = list(asked), dict[str, Message](), False
         enough = quorum_of(self._quorum if quorum is None else quorum, len(asked))
         useless: set[str] = set()  # replied, and is no help: the wait goes on without counting it
+        self._tell(asked)
         end = None if self._deadline is None else time.monotonic() + self._deadline
         for again in range(TRIES):
             left = None if end is None else max(0.0, end - time.monotonic())
@@ -158,6 +162,17 @@ class Session:
         for name in asked:
             self._note(name, name in messages, interrupted)
         return Answers([messages[name] for name in asked if name in messages], interrupted)
+
+    def _tell(self, asked: Collection[str]) -> None:
+        """Say who of these has answered, from now on."""
+        here = set[str]()
+
+        def came(name: str) -> None:
+            here.add(name)
+            self.told(waiting(asked, here))
+
+        self._line.came = came
+        self.told(waiting(asked, here))
 
     def _note(self, name: str, answered: bool, interrupted: bool) -> None:
         if answered:
@@ -204,6 +219,7 @@ class Session:
             KeyboardInterrupt: Ctrl-C meanwhile.
         """
         pending, found = list(names), dict[str, Reply]()
+        self._tell(tuple(pending))
         for _ in range(TRIES):
             if not pending:
                 break

@@ -42,6 +42,7 @@ from private_distdd.site.draws import check_class_batch, class_batch
 from private_distdd.site.kept import KeptOutputs
 from private_distdd.site.key import SiteKey
 from private_distdd.site.outbox import Outbox
+from private_distdd.site.share import Share
 from private_distdd.validate import require_count, require_identifier, require_kind
 from private_distdd.wire.attestation import Attestation, Signed
 from private_distdd.wire.message import Message
@@ -372,18 +373,19 @@ class Client:
 
     def _private(self, query: Query, question: Question, plan: PrivacyPlan) -> Answering[Message]:
         left = plan.events_per_query  # that were charged
-        answer = question.answer()
+        answer, share = question.answer(), Share(self._log, query.server_round, left)
         try:
             measured = next(answer)
             while left:
                 left -= 1
-                measured = answer.send((yield from self._measured(measured, plan)))
+                measured = answer.send((yield from self._measured(measured, plan, share)))
+                share.measured()
         except StopIteration as end:
             packing = self._runs[query.run_id].packing
             return Message(self.client_id, query.message_id, query.digest, end.value, packing=packing)
         raise QueryRefusedError("a measurement that was not charged", "those of the plan", "Mend the question.")
 
-    def _measured(self, measured: Measurable, plan: PrivacyPlan) -> Answering[Tensor]:
+    def _measured(self, measured: Measurable, plan: PrivacyPlan, share: Share) -> Answering[Tensor]:
         """One measurement: coins, rows, clipping, sums and noise."""
         groups, dimension = measured.num_groups, measured.dimension
         measurement = _mechanism(plan).begin(len(self._labels), groups, dimension, self._randomness)
@@ -391,13 +393,15 @@ class Client:
         if isinstance(measured, OnOutputs):
             taken = plan.sample_rate * plan.max_queries * plan.events_per_query  # how often an example is, on average
             if taken > 1:
-                source = self._kept.of(source, measured.fixed)
+                source = self._kept.of(source, measured.fixed, share.features)
             else:
                 measured = measured.question
-        for part in torch.split(torch.from_numpy(measurement.batch), MICRO_BATCH):
+        parts = torch.split(torch.from_numpy(measurement.batch), MICRO_BATCH)
+        for number, part in enumerate(parts, 1):
             examples = self._examples(measured, source, part.to(self._device))
             measurement.add((yield examples), measured.groups(examples.labels[: examples.size]))
             del examples  # before the next are made: two micro-batches take the memory of one
+            share.at(number, len(parts))
         return measurement.message()
 
     def _examples(self, measured: Measurable, source: Tensor, part: Tensor) -> Examples:

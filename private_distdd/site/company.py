@@ -7,7 +7,7 @@ written once, and is the same to the bit in company (A2: an example's row depend
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 import torch
@@ -64,11 +64,15 @@ def alone(answering: Answering[_Answer]) -> _Answer:
 class Company(Generic[_Answer]):
     """Answers of several clients under way, whose examples share micro-batches.
 
+    Args:
+        came: called with a client's name when its answer is ready.
+
     Attributes:
         answers: those that are ready, by client; who failed with an exception has none, and the client's log has it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, came: Callable[[str], object] = lambda name: None) -> None:
+        self._came = came
         self.answers: dict[str, _Answer] = {}
         self._begun: dict[str, Answering[_Answer]] = {}
         self._waiting: dict[str, Examples] = {}  # who waits longest comes first
@@ -133,6 +137,7 @@ class Company(Generic[_Answer]):
                     examples = answering.send(rows)
         except StopIteration as end:
             self.answers[name] = end.value
+            self._came(name)
         except Exception as error:  # absent; the others go on
             logging.getLogger(f"private_distdd_client.{name}").error("no answer: %s", error, exc_info=error)
         else:

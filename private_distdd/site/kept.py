@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 import torch
 from torch import Tensor
@@ -20,20 +20,23 @@ class KeptOutputs:
     def __init__(self) -> None:
         self._kept: tuple[Hashable, Tensor] | None = None
 
-    def of(self, examples: Tensor, fixed: FixedMap) -> Tensor:
+    def of(
+        self, examples: Tensor, fixed: FixedMap, report: Callable[[int, int], object] = lambda done, of: None
+    ) -> Tensor:
         """The map's outputs, float32 [n, ...]; computed where they are not kept, which depends on no query's coins.
 
         Args:
             examples: float32 [n, *shape]: the client's, the same in every call.
             fixed: the map.
+            report: called meanwhile with how many examples of how many are done.
         """
         if self._kept is None or self._kept[0] != fixed.key:
             self._kept = None  # the old ones make room, and after a failure there are none
-            self._kept = fixed.key, _outputs(examples, fixed)
+            self._kept = fixed.key, _outputs(examples, fixed, report)
         return self._kept[1]
 
 
-def _outputs(examples: Tensor, fixed: FixedMap) -> Tensor:
+def _outputs(examples: Tensor, fixed: FixedMap, report: Callable[[int, int], object]) -> Tensor:
     """In micro-batches of one size, at least one; each output is written where it stays."""
     outputs, done = examples.new_empty(0), 0
     for part, _, count in micro_batches(examples, torch.zeros(len(examples), dtype=torch.int64)):
@@ -42,4 +45,5 @@ def _outputs(examples: Tensor, fixed: FixedMap) -> Tensor:
             outputs = found.new_empty((len(examples), *found.shape[1:]))
         outputs[done : done + count] = found[:count]
         done += count
+        report(done, len(examples))
     return outputs

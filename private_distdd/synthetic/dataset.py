@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import io
 import json
 import logging
 from pathlib import Path
@@ -37,6 +40,7 @@ _HEADERS: dict[str, list[set[str]]] = {
 }
 _DTYPES = {"images": torch.float32, "labels": torch.int64, "mean": torch.float64, "std": torch.float64}
 _SOFT_DTYPES = {"soft_labels": torch.float32}
+_SHOWN = 1200  # pixels of the longer side of a picture in a notebook, at most
 _SUM_TOLERANCE = 1e-4  # of a soft label's sum: float32 rounding of 65,536 classes is below it
 LARGEST_PIXEL = 1e6  # of S, on the normalised scale: beyond it, it is no example of anything
 
@@ -98,6 +102,11 @@ class SyntheticDataset(ImageDataset):
                 "Build labels with torch.arange(num_classes).repeat_interleave(ipc).",
             )
         self.soft_labels = None if soft_labels is None else _distributions(soft_labels, len(self), info.num_classes)
+
+    def __repr__(self) -> str:
+        more = f", mosaics of {self.partition} x {self.partition}" if self.partition > 1 else ""
+        more += ", soft labels" if self.soft_labels is not None else ""
+        return f"{super().__repr__()[:-1]}, {self.ipc} a class{more})"
 
     def __len__(self) -> int:
         return len(self.labels) * self.partition**2
@@ -227,6 +236,22 @@ class SyntheticDataset(ImageDataset):
         info = self.info
         picture = info.form.picture(self.images, info.num_classes, info.denormalise)
         return info.form.named(picture, info.classes) if info.classes else picture
+
+    def picture_html(self) -> str:
+        """`grid` as an image in HTML that needs nothing else, of at most 1,200 x 1,200 pixels."""
+        from PIL import Image
+
+        picture, file = Image.fromarray(self.grid()), io.BytesIO()
+        picture.thumbnail((_SHOWN, _SHOWN))
+        picture.save(file, format="PNG")
+        return (
+            f'<img alt="the images of S, one row a class" style="max-width:min(100%,480px);height:auto;'
+            f'image-rendering:pixelated" src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}">'
+        )
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return f"<p>{html.escape(repr(self))}</p>{self.picture_html()}"
 
     def preview(self, path: str | Path) -> None:
         """Write `grid` as a PNG file at `path`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol, runtime_checkable
 
 ENROL, ASK, LEDGER = "enrol", "ask", "ledger"
@@ -48,6 +48,17 @@ class Engine(Protocol):
             ExchangeInterrupted: Ctrl-C while clients were asked.
         """
         ...
+
+
+@runtime_checkable
+class Telling(Protocol):
+    """An engine that tells of replies as they come; the server sets what it calls.
+
+    Attributes:
+        came: called with a client's name when its reply has come, in the thread that called `exchange`.
+    """
+
+    came: Callable[[str], object]
 
 
 class ExchangeInterrupted(KeyboardInterrupt):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,14 @@ def test_the_command_writes_both_files(plan_file: Path, capsys: pytest.CaptureFi
     assert "a lower bound of this kind passes the truth in up to 5 %" in " ".join(page.lower().split())
     assert "all do" in page
     assert "costs epsilon = 92 for one release" in page
-    assert "not rejected" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "not rejected" in told.out
+    last = [line for line in told.err.splitlines() if re.match(r"(audit|inversion) ", line)]
+    assert [line.split(",")[0] for line in last if not line.startswith("audit 0/")][-3:] == [
+        f"audit {len(content['records']) - 5}/{len(content['records']) - 5}",
+        "inversion 0/5",
+        "inversion 5/5",
+    ]
     assert cli.main(["audit", str(plan_file), "--quick"]) == 2  # never overwritten
 
 

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +25,8 @@ from private_distdd.cli import main
 
 def test_distill_evaluate_verify(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["distill", *QUICK, "--target-epsilon", "5", "--output", "run"]) == 0
-    said = capsys.readouterr().out
+    said, told = capsys.readouterr()
+    assert re.search(r"^round \d+/\d+, 0:0\d:\d\d, loss [0-9.]+  epsilon so far 5.00 of 5.00", told, re.MULTILINE)
     assert "epsilon 5.000 at delta 1e-05 a client" in said
     assert "client-00, client-01, client-02: claim 5.000, spent 5.000" in said
     assert "RDP" not in said
@@ -41,7 +43,11 @@ def test_distill_evaluate_verify(here: Path, capsys: pytest.CaptureFixture[str])
     assert digest in said
     evaluation = ["evaluate", "run", "--model-args", '{"width":8}', "--seeds", "2", "--epochs", "2"]
     assert main(evaluation) == 0
-    assert "445 real test images of digits" in capsys.readouterr().out
+    found = capsys.readouterr()
+    assert "445 real test images of digits" in found.out
+    assert "epoch 4/4, " in found.err
+    assert main([*evaluation, "--quiet"]) == 0
+    assert capsys.readouterr() == (found.out, "")
     card = Path("run/card.json")
     card.write_text(card.read_text().replace('"ipc": 10', '"ipc": 11'))
     assert main(["verify", "run"]) == 1

@@ -94,11 +94,14 @@ def test_a_method_runs_over_it_as_in_one_process(make_images: MakeImages, tiny_i
 
 def test_those_named_are_invited_and_the_absent_may_come(grid: FakeGrid, run: Run) -> None:
     late = grid.go(2)
-    engine = engine_of(grid, ["c2", "c1"])
+    engine, told = engine_of(grid, ["c2", "c1"]), list[str]()
+    engine.came = told.append
     assert engine.client_ids == ("c2", "c1")
     assert agreed(enrol(engine, run)) == ["c2"]
+    assert told == ["c2"]
     grid.nodes[9] = late
     assert agreed(enrol(engine, run)) == ["c1", "c2"]
+    assert sorted(told) == ["c1", "c2", "c2"]
     assert grid.nodes[1].operations == [PING]  # c0 was asked for its name, and for nothing else
 
 

@@ -18,7 +18,7 @@ from private_distdd.networks.spec import ModelSpec
 from private_distdd.privacy.mechanism import Measurement, SampledGaussianMechanism
 from private_distdd.privacy.plan import Privacy
 from private_distdd.site.client import Client
-from private_distdd.wire.engine import ASK, ENROL, LEDGER, Engine, ExchangeInterrupted
+from private_distdd.wire.engine import ASK, ENROL, LEDGER, Engine, ExchangeInterrupted, Telling
 from private_distdd.wire.message import Message
 from private_distdd.wire.query import Query
 from private_distdd.wire.refusal import Refusal
@@ -97,6 +97,17 @@ def test_ctrl_c_keeps_what_was_paid_for(clients: list[Client], run: Run, monkeyp
     assert isinstance(caught.value, KeyboardInterrupt)
     assert Message.from_bytes(read(caught.value.replies["c0"]).answer).client_id == "c0"
     assert (caught.value.replies["c1"], caught.value.replies["c2"]) == (None, None)
+
+
+def test_who_has_answered_is_told_as_it_comes(clients: list[Client], run: Run) -> None:
+    engine = InProcess(clients)
+    assert isinstance(engine, Telling)
+    told: list[str] = []
+    engine.came = told.append
+    engine.exchange(ENROL, dict.fromkeys(["c1", "c0"], run.to_bytes()))
+    assert told == ["c0", "c1"]
+    engine.exchange(ASK, dict.fromkeys(engine.client_ids, query(run).data))
+    assert sorted(told[2:]) == ["c0", "c1", "c2"]  # who refuses answers, too
 
 
 def test_simulated_clients_answer_without_privacy_unless_forbidden(

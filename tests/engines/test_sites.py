@@ -81,10 +81,12 @@ def test_a_run_stops_before_anything_is_spent_until_every_owner_has_agreed(
 
 def test_who_is_not_there_is_absent(make_images: MakeImages, tmp_path: Path) -> None:
     with serving(tmp_path, *clients(make_images)[:1]) as sockets:
-        engine = Sites({**sockets, "c1": tmp_path / "nobody.sock"})
+        engine, told = Sites({**sockets, "c1": tmp_path / "nobody.sock"}), list[str]()
+        engine.came = told.append
         found = engine.exchange(LEDGER, dict.fromkeys(engine.client_ids, b""))
     assert found["c0"] is not None
     assert found["c1"] is None
+    assert told == ["c0"]
 
 
 def test_a_site_that_is_being_started_is_waited_for(make_images: MakeImages, tmp_path: Path) -> None:

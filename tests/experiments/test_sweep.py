@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,29 @@ def test_a_cell_that_fails_is_told_and_tried_again_and_the_others_go_on(
     assert "soft labels of a synthetic set that has none" in page
     sweep(small, tmp_path / "s")
     assert len(ran) == 4 + 3
+
+
+def test_records_are_shown_as_a_table(small: Config, tmp_path: Path) -> None:
+    small["method"]["deadline"] = [None, 1e-9]  # nobody can answer in time
+    records = sweep(small, tmp_path / "s")
+    head, names, line = repr(records).splitlines()
+    assert head == "2 cells, 1 failed"
+    assert names.split() == ["method", "epsilon", "accuracy"]
+    assert re.fullmatch(r"distdd, deadline = None  [0-9.]+ +[0-9.]+%", line)
+    assert "<td>distdd, deadline = None</td>" in records._repr_html_()
+    for record in records:
+        record["settings"]["method"]["name"] = "<b>"
+    assert "<td>&lt;b&gt;" in records._repr_html_()
+
+
+def test_progress_tells_cells_and_failures(small: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small["method"]["deadline"] = [None, 1e-9]  # nobody can answer in time
+    sweep(small, tmp_path / "s", progress=True)
+    lines = capsys.readouterr().err.splitlines()
+    told = [line for line in lines if line.startswith("cell ")]
+    assert told[0].startswith("cell 0/2, 0:00:0")
+    assert told[-1].startswith("cell 2/2, 0:00:0")
+    assert told[-1].endswith(", 1 failed")
 
 
 def test_clients_alone_are_federations_of_one(small: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

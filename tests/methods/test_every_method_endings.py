@@ -115,7 +115,7 @@ def test_progress_does_not_touch_the_result(
     plain = made(fit(method, members(make_images)))
     assert torch.equal(plain, made(fit(method, members(make_images), progress=True)))
     said = capsys.readouterr().err
-    assert re.search(r"loss [0-9.]+  NOT PRIVATE  [0-9.]+ (kB|MB) sent ", said)
+    assert re.search(r"loss [0-9.]+  NOT PRIVATE  [0-9.]+ (kB|MB) sent$", said, re.MULTILINE)
     assert "NOT PRIVATE" in said
     fit(case.make(privacy=NOISY), members(make_images), progress=True)
     assert "epsilon so far" in capsys.readouterr().err

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-
-import pytest
 
 from private_distdd.privacy.accountants import best_epsilon
 from private_distdd.privacy.events import SampledGaussian
@@ -31,18 +30,16 @@ def test_the_line_ends_at_the_epsilon_that_was_asked_for() -> None:
     assert "NOT PRIVATE" in progress.describe(record({"a": 1}, None))
 
 
-def test_the_line_is_computed_at_most_once_a_second_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, told = [100.0], list[int]()
+def test_the_line_says_that_nobody_answered_and_no_loss_where_nothing_was_matched() -> None:
+    nobody = dataclasses.replace(record({"a": 100}), matching_loss=math.nan, answered=())
+    assert progress.describe(nobody).startswith("nobody answered  epsilon so far 9.99 of 9.99")
+    waiting = dataclasses.replace(nobody, answered=("a",))
+    assert progress.describe(waiting).startswith("epsilon so far 9.99 of 9.99")
 
-    def describe(record: RoundRecord) -> str:
-        told.append(record.server_round)
-        now[0] += 0.3  # slow: a twentieth of the time may go into it, so the next is due after 6 s
-        return "words"
 
-    monkeypatch.setattr(progress, "describe", describe)
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    with progress.progress_bar(100, unit="round", shown=True) as bar:
-        for done in range(1, 101):
-            now[0] += 0.1
-            bar(done, record({"a": 1}))
-    assert 2 <= len(told) <= 4
+def test_who_has_answered_is_told_and_who_has_not_where_these_are_few() -> None:
+    clients = ["north", "south", "east", "west", "middle"]
+    assert progress.waiting(clients, set()) == "0 of 5 clients have answered"
+    assert progress.waiting(clients, {"north"}) == "1 of 5 clients have answered"
+    assert progress.waiting(clients, {"north", "west", "east"}) == "3 of 5 clients have answered, not yet south, middle"
+    assert progress.waiting(clients, set(clients)) == "5 of 5 clients have answered"

@@ -55,6 +55,18 @@ SHAPE = (3, sum(p.numel() for p in SPEC.build((1, 8, 8), 3, 0).parameters()))
 """What every answer to `query` must look like."""
 
 
+def test_it_tells_who_has_answered_as_answers_come(clients: list[Client], run: Run) -> None:
+    session, told = Session(InProcess(clients), run), list[str]()
+    session.told = told.append
+    assert len(session.ask(wanted(session.active, query(run), SHAPE)).messages) == 3
+    assert told[0] == "0 of 3 clients have answered"
+    assert [text.partition(",")[0] for text in told] == [f"{n} of 3 clients have answered" for n in range(4)]
+    assert told[2].startswith("2 of 3 clients have answered, not yet c")
+    told.clear()
+    session.accounts()  # the ledgers
+    assert told[-1] == "3 of 3 clients have answered"
+
+
 class Tampering(PerClient):
     """A transport whose client c0 answers whatever it is told to."""
 

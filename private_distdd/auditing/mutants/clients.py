@@ -21,6 +21,7 @@ from private_distdd.privacy.plan import PrivacyPlan
 from private_distdd.questions.question import Measurable
 from private_distdd.site.client import Client
 from private_distdd.site.company import Answering
+from private_distdd.site.share import Share
 from private_distdd.wire.message import Message
 from private_distdd.wire.query import Query
 
@@ -54,8 +55,8 @@ class _Lenient(Ledger):
 class _Idle(Client):
     """Computes nothing for an empty batch."""
 
-    def _measured(self, measured: Measurable, plan: PrivacyPlan) -> Answering[Tensor]:
-        measuring = super()._measured(measured, plan)
+    def _measured(self, measured: Measurable, plan: PrivacyPlan, share: Share) -> Answering[Tensor]:
+        measuring = super()._measured(measured, plan, share)
         examples = next(measuring)
         try:
             while True:

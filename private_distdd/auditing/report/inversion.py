@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -23,8 +23,8 @@ class Inversion:
     """
 
     protection: str
-    labels: Tensor
-    originals: Tensor
-    guesses: Tensor
-    rebuilt: Tensor
+    labels: Tensor = field(repr=False)
+    originals: Tensor = field(repr=False)
+    guesses: Tensor = field(repr=False)
+    rebuilt: Tensor = field(repr=False)
     record: AuditRecord

@@ -63,6 +63,20 @@ class AuditRecord:
     confidence: float = CONFIDENCE
     gate_alpha: float = GATE_ALPHA
 
+    def __repr__(self) -> str:
+        bound = f"epsilon {self._bound}" if self._bound else ""
+        return f"AuditRecord({', '.join(part for part in (self.audit, bound, self._verdict) if part)})"
+
+    @property
+    def _bound(self) -> str:
+        """Lower and upper bound on epsilon at delta = 1e-5, where they are given there."""
+        low, high = dict(self.lower).get(AIM), dict(self.upper).get(AIM)
+        return "" if low is None or high is None else f"{rounded_down(low)} <= {rounded_up(high)}"
+
+    @property
+    def _verdict(self) -> str:
+        return "REJECTED" if self.rejected else "" if self.kind == "descriptive" else "not rejected"
+
     def to_json(self) -> dict[str, Any]:
         """A JSON object; infinity is written as the text "infinity"."""
         return {
@@ -97,10 +111,8 @@ def table(records: Iterable[AuditRecord]) -> str:
     """The records as a table of plain text: the bounds are shown at delta = 1e-5, where they are given there."""
     rows = [("audit", "kind", "trials", "epsilon, lower <= upper", "verdict", "seconds")]
     for record in records:
-        low, high = dict(record.lower).get(AIM), dict(record.upper).get(AIM)
-        bound = "" if low is None or high is None else f"{rounded_down(low)} <= {rounded_up(high)}"
-        verdict = "REJECTED" if record.rejected else "" if record.kind == "descriptive" else "not rejected"
-        rows.append((record.audit, record.kind, f"{record.trials:,}", bound, verdict, f"{record.seconds:.1f}"))
+        told = record._bound, record._verdict
+        rows.append((record.audit, record.kind, f"{record.trials:,}", *told, f"{record.seconds:.1f}"))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
