@@ -6,6 +6,7 @@ import contextlib
 import os
 import pkgutil
 import re
+import runpy
 import shlex
 import signal
 from collections.abc import Iterator
@@ -38,6 +39,18 @@ def page(name: str) -> str:
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_every_output_on_a_page_is_what_its_command_prints(name: str, runner: Runner) -> None:
     assert runner.check(page(name)) >= OUTPUTS[name]
+
+
+def test_the_pictures_of_the_tutorial_are_parts_of_the_pages_that_it_writes(runner: Runner) -> None:
+    runner.check(page("tutorial"))  # its commands are not run again
+    pictures = runpy.run_path(str(ROOT / "benchmarks" / "pictures.py"))
+    shown = set(re.findall(r"images/(tutorial-\w+)\.png", page("tutorial")))
+    assert shown == {"tutorial-s", *pictures["PARTS"]}
+    for name, (file, begin, end) in pictures["PARTS"].items():
+        text = (runner.folder / file).read_text(encoding="utf-8")
+        assert 2000 < len(pictures["part"](text, begin, end)) < len(text), name
+    with pytest.raises(ValueError, match="substring not found"):
+        pictures["part"]("<style></style><p>another page</p>", "", "<h2>")
 
 
 def commands(text: str) -> list[list[str]]:
