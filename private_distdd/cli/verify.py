@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"the claim: {release.verdict}")
         if release.private:
             plan = PrivacyPlan.from_json(release.card["plan"])
-            print(textwrap.fill(in_words(plan.schedule, max(release.epsilon.values()), plan.delta), 100))
+            print(textwrap.fill(in_words(plan.schedule, max(release.epsilon.values()), plan.delta), 80))
         if owners is None:
             print(_unconfirmed(list(release.signers({}).values())))
         print(f"{manifest_hash(Path(options.release))}  manifest.json: compare it with what its maker told you")

@@ -32,23 +32,27 @@ EXAMPLE = """\
 #     private-distdd site run THIS_FILE
 client_id = "{client_id}"
 
-socket = "site.sock"      # where the site listens; in a folder that nobody else may enter
-ledger = "ledger.jsonl"   # what the data have paid, for their lifetime: never delete it, never restore an older copy
+socket = "site.sock"      # where the site listens, in a folder that only you may enter
+# What the data have paid, for their lifetime: never delete it or restore an older copy.
+ledger = "ledger.jsonl"
 key = "key.pem"           # what the ledger is signed with
 log = "site.log"          # for your eyes only: it may hold what errors said about data
-consent = "ask"           # hold every run back until `private-distdd site approve` agrees to it; or leave this out
+# Hold every run back until `private-distdd site approve` agrees to it; or leave it out.
+consent = "ask"
 
 [data]
-source = "data.npz"       # a FILE.npz, FILE.csv or FOLDER, as load_dataset takes it: its training part is the site's
-num_classes = 10          # a public constant, like classes, mean, std, name, size, channels: they may stand here, too
-# factory = "module:function"   # instead of source: a data set of your own; the module may lie beside this file
+# A FILE.npz, FILE.csv or FOLDER, as load_dataset takes it: its training part is used.
+source = "data.npz"
+num_classes = 10          # public, as are classes, mean, std, name, size and channels
+# In place of source, a data set of your own; the module may lie beside this file:
+# factory = "module:function"
 
 # [info]                  # public constants of a data set of your own that carries none
 # name = "scans"
 # num_classes = 10
 # shape = [1, 28, 28]
 
-[budget]                  # the most that may ever be spent on these data, all runs together
+[budget]                  # the most that may ever be spent on these data, in all runs
 epsilon = 8.0
 delta = 1e-5              # well below 1 / the number of examples
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import pkgutil
 import re
+import runpy
 import shlex
 import signal
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from shown import Runner, blocks
 from private_distdd.cli import main
 
 ROOT = Path(__file__).parents[2]
-OUTPUTS = {"verifying": 7, "bill": 8, "quickstart": 3, "methods": 3, "limits": 0, "sites": 9}
+OUTPUTS = {"verifying": 7, "bill": 8, "quickstart": 3, "methods": 3, "limits": 0, "sites": 9, "tutorial": 9}
 """Pages, and how many outputs each shows at least: so that none gets out of the test's sight."""
 
 
@@ -40,6 +41,18 @@ def test_every_output_on_a_page_is_what_its_command_prints(name: str, runner: Ru
     assert runner.check(page(name)) >= OUTPUTS[name]
 
 
+def test_the_pictures_of_the_tutorial_are_parts_of_the_pages_that_it_writes(runner: Runner) -> None:
+    runner.check(page("tutorial"))  # its commands are not run again
+    pictures = runpy.run_path(str(ROOT / "benchmarks" / "pictures.py"))
+    shown = set(re.findall(r"images/(tutorial-\w+)\.png", page("tutorial")))
+    assert shown == {"tutorial-s", *pictures["PARTS"]}
+    for name, (file, begin, end) in pictures["PARTS"].items():
+        text = (runner.folder / file).read_text(encoding="utf-8")
+        assert 2000 < len(pictures["part"](text, begin, end)) < len(text), name
+    with pytest.raises(ValueError, match="substring not found"):
+        pictures["part"]("<style></style><p>another page</p>", "", "<h2>")
+
+
 def commands(text: str) -> list[list[str]]:
     """The library's own commands on a page: in indented blocks and in those that are fenced."""
     indented = re.findall(r"(?:^    .*\n)+", text, re.MULTILINE)
@@ -49,7 +62,10 @@ def commands(text: str) -> list[list[str]]:
     return [shlex.split(line, comments=True)[1:] for line in found]
 
 
-PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+PAGES = [
+    *sorted((ROOT / "docs").glob("*.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+]
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
@@ -88,6 +104,41 @@ def test_the_api_page_names_what_exists() -> None:
     assert len(set(names)) == len(names)
     for name in names:
         assert pkgutil.resolve_name(name)
+
+
+WIDEST = 88
+"""Characters of a line of code, or of an output, that a page shows without scrolling."""
+
+
+def code_lines(text: str) -> list[str]:
+    """The lines of a page's code, of its outputs, and of what is indented as code."""
+    lines, left, fenced = list[str](), list[str](), False
+    for line in text.splitlines():
+        if line.startswith("```"):
+            fenced = not fenced
+        elif fenced:
+            lines.append(line)
+        else:
+            left.append(line)
+    indented = re.findall(r"(?:\A|\n)\n((?:    .*\n)+)", "\n" + "\n".join(left) + "\n")  # a list's lines follow its own
+    return lines + [line[4:] for part in indented for line in part.splitlines()]
+
+
+TAKEN_IN = [ROOT / "examples" / f"{name}.py" for name in ("quickstart", "own_dataset", "tables")]
+"""Whole programs that a page shows."""
+
+
+@pytest.mark.parametrize("path", [*PAGES, *TAKEN_IN], ids=lambda path: path.name)
+def test_no_code_runs_off_the_page(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    lines = text.splitlines() if path in TAKEN_IN else code_lines(text)
+    long = [line for line in lines if len(line) > WIDEST]
+    assert not long, "\n".join([f"{path.name}: {len(long)} lines of code above {WIDEST} characters", *long])
+
+
+def test_lines_of_code_are_found_where_they_stand() -> None:
+    text = "Words.\n\n    indented\n    more\n\n- an item\n    of a list\n\n```sh\nfenced\n    deep\n```\nafter\n"
+    assert code_lines(text) == ["fenced", "    deep", "indented", "more"]
 
 
 def test_modules_named_on_pages_exist() -> None:

@@ -96,6 +96,21 @@ def test_a_millionth_is_rounding_and_more_is_not() -> None:
             compare("e 3.9972462742", printed, [], "here")
 
 
+def test_a_long_line_may_be_shown_in_parts() -> None:
+    compare("a b \\\nc\nd", "a b c\nd\n", [], "here")
+    compare("hash " + "a" * 32 + "\\\n" + "a" * 32, "hash " + "b" * 64, ["hash"], "here")
+    for printed in ("a b\nc\nd\n", "a bc\nd\n"):
+        with pytest.raises(ShownError):
+            compare("a b \\\nc\nd", printed, [], "here")
+
+
+def test_accuracies_are_masked_and_what_is_around_them_is_not() -> None:
+    compare("x | 91.9%  | AUC 0.994", "x | 100.0% | AUC 1.000", ["accuracy", "auc"], "here")
+    compare("on S: 91.9% \u00b1 0.3% (convnet)", "on S: 9.2% \u00b1 12.1% (convnet)", ["accuracy"], "here")
+    with pytest.raises(ShownError):
+        compare("x | 91.9% | 3", "x | 91.9% | 4", ["accuracy"], "here")
+
+
 def test_the_same_shell_block_is_run_once(tmp_path: Path) -> None:
     page = "```sh\necho x >> file; wc -l < file\n```\n\n<!-- output -->\n```text\n1\n```\n"
     runner = Runner(tmp_path)

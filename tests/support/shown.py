@@ -3,7 +3,8 @@
 A page's fenced blocks are read in order.  ```` ```python ```` and ```` ```sh ```` are run; ```` ```text ```` is what
 the block before it printed, and says so in a comment that the rendered page does not show:
 
-    <!-- output -->                       the whole output; a line "..." stands for any lines
+    <!-- output -->                       the whole output; a line "..." stands for any lines, and one that ends in
+                                          a backslash goes on in the next, so that pages need no long lines
     <!-- output; masked: hash loss -->    the same, but for values that are different every time (see `MASKS`)
     <!-- not run: why -->                 before a python or sh block: it takes too long, or needs data
 
@@ -30,6 +31,8 @@ from private_distdd.cli import main
 
 RUN, SHOWN = ("python", "sh"), "text"
 MASKS = {
+    "accuracy": r"\b\d+\.\d ?%(?: ± \d+\.\d ?%)? *",  # with the blanks that fill a table
+    "auc": r"(?<=AUC )[01]\.\d+",
     "bytes": r'(?<="sent": )\d+',  # the last digits of an epsilon, which is signed, may be one more or less
     "day": r"\b\d{4}-\d\d-\d\d\b",
     "hash": r"\b(?:[0-9a-f]{64}){1,2}\b",  # and signatures, which are twice as long
@@ -116,7 +119,10 @@ class Runner:
 
     def _own(self, command: str) -> str:
         with self._at_home() as printed, contextlib.redirect_stderr(printed):
-            status = main(shlex.split(command.replace("\\\n", " "))[1:])
+            try:
+                status = main(shlex.split(command.replace("\\\n", " "))[1:])
+            except SystemExit as ended:  # --version, --help, and an option that there is not
+                status = int(ended.code or 0)
         if status:
             raise ShownError(f"exit status {status}: {command}\n{printed.getvalue()}")
         return printed.getvalue()
@@ -161,6 +167,7 @@ def compare(shown: str, printed: str, masked: Sequence[str], where: str) -> None
     Raises:
         ShownError: they differ, or a mask covers nothing.
     """
+    shown = shown.replace("\\\n", "")
     for name in masked:
         if not re.search(MASKS[name], shown):
             raise ShownError(f"{where}: no {name} is shown, so none is to be masked")
