@@ -18,9 +18,11 @@ from sphinx.application import Sphinx
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout's own code, whatever else is installed
 
 project = html_title = "private_distdd"
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 smartquotes_action = "D"  # the dashes of parameters; quotes stay, because "cosine" is a value to type
 
+nb_execution_mode = "off"  # the notebook shows what `jupyter execute --inplace` left in it
+nb_merge_streams = True
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 4
 
