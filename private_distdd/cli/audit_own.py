@@ -41,7 +41,8 @@ def run_own(options: argparse.Namespace) -> int:
     plan = release.card["plan"] if release.private else None
     curve = None if plan is None else TradeoffCurve([PrivacyPlan.from_json(plan).schedule])
     networks, epochs = (1, 30) if options.quick else (4, 100)
-    audit = own_membership(release, compared, curve, networks=networks, epochs=epochs, seed=options.seed)
+    how = {"networks": networks, "epochs": epochs, "seed": options.seed}
+    audit = own_membership(release, compared, curve, **how, progress=not options.quiet)
     content = own_report(audit, options.target, manifest_hash(source))
     write_own_report(content, folder)
     print(PRIVATE, file=sys.stderr)

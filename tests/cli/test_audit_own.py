@@ -58,14 +58,17 @@ def test_a_private_release_is_not_accused(site: Path, audit: Audit, capsys: pyte
     assert "300 contributed examples, 300 held out; Not told apart" in said.out
     assert "the claim allows" in said.out
     assert "FOR THE OWNER OF THE DATA ALONE" in said.err
+    assert "epoch 30/30, " in said.err
     assert Path("own-audit-001/own-audit.html").stat().st_mode & 0o777 == 0o600
     assert sorted(path.name for path in (site / "run").parent.iterdir()) == ["kept", "leak", "mine", "run"]
 
 
 def test_a_planted_leak_is_flagged(site: Path, audit: Audit, capsys: pytest.CaptureFixture[str]) -> None:
     options = ("--data", str(site / "mine"), "--held-out", str(site / "kept"), "--json", "--output", "report")
-    assert audit("leak", *options) == 1
-    found = json.loads(capsys.readouterr().out)
+    assert audit("leak", *options, "--quiet") == 1
+    said = capsys.readouterr()
+    assert "epoch" not in said.err
+    found = json.loads(said.out)
     assert found == json.loads(Path("report/own-audit.json").read_text())
     assert found["exposes"] is True
     assert found["copies"] == {"members": 50, "held_out": 0}

@@ -142,6 +142,7 @@ def own_membership(
     epochs: int = 100,
     seed: int = 0,
     gate_alpha: float = GATE_ALPHA,
+    progress: bool = False,
 ) -> OwnAudit:
     """Every score of `scores_by`, tested on the pairs.
 
@@ -161,6 +162,7 @@ def own_membership(
         networks, epochs: see `scores_by`.
         seed: of networks, and of the control.
         gate_alpha: of both verdicts.
+        progress: see `scores_by`.
 
     Raises:
         DataError: as `scores_by`.
@@ -170,7 +172,8 @@ def own_membership(
     first, second = compared.pairs.T
     members = compared.members
     started = time.perf_counter()
-    scores = scores_by(release, joined([compared.members, compared.others]).dataset, networks, epochs, seed)
+    every = joined([compared.members, compared.others]).dataset
+    scores = scores_by(release, every, networks, epochs, seed, progress=progress)
     told = {  # scores that are all equal are of a network that diverged
         name: (found[: len(members)], found[len(members) :]) for name, found in scores.items() if np.ptp(found) > 0
     }

@@ -16,6 +16,7 @@ from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.info import DatasetInfo
 from private_distdd.evaluation import train_network
 from private_distdd.networks.spec import ModelSpec
+from private_distdd.progress import showing
 from private_distdd.release.contents import Contents
 
 _CHUNK = 1024  # examples at a time
@@ -81,7 +82,7 @@ def confidence(network: nn.Module, examples: ImageDataset) -> Scores:
 
 
 def scores_by(
-    release: Contents, examples: ImageDataset, networks: int, epochs: int, seed: int = 0
+    release: Contents, examples: ImageDataset, networks: int, epochs: int, seed: int = 0, *, progress: bool = False
 ) -> Mapping[str, Scores]:
     """Scores of each example by what the release holds, float64 [n] each; larger means "was there".
 
@@ -94,14 +95,21 @@ def scores_by(
         networks: trained on S, >= 1.
         epochs: of each, >= 1.
         seed: of the first network; the others have the next ones.
+        progress: show the epochs that are done, on standard error.
     """
     found: dict[str, Scores] = {}
     if release.synthetic is not None:
         synthetic = release.synthetic.expanded()
         found["nearest"] = -nearest(examples, synthetic.images).distance
-        trained = [
-            train_network(_usual(examples.info), synthetic, epochs=epochs, seed=seed + i) for i in range(networks)
-        ]
+        trained = []
+        with showing(networks * epochs, unit="epoch", shown=progress) as shown:
+            for i in range(networks):
+
+                def tell(done: int, before: int = i * epochs) -> None:
+                    shown.at(before + done)
+
+                spec = _usual(examples.info)
+                trained.append(train_network(spec, synthetic, epochs=epochs, seed=seed + i, report=tell))
         found["trained"] = np.mean([confidence(network, examples) for network in trained], axis=0)
     if release.teacher is not None:
         found["classifier"] = confidence(release.teacher.build(), examples)
