@@ -190,7 +190,8 @@ def _data(options: argparse.Namespace) -> tuple[ImageDataset, ImageDataset]:
     train, test = load_dataset(options.dataset, root=options.data)
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(7))
     if not options.test:
-        test, order = _some(train, order[:5000]), order[5000:]
+        held = min(5000, len(train) // 4)
+        test, order = _some(train, order[:held]), order[held:]
     return _some(train, order[: options.limit]), test
 
 
