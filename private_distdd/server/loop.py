@@ -146,10 +146,14 @@ class Course(ABC):
         return {}
 
     @property
+    def done(self) -> int:
+        """Units so far."""
+        return self.rounds_done if self.unit == "round" else self.steps_done
+
+    @property
     def stopped_early(self) -> bool:
         """Was less done than planned?"""
-        done = self.rounds_done if self.unit == "round" else self.steps_done
-        return self.interrupted or self.rounds_done < self.rounds or done < self.planned
+        return self.interrupted or self.rounds_done < self.rounds or self.done < self.planned
 
     def save(self) -> None:
         """Write the checkpoint, if there is one."""
@@ -193,7 +197,7 @@ def run(
     if saved.progress:
         course.restore(Kept(saved.progress, saved.state, saved.memory))
     tell = on_round_end or (lambda record: None)
-    with showing(course.planned, unit=course.unit, shown=progress) as course.progress:
+    with showing(course.planned, unit=course.unit, shown=progress, done=course.done) as course.progress:
         session.told = course.say
         course.prepare()
         with _noting(stops):
