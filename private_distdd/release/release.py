@@ -24,8 +24,8 @@ from private_distdd.release.folder import (
     SYNTHETIC,
     TEACHER,
     contents_of,
-    manifest_of,
     line_of,
+    manifest_of,
     pretty,
     read_release,
 )
