@@ -59,6 +59,7 @@ class Course(ABC):
         info: what is public about the clients' data.
         rounds_begun, rounds_done: those whose messages may have been used, and those that are over.
         steps_done: on S.
+        steps_forgotten: of these, those of a resumed run on an S that its checkpoint did not keep.
         loss: the mean distance that was matched last; NaN before the first step.
         progress: what is told of the run meanwhile.
     """
@@ -73,7 +74,7 @@ class Course(ABC):
     def __init__(self, started: Started, rounds: int) -> None:
         self.started, self.session, self.rounds = started, started.session, rounds
         self.info = self.session.run.info
-        self.rounds_begun = self.rounds_done = self.steps_done = 0
+        self.rounds_begun = self.rounds_done = self.steps_done = self.steps_forgotten = 0
         self.loss, self.interrupted = math.nan, False
         self.progress = Progress(0)
 
@@ -210,7 +211,7 @@ def run(
                     else:
                         course.progress.at(course.steps_done, course.words)
             except KeyboardInterrupt:
-                if course.unit == "round" or course.steps_done:
+                if course.unit == "round" or course.steps_done > course.steps_forgotten:
                     raise  # S is what it has come to
                 course.interrupted = True  # what was paid for is still to be used
             if not session.active:
