@@ -21,7 +21,7 @@ from rich.text import Text
 _PAUSE = 1.0  # seconds at least between two texts that cost something, such as an epsilon
 _SHARE = 0.05  # of the time, at most, goes into them
 _EVERY, _AT_MOST = 10.0, 60.0  # seconds between two lines: at first, and of work of hours
-_Draw: TypeAlias = Callable[[int, str], None]
+_Draw: TypeAlias = Callable[[int | None, str], None]
 
 
 class Progress:
@@ -29,12 +29,12 @@ class Progress:
 
     Args:
         total: of units.
-        draw: called with how many are done, and words on it; None shows nothing.
+        draw: called with how many are done, None for as many as before, and words on it; None shows nothing.
     """
 
     def __init__(self, total: int, draw: _Draw | None = None) -> None:
         self._total, self._draw = total, draw
-        self._done, self._words, self._due = 0, "", 0.0
+        self._words, self._due = "", 0.0
 
     def at(self, done: int, words: Callable[[], str] | None = None) -> None:
         """So many units are done.
@@ -46,7 +46,7 @@ class Progress:
         """
         if self._draw is None:
             return
-        now, self._done = time.monotonic(), done
+        now = time.monotonic()
         if words is not None and (now >= self._due or done == self._total):
             self._words = words()
             self._due = now + max(_PAUSE, (time.monotonic() - now) / _SHARE)
@@ -55,11 +55,11 @@ class Progress:
     def say(self, note: str) -> None:
         """What goes on between two units; it stands until the next one is done."""
         if self._draw is not None:
-            self._draw(self._done, f"{self._words}  {note}".strip())
+            self._draw(None, f"{self._words}  {note}".strip())
 
 
 @contextlib.contextmanager
-def showing(total: int, *, unit: str, shown: bool, even: bool = True) -> Iterator[Progress]:
+def showing(total: int, *, unit: str, shown: bool, done: int = 0, even: bool = True) -> Iterator[Progress]:
     """What the block tells of its work, on standard error: as a bar on a terminal, else as lines.
 
     A line comes at the start, at the end, and meanwhile every ten seconds (of work of hours every minute).  In a
@@ -69,18 +69,19 @@ def showing(total: int, *, unit: str, shown: bool, even: bool = True) -> Iterato
         total: of units.
         unit: what is counted, in one word: "round 12/100".
         shown: show anything?
+        done: units that were done before, as of a run that is resumed, in [0, total].
         even: do units take about the same time, so that the time left can be told?
     """
-    if not shown:
+    if not shown or sys.stderr is None:  # as of a process without a terminal
         yield Progress(total)
         return
     console = Console(stderr=True)
     if console.is_jupyter and not _has_widgets():
-        drawing = _lines(total, unit, even, sys.stdout)  # standard error is red there
+        drawing = _lines(total, unit, done, even, sys.stdout)  # standard error is red there
     elif console.is_jupyter or (sys.stderr.isatty() and not console.is_dumb_terminal):
-        drawing = _bar(total, unit, even, console)
+        drawing = _bar(total, unit, done, even, console)
     else:
-        drawing = _lines(total, unit, even, sys.stderr)
+        drawing = _lines(total, unit, done, even, sys.stderr)
     with drawing as draw:
         yield Progress(total, draw)
 
@@ -94,7 +95,7 @@ def _has_widgets() -> bool:
 
 
 @contextlib.contextmanager
-def _bar(total: int, unit: str, even: bool, console: Console) -> Iterator[_Draw]:
+def _bar(total: int, unit: str, done: int, even: bool, console: Console) -> Iterator[_Draw]:
     columns = (
         TextColumn(unit),
         MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=2 * len(str(total)) + 1)),
@@ -103,7 +104,7 @@ def _bar(total: int, unit: str, even: bool, console: Console) -> Iterator[_Draw]
         _Clock(even),
     )
     with Bar(*columns, console=console) as bar:
-        task = bar.add_task("", total=total)
+        task = bar.add_task("", total=total, completed=done)
         yield lambda done, words: bar.update(task, completed=done, description=words)
 
 
@@ -120,25 +121,25 @@ class _Clock(ProgressColumn):
 
 
 @contextlib.contextmanager
-def _lines(total: int, unit: str, even: bool, file: TextIO) -> Iterator[_Draw]:
+def _lines(total: int, unit: str, done: int, even: bool, file: TextIO) -> Iterator[_Draw]:
     """Lines of a thread of their own: they go on while the work waits for somebody."""
     began, over = time.monotonic(), threading.Event()
-    now: tuple[int, str] = (0, "")
-    first: tuple[int, float] | None = None  # how many were done, and when, before they became more
+    now, first = (done, ""), (done, began)  # the latter: until when no more were done than so many
 
-    def draw(done: int, words: str) -> None:
+    def draw(done: int | None, words: str) -> None:
         nonlocal now, first
-        if first is None or done <= now[0]:
+        if done is not None and done <= first[0]:
             first = done, time.monotonic()
-        now = done, words
+        now = now[0] if done is None else done, words
 
     def line() -> None:
         done, words = now
         passed = time.monotonic() - began
         parts = [f"{unit} {done}/{total}", _clock(passed)]
-        if even and first is not None and first[0] < done < total:
+        if even and first[0] < done < total:
             parts.append(f"{_clock((time.monotonic() - first[1]) * (total - done) / (done - first[0]))} left")
-        print(", ".join([*parts, *([words] if words else [])]), file=file, flush=True)
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it any more: no reason to lose the work
+            print(", ".join([*parts, *([words] if words else [])]), file=file, flush=True)
 
     def tick() -> None:
         while not over.wait(min(_AT_MOST, max(_EVERY, (time.monotonic() - began) / 20))):

@@ -80,6 +80,47 @@ def test_lines_go_on_while_the_work_waits(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(log.getvalue()) == size  # its thread has ended
 
 
+def test_the_time_left_is_told_by_whole_units_and_from_where_the_work_began(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with showing(10, unit="round", shown=True, done=4) as shown:
+        for done in (5, 6):
+            now[0] += 50
+            shown.say("2 of 2 clients have answered")  # most of a round is waiting
+            now[0] += 10
+            shown.at(done)
+    assert capsys.readouterr().err.splitlines() == ["round 4/10, 0:00:00", "round 6/10, 0:02:00, 0:04:00 left"]
+
+
+def test_waiting_before_the_first_unit_does_not_count(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with showing(10, unit="step", shown=True) as shown:
+        now[0] += 1000
+        shown.at(0)  # a round is over
+        now[0] += 2
+        shown.at(2)
+    assert capsys.readouterr().err.splitlines()[-1] == "step 2/10, 0:16:42, 0:00:08 left"
+
+
+class Gone(io.StringIO):
+    """A pipe whose reader has gone."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+
+@pytest.mark.parametrize("stream", [Gone(), None], ids=["gone", "none"])
+def test_work_outlives_standard_error(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO | None) -> None:
+    monkeypatch.setattr(sys, "stderr", stream)
+    with showing(3, unit="round", shown=True) as shown:
+        shown.at(3)
+
+
 @pytest.mark.usefixtures("often")
 def test_no_time_left_is_told_of_units_that_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     log = io.StringIO()

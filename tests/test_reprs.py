@@ -119,6 +119,13 @@ def test_a_malformed_card_breaks_no_console(private: Release, card: dict[str, An
     assert release._repr_html_() is None
 
 
+def test_a_card_of_anybody_steers_no_terminal(private: Release) -> None:
+    bad = "DistDD\n\x1b[2J\u202e"
+    card = {**private.card, "method": {**private.card["method"], "name": bad}, "unaccounted": {bad: 1}}
+    card["data"] = {**card["data"], "name": bad}
+    assert repr(Release(private.synthetic, card, private.ledgers)).isprintable()
+
+
 def test_data_sets_say_their_form_and_no_values() -> None:
     info = DatasetInfo("mine", 2, (1, 8, 8))
     held = ImageDataset(torch.zeros(3, 1, 8, 8), torch.tensor([0, 1, 1]), info)

@@ -127,6 +127,8 @@ class CollabDMCourse(Course):
             weights = unnamed("networks", state)
             self.states = [unnamed(str(k), weights) for k in range(method.networks)]
         self.latents = self._begin()
+        if self.first is not None:  # S as it was, whatever made it
+            self.latents = Latents(None, self.info, self.first.to(method.device, copy=True))
 
     def teacher(self) -> TrainedNetwork | None:
         """See `Course`."""

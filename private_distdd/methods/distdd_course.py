@@ -198,7 +198,6 @@ class DistDDCourse(Course):
         rng = method.public_rng("memory", t)
         for step in range(method.matching_steps):
             _, network, target = self.memory[-1 if step == 0 else int(rng.integers(len(self.memory)))]
-            self.optimizer.zero_grad()
             total += self._distance(network, target)
             for group in self.optimizer.param_groups:
                 group["lr"] = group["most"] * self._share_of_rates()
@@ -214,7 +213,11 @@ class DistDDCourse(Course):
         labels = self.labels.reshape(groups).to(images.device)
         activations = self.method.spec.size(self.info.shape, self.info.num_classes).activations
         loss, slope = distance_slope(DISTANCES[self.method.distance], network, images, labels, target, activations)
-        torch.autograd.backward(examples, slope.reshape(examples.shape))
+        # Zeros for what has no part in S, as latents before a layer that is changed: moments are kept of all alike.
+        variables = list(self.latents.variables.values())
+        slopes = torch.autograd.grad(examples, variables, slope.reshape(examples.shape), materialize_grads=True)
+        for variable, own in zip(variables, slopes, strict=True):
+            variable.grad = own
         return loss
 
     def _share_of_rates(self) -> float:

@@ -147,7 +147,7 @@ class FedDGMCourse(Course):
         self.rounds_begun = self.rounds_done = kept.progress["rounds"]
         self.ways = [way.reshape(-1, *self._told) for way in kept.state["ways"]]
         self.trained = list(kept.state.get("trained", ()))
-        self.steps_done = self.method.matching_steps * len(self.trained)
+        self.steps_done = self.steps_forgotten = self.method.matching_steps * len(self.trained)
 
     @property
     def chosen(self) -> Mapping[str, Any]:

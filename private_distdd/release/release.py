@@ -24,6 +24,7 @@ from private_distdd.release.folder import (
     SYNTHETIC,
     TEACHER,
     contents_of,
+    line_of,
     manifest_of,
     pretty,
     read_release,
@@ -51,8 +52,8 @@ class Release(Contents):
         s, card = self.synthetic, self.card
         held = "a network" if s is None else f"{len(s.labels)} {s.info.form.many}"
         try:
-            made = f"{card['method']['name']} on {card['data']['name']!r}"
-            return f"Release({made}: {held}; {len(card['clients'])} clients; {self.verdict})"
+            made = f"{line_of(card['method']['name'])} on {card['data']['name']!r}"
+            return f"Release({made}: {held}; {len(card['clients'])} clients; {line_of(self.verdict)})"
         except (KeyError, TypeError, ValueError, AttributeError):  # whoever looks for what is wrong prints it
             return f"Release({held}; a card that cannot be read)"
 

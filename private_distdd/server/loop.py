@@ -59,6 +59,7 @@ class Course(ABC):
         info: what is public about the clients' data.
         rounds_begun, rounds_done: those whose messages may have been used, and those that are over.
         steps_done: on S.
+        steps_forgotten: of these, those of a resumed run on an S that its checkpoint did not keep.
         loss: the mean distance that was matched last; NaN before the first step.
         progress: what is told of the run meanwhile.
     """
@@ -73,7 +74,7 @@ class Course(ABC):
     def __init__(self, started: Started, rounds: int) -> None:
         self.started, self.session, self.rounds = started, started.session, rounds
         self.info = self.session.run.info
-        self.rounds_begun = self.rounds_done = self.steps_done = 0
+        self.rounds_begun = self.rounds_done = self.steps_done = self.steps_forgotten = 0
         self.loss, self.interrupted = math.nan, False
         self.progress = Progress(0)
 
@@ -146,10 +147,14 @@ class Course(ABC):
         return {}
 
     @property
+    def done(self) -> int:
+        """Units so far."""
+        return self.rounds_done if self.unit == "round" else self.steps_done
+
+    @property
     def stopped_early(self) -> bool:
         """Was less done than planned?"""
-        done = self.rounds_done if self.unit == "round" else self.steps_done
-        return self.interrupted or self.rounds_done < self.rounds or done < self.planned
+        return self.interrupted or self.rounds_done < self.rounds or self.done < self.planned
 
     def save(self) -> None:
         """Write the checkpoint, if there is one."""
@@ -193,7 +198,7 @@ def run(
     if saved.progress:
         course.restore(Kept(saved.progress, saved.state, saved.memory))
     tell = on_round_end or (lambda record: None)
-    with showing(course.planned, unit=course.unit, shown=progress) as course.progress:
+    with showing(course.planned, unit=course.unit, shown=progress, done=course.done) as course.progress:
         session.told = course.say
         course.prepare()
         with _noting(stops):
@@ -206,7 +211,7 @@ def run(
                     else:
                         course.progress.at(course.steps_done, course.words)
             except KeyboardInterrupt:
-                if course.unit == "round" or course.steps_done:
+                if course.unit == "round" or course.steps_done > course.steps_forgotten:
                     raise  # S is what it has come to
                 course.interrupted = True  # what was paid for is still to be used
             if not session.active:

@@ -15,7 +15,6 @@ from private_distdd.simulation.splits import MakeClient, Whole
 from private_distdd.site.client import Client
 
 _ROW, _LABEL = "row", "label"
-_MOST = 1_000_000  # clients
 
 
 def partition_with(
@@ -72,8 +71,7 @@ def partition_with(
         ) from error
     try:
         partitioner.dataset = Table.from_dict({name: list(values) for name, values in table.items()})
-        count = operator.index(partitioner.num_partitions)
-        parts = [_rows(partitioner.load_partition(i)[_ROW]) for i in range(min(count, _MOST))]
+        parts = [_rows(partitioner.load_partition(i)[_ROW]) for i in range(operator.index(partitioner.num_partitions))]
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise ConfigurationError(
             f"{type(partitioner).__name__}: {type(error).__name__}: {error}",

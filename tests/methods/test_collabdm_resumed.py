@@ -207,19 +207,20 @@ def test_a_release_that_ended_is_had_again(tmp_path: Path, reopen: Reopen) -> No
     assert first.card["progress"] == again.card["progress"]
 
 
+@pytest.mark.parametrize("parametrisation", ["pixels", "convolutional"])
 def test_ctrl_c_in_a_resumed_run_releases_the_first_s(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reopen: Reopen
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reopen: Reopen, parametrisation: str
 ) -> None:
     """It was kept: S is not noise again."""
 
     def stop(*arguments: Any) -> Any:
         raise KeyboardInterrupt
 
-    folder = tmp_path / "checkpoint"
+    method, folder = Phases(parametrisation=parametrisation), tmp_path / "checkpoint"
     with pytest.raises(Killed):
-        run(Phases(), Mortal(reopen(), 9, False), checkpoint=folder)  # the first S is there, and nobody was asked since
+        run(method, Mortal(reopen(), 9, False), checkpoint=folder)  # the first S is there, and nobody was asked since
     monkeypatch.setattr(collabdm_course.CollabDMCourse, "wanted", stop)
-    release = interrupted(run, Phases(), reopen(), checkpoint=folder, resume=True)
+    release = interrupted(run, method, reopen(), checkpoint=folder, resume=True)
     assert torch.equal(release.dataset.images, kept(folder)["first"])
     assert release.teacher is not None
     assert release.card["progress"] == {

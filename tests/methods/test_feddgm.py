@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from conformance import FEDDGM, NOISY, Wire, charges, fit, members
+from interrupts import interrupted
 from torch import nn
 
 from private_distdd.auditing.target import Target
@@ -18,6 +19,7 @@ from private_distdd.data.dataset import ImageDataset
 from private_distdd.errors import CheckpointError, ConfigurationError
 from private_distdd.evaluation import evaluate
 from private_distdd.methods.feddgm import FedDGM
+from private_distdd.methods.feddgm_course import FedDGMCourse
 from private_distdd.networks.generators import Generator
 from private_distdd.networks.training import train
 from private_distdd.privacy.ledger import Ledger
@@ -25,6 +27,7 @@ from private_distdd.privacy.plan import Privacy
 from private_distdd.release.release import Release
 from private_distdd.simulation.splits import dirichlet_split
 from private_distdd.site.client import Client
+from private_distdd.synthetic.latents import Latents
 from private_distdd.wire.message import Message
 
 MakeImages = Callable[..., ImageDataset]
@@ -110,6 +113,36 @@ def test_s_trains_the_next_round_s_surrogates_and_is_matched_again_with_all_ways
         assert not torch.allclose(found, before, atol=1e-4)
     assert both.card["progress"]["matching_steps"] == 2 * method.matching_steps
     assert not torch.allclose(both.dataset.images, first.dataset.images, atol=1e-3)
+
+
+def test_a_stop_before_the_first_step_of_a_resumed_run_releases_no_noise(
+    make_images: MakeImages, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint keeps what S trained, and not S: what was paid for is matched again."""
+    method, run, clients = FEDDGM(privacy=NOISY, surrogates="trained"), folder / "run", federation(make_images, folder)
+    whole = fit(method, clients)
+    for at in (1, 2):  # the second round's query, when it is first made, and made by the resumed run
+        with monkeypatch.context() as patch:
+            patch.setattr(FedDGMCourse, "wanted", _stopping(FedDGMCourse.wanted))
+            release = interrupted(fit, method, clients, checkpoint=run, resume=at > 1)
+        assert release.card["progress"]["matching_steps"] == at * method.matching_steps
+        assert not torch.allclose(release.dataset.images, _noise(method, whole), atol=1e-3)
+
+
+def _stopping(wanted: Callable[..., Any]) -> Callable[..., Any]:
+    def stopped(course: FedDGMCourse, t: int) -> Any:
+        if t:
+            raise KeyboardInterrupt
+        return wanted(course, t)
+
+    return stopped
+
+
+def _noise(method: FedDGM, like: Release) -> torch.Tensor:
+    """S before its first step."""
+    info = like.dataset.info
+    generator, rng = method.generator(info), method.public_rng("latents")
+    return Latents.drawn(generator, info, len(like.dataset.labels), rng, "cpu").examples().detach()
 
 
 @pytest.fixture

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 import torch
 from conformance import COLLABDM, DISTDD, FEDDGM, NOISY, checked, fit, members
+from interrupts import interrupted
 from torch import Tensor, nn
 
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.errors import ConfigurationError, ModelError, NotPrivateWarning
 from private_distdd.networks.generators import Generator
 from private_distdd.privacy.ledger import Ledger
+from private_distdd.server.record import RoundRecord
 from private_distdd.simulation.splits import dirichlet_split
 from private_distdd.site.client import Client
 
@@ -88,6 +90,25 @@ def test_the_same_messages_are_matched_in_another_parametrisation(
     assert len({float(release.dataset.images.sum()) for release in found}) == 3
     assert all(release.epsilon == found[0].epsilon for release in found)
     assert [len(client.ledger.events) for client in clients] == [make(privacy=NOISY).rounds] * 2
+    for client in clients:
+        client.ledger.close()
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_layer_that_leaves_the_latents_no_part_in_s_is_resumed(
+    make_images: MakeImages, tmp_path: Path, optimizer: str
+) -> None:
+    """Latents, and learned weights before the layer, have no slope then; the checkpoint holds their moments."""
+    run, learned = tmp_path / "run", stripes(learned=True, layer="mix")
+    clients = [Client(n, make_images(9, i), Ledger(tmp_path / f"{n}.jsonl")) for i, n in enumerate("ab")]
+
+    def stop(record: RoundRecord) -> None:
+        raise KeyboardInterrupt
+
+    method = DISTDD(privacy=NOISY, parametrisation=learned, matching_optimizer=optimizer)
+    interrupted(fit, method, clients, checkpoint=run, on_round_end=stop)
+    fit(method, clients, checkpoint=run, resume=True)
+    assert [len(client.ledger.events) for client in clients] == [method.rounds] * 2
     for client in clients:
         client.ledger.close()
 

@@ -284,7 +284,7 @@ def _exposed(
         for name, (inside, outside) in scores.items():
             above = len(held) - np.searchsorted(np.sort(outside[held]), inside[own], side="left")
             alike[name][own] = (1 + above) / (1 + len(held))
-    rarest = np.min(list(alike.values()), axis=0)
+    rarest = np.min([np.ones(len(members)), *alike.values()], axis=0)  # there may be no score that tells anything
     near, copies = None, (0, 0)
     if release.synthetic is not None:
         images = release.synthetic.expanded().images

@@ -36,7 +36,8 @@ class Generator:
         seen: what data its weights were trained on, in words: "nothing" for random ones.
         learned: shall its weights be changed along with the latents (a deep image prior)?
         layer: one of the network's modules, by its name: what it makes of the latents, one tensor [n, ...], is then
-            changed beside them ("F-space"), and the rest of the network goes on with that.
+            changed beside them ("F-space"), and the rest of the network goes on with that.  Where no way leads around
+            the layer, latents decide no more than where it starts.
 
     Raises:
         ConfigurationError: an argument is not as above.

@@ -137,6 +137,15 @@ def test_a_network_that_knows_them_by_heart_is_told_apart(compared: Compared, di
     assert own_report(found, "run", "00")["exposed"][0]["distance"] is None
 
 
+def test_a_network_that_says_the_same_of_everything_tells_nothing(compared: Compared) -> None:
+    info, spec = compared.members.dataset.info, ModelSpec("mlp")
+    state = {name: torch.zeros_like(value) for name, value in spec.build(info.shape, 10, 0).state_dict().items()}
+    found = looked(Contents(None, {}, {}, TrainedNetwork(spec, state, info)), compared)
+    assert not found.records
+    assert not found.exposes
+    assert own_report(found, "run", "0" * 64)["exposed"]
+
+
 def test_sets_that_differ_by_themselves_are_called_unclear(compared: Compared) -> None:
     others = compared.others.dataset
     darker = OwnExamples(ImageDataset(others.images - 0.7, others.labels, others.info), compared.others.names)
