@@ -200,7 +200,7 @@ def test_public_digits_stand_for_any_images(info: DatasetInfo, shape: tuple[int,
 
 def test_a_page_has_no_section_for_an_attack_that_was_left_out_and_says_why(plan_file: Path) -> None:
     """CollabDM's messages are embeddings: the attacks on gradients do not read them."""
-    target = dataclasses.replace(Target.read(plan_file), asks="class_embeddings", attacks=frozenset())
+    target = dataclasses.replace(Target.read(plan_file), asks="class_embeddings")
     (attack,) = suite._memberships(target, Setting(), 1, 0)
     page = render_audit(files.report(target, [canary_single(Setting(), 100), attack()]))
     assert "Was this example there?" not in page
