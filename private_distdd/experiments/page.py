@@ -114,12 +114,13 @@ _PAGE = Template(
 <style>
 """
     + COLOURS
-    + """body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:var(--ink);background:var(--ground)}
+    + """body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;
+ color:var(--ink);background:var(--ground)}
 table{border-collapse:collapse;width:100%;font-size:.9rem}.wide{overflow-x:auto}
 th,td{text-align:right;padding:.3rem .6rem;border-bottom:1px solid var(--line);vertical-align:top}
 th:first-child{text-align:left}td{white-space:nowrap}
 figure{margin:1rem 0}figure>svg{width:100%;max-width:44rem}figcaption svg{vertical-align:middle}
-@media (max-width:639px){figure>svg{font-size:16px}}
+@media (max-width:639px){figure>svg{font-size:15px}}
 .warning{border-left:8px solid var(--bad-edge);padding:.4rem 1rem;background:var(--bad-ground)}.bad{color:var(--bad)}
 small,.small{font-size:.82rem;color:var(--soft);overflow-wrap:anywhere}
 </style>

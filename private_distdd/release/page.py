@@ -28,12 +28,14 @@ section{margin-top:1.3em;min-width:0}
  print-color-adjust:exact;-webkit-print-color-adjust:exact}
 .bound{white-space:nowrap}
 .verdict strong{display:block;font-size:1.9em;line-height:1.15;letter-spacing:.03em}
-.strong,.reasonable{background:var(--good-ground);border-color:var(--good-edge)}:is(.strong,.reasonable) strong{color:var(--good)}
+.strong,.reasonable{background:var(--good-ground);border-color:var(--good-edge)}
+:is(.strong,.reasonable) strong{color:var(--good)}
 .limited{background:var(--warn-ground);border-color:var(--warn-edge)}.limited strong{color:var(--warn)}
 .hardly-any{background:var(--bad-ground);border-color:var(--bad-edge)}.hardly-any strong{color:var(--bad)}
 .not{background:#b3001b;border-color:#5c000e;color:#fff}
 .small{font-size:.82em;color:var(--soft)}
-dl{margin:0}dl div{display:flex;gap:1em;justify-content:space-between;padding:.14em 0;border-bottom:1px solid var(--faint)}
+dl{margin:0}dl div{display:flex;gap:1em;justify-content:space-between;padding:.14em 0;
+ border-bottom:1px solid var(--faint)}
 dt{flex:none;color:var(--soft)}dd{margin:0;text-align:right;font-weight:600;min-width:0}
 ul{margin:.3em 0;padding-left:1.2em}
 code{font-family:ui-monospace,"DejaVu Sans Mono","Liberation Mono",monospace;font-size:.86em}
