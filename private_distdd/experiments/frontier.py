@@ -13,6 +13,7 @@ _HEIGHT, _ROW = 386, 18  # of the picture, and of a line of its key
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 540, 14, 330
 _OPEN = 595  # the place of infinity: of runs without privacy
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#555555", "#a6761d")
+_GROUND = '<rect width="100%" height="100%" fill="#fff"/>'  # on a dark page the lines keep their contrast
 _DASHES = ("none", "6 3", "2 3", "8 3 2 3")  # each starts the colours again
 
 
@@ -115,7 +116,7 @@ def frontier(lines: Mapping[str, Sequence[Mark]], axis: Axis = EPSILON, *, keyed
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {end + 24} {_HEIGHT + _ROW * len(below)}" role="img" '
         f'aria-label="accuracy against {safe(axis.title)}" '
-        f'font-family="system-ui,sans-serif" font-size="12" fill="#1b1f24">'
+        f'font-family="system-ui,sans-serif" font-size="12" fill="#1b1f24">{_GROUND}'
         f"{grid}{drawn}{named}"
         f'<text x="{(_LEFT + _RIGHT) / 2}" y="{_BOTTOM + 46}" text-anchor="middle">{safe(axis.title)}</text>'
         f'<text x="12" y="{(_TOP + _BOTTOM) / 2}" text-anchor="middle" '
@@ -126,7 +127,7 @@ def frontier(lines: Mapping[str, Sequence[Mark]], axis: Axis = EPSILON, *, keyed
 def key(labels: Sequence[str]) -> str:
     """What the lines are, as HTML."""
     return "<br>".join(
-        f'<svg width="36" height="12" aria-hidden="true">{_sample(i)}</svg> {safe(label)}'
+        f'<svg width="36" height="12" aria-hidden="true">{_GROUND}{_sample(i)}</svg> {safe(label)}'
         for i, label in enumerate(labels)
     )
 

@@ -13,6 +13,7 @@ from private_distdd.experiments.frontier import Mark, frontier, key
 from private_distdd.experiments.results import Point, points
 from private_distdd.experiments.run import DONE, Record
 from private_distdd.release.bill import as_number
+from private_distdd.release.colours import COLOURS
 from private_distdd.release.html import chips, safe
 from private_distdd.rounding import in_bytes, rounded_up
 
@@ -111,13 +112,17 @@ _PAGE = Template(
 <html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width, initial-scale=1">
 <title>Sweep: $title</title>
 <style>
-body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#1b1f24;background:#fff}
+"""
+    + COLOURS
+    + """body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;
+ color:var(--ink);background:var(--ground)}
 table{border-collapse:collapse;width:100%;font-size:.9rem}.wide{overflow-x:auto}
-th,td{text-align:right;padding:.3rem .6rem;border-bottom:1px solid #d8dee4;vertical-align:top}
+th,td{text-align:right;padding:.3rem .6rem;border-bottom:1px solid var(--line);vertical-align:top}
 th:first-child{text-align:left}td{white-space:nowrap}
 figure{margin:1rem 0}figure>svg{width:100%;max-width:44rem}figcaption svg{vertical-align:middle}
-.warning{border-left:8px solid #a31515;padding:.4rem 1rem;background:#fdf3f3}.bad{color:#a31515}
-small,.small{font-size:.82rem;color:#57606a;overflow-wrap:anywhere}
+@media (max-width:639px){figure>svg{font-size:15px}}
+.warning{border-left:8px solid var(--bad-edge);padding:.4rem 1rem;background:var(--bad-ground)}.bad{color:var(--bad)}
+small,.small{font-size:.82rem;color:var(--soft);overflow-wrap:anywhere}
 </style>
 <h1>Sweep: $title</h1>
 <p>$state.</p>

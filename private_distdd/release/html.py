@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from private_distdd.release.colours import COLOURS
 from private_distdd.rounding import rounded_down, rounded_up
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def render(template: str, **values: Any) -> str:
 @functools.cache
 def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined  # most commands show no page
+    from markupsafe import Markup
 
     made = Environment(
         loader=PackageLoader("private_distdd", "templates"),
@@ -40,6 +42,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.globals["colours"] = Markup(COLOURS)  # noqa: S704 - a constant of ours
     made.filters |= {
         "up": shown_epsilon,
         "down": rounded_down,

@@ -85,6 +85,7 @@ def test_the_command_writes_both_files(plan_file: Path, capsys: pytest.CaptureFi
     assert "https://" not in page
     assert "data:image/png;base64," in page
     assert page.count("<svg") == 2  # membership without privacy, and under the claim
+    assert "Was this example there?" in page
     assert "a lower bound of this kind passes the truth in up to 5 %" in " ".join(page.lower().split())
     assert "all do" in page
     assert "costs epsilon = 92 for one release" in page
@@ -195,6 +196,17 @@ def test_public_digits_stand_for_any_images(info: DatasetInfo, shape: tuple[int,
     ]
     assert found[0].record.figures["gain"] > 10
     assert found[-1].record.figures["gain"] < 0
+
+
+def test_a_page_has_no_section_for_an_attack_that_was_left_out_and_says_why(plan_file: Path) -> None:
+    """CollabDM's messages are embeddings: the attacks on gradients do not read them."""
+    target = dataclasses.replace(Target.read(plan_file), asks="class_embeddings")
+    (attack,) = suite._memberships(target, Setting(), 1, 0)
+    page = render_audit(files.report(target, [canary_single(Setting(), 100), attack()]))
+    assert "Was this example there?" not in page
+    assert "Images rebuilt" not in page
+    shown = page.split("What was and what was not shown")[1].split("</ul>")[0]
+    assert "membership_gradient was left out, for it does not read messages" in shown
 
 
 def test_a_refuted_claim_is_said_on_the_page_and_escaped(plan_file: Path, tmp_path: Path) -> None:
