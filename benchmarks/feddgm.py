@@ -123,7 +123,8 @@ def cell(options: argparse.Namespace, which: tuple[str, str, int]) -> list[dict[
     warnings.simplefilter("ignore", NotPrivateWarning)
     train, scored = _data(options)
     make_client = functools.partial(Client, device=options.device)
-    clients = dirichlet_split(train, 10, alpha=0.5, seed=seed, make_client=make_client)
+    federation = functools.partial(dirichlet_split, train, 10, alpha=0.5, seed=seed, make_client=make_client)
+    clients = federation()
     knobs = KNOBS[method].get(epsilon, KNOBS[method]["usual"])
     knobs = {**knobs, **(TINY[method] if options.quick else {}), **getattr(options, method)}
     if method != "fedavg":
@@ -149,7 +150,9 @@ def cell(options: argparse.Namespace, which: tuple[str, str, int]) -> list[dict[
                 generator = _public(options.dataset, options.data, options.quick, options.device, seed)
             spent = time.perf_counter() - begun
             own = make(**knobs, parametrisation=generator)
-            again = {} if method == "distdd" else {"checkpoint": folder, "resume": bool(number)}
+            again: dict[str, Any] = {"checkpoint": folder, "resume": bool(number)}
+            if method == "distdd":  # its messages follow from S: others each time, of clients that never sent any
+                again, clients = {}, federation()
             row = _row(options, which, f"{CLASSES[method].name}, {ROWS[name]}", own, clients, scored, **again)
             rows.append(row | {"seconds": round(row["seconds"] + spent, 1)})
     return rows
