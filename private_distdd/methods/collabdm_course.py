@@ -138,7 +138,7 @@ class CollabDMCourse(Course):
     @property
     def chosen(self) -> Mapping[str, Any]:
         """The partition, and the generator with what its weights have seen."""
-        return {"partition": self.parts, "parametrisation": recorded(self.generator)}
+        return {"partition": self.parts, "parametrisation": recorded(self.generator, self.info)}
 
     def dataset(self) -> SyntheticDataset:
         """S, with the teacher's soft labels where it has been taught."""

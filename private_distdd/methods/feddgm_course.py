@@ -152,7 +152,7 @@ class FedDGMCourse(Course):
     @property
     def chosen(self) -> Mapping[str, Any]:
         """The generator, what its weights have seen, and their hash."""
-        return {"parametrisation": recorded(self.generator)}
+        return {"parametrisation": recorded(self.generator, self.info)}
 
     def dataset(self) -> SyntheticDataset:
         """See `Course`."""

@@ -44,6 +44,8 @@ def generator_of(value: str | Generator, info: DatasetInfo, seed: int) -> Genera
     return generator
 
 
-def recorded(generator: Generator | None) -> str | dict[str, Any]:
-    """For the card."""
-    return "pixels" if generator is None else generator.record()
+def recorded(generator: Generator | None, info: DatasetInfo) -> str | dict[str, Any]:
+    """For the card; rows of a table have no pixels."""
+    if generator is None:
+        return "pixels" if info.form.spatial else "values"
+    return generator.record()
