@@ -34,13 +34,8 @@ _MOST_TENSORS = HEADER_BYTES // 128  # what a file's header has room for
 _SMALLEST_PART = 12  # pixels: of digits with 8, parts of 4 showed nothing
 Phase: TypeAlias = Literal["embedding", "teacher", "refinement"]
 _OF_WHOLE_MESSAGES = ("mean", "agreement")  # a class that a client leaves out changes nothing for the others
-_FREE = (
-    "parametrisation",
-    "matching_steps",
-    "matching_rate",
-    "generator_rate",
-    "smoothness",
-)  # what the same messages may be matched with again
+# What the same messages may be matched with again:
+_FREE = ("parametrisation", "matching_steps", "matching_rate", "generator_rate", "smoothness")
 
 
 @register_method

@@ -126,9 +126,9 @@ class CollabDMCourse(Course):
             self.steps_done = method.matching_steps
             weights = unnamed("networks", state)
             self.states = [unnamed(str(k), weights) for k in range(method.networks)]
-        self.latents = self._begin()
-        if self.first is not None:  # S as it was, whatever made it
-            self.latents = Latents(None, self.info, self.first.to(method.device, copy=True))
+            self.latents = Latents(None, self.info, self.first.to(method.device, copy=True))  # whatever made it
+        else:
+            self.latents = self._begin()
 
     def teacher(self) -> TrainedNetwork | None:
         """See `Course`."""
@@ -275,20 +275,25 @@ class CollabDMCourse(Course):
                 states = self._states_of(k) if phase == "refinement" else None
                 networks += ClassEmbeddings(spec, self.info, method.device, states).networks
                 means.append(class_means(*read(targets[k].to(method.device), len(spec.seeds))))
-        self.latents = self._begin()
+        before, self.latents = self.latents, self._begin()
         if not networks:
             return
-        match_means(
-            self.latents,
-            self.labels.to(method.device),
-            networks,
-            torch.cat(means),
-            self.info,
-            partition=self.parts,
-            steps=method.matching_steps,
-            rate=method.matching_rate,
-            smoothness=method.smoothness,
-            rng=method.public_rng("order"),
-            generator_rate=method.generator_rate,
-            report=self.reporting(),
-        )
+        try:
+            match_means(
+                self.latents,
+                self.labels.to(method.device),
+                networks,
+                torch.cat(means),
+                self.info,
+                partition=self.parts,
+                steps=method.matching_steps,
+                rate=method.matching_rate,
+                smoothness=method.smoothness,
+                rng=method.public_rng("order"),
+                generator_rate=method.generator_rate,
+                report=self.reporting(),
+            )
+        except KeyboardInterrupt:
+            if self.first is not None and self.generator is not None:
+                self.latents = before  # the first S, in place of one that was begun anew
+            raise

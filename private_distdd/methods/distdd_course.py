@@ -193,8 +193,7 @@ class DistDDCourse(Course):
 
     def _match(self, t: int) -> float:
         """zeta_S steps on S; returns their mean distance."""
-        method = self.method
-        total = torch.zeros((), dtype=torch.float64, device=method.device)
+        method, total = self.method, torch.zeros((), dtype=torch.float64, device=self.method.device)
         rng = method.public_rng("memory", t)
         for step in range(method.matching_steps):
             _, network, target = self.memory[-1 if step == 0 else int(rng.integers(len(self.memory)))]

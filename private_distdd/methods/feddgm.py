@@ -33,13 +33,8 @@ SURROGATES = ("fresh", "continued", "trained")
 _BATCH = 32  # usual without privacy
 _MATCHING = ("matching_steps", "matching_rate", "generator_rate", "distance", "smoothness")
 _STUDENT = ("student_steps", "student_rate", "first_order", "checkpointed")
-_FREE = (
-    "ipc",
-    "partition",
-    "parametrisation",
-    *_MATCHING,
-    *_STUDENT,
-)  # what the same messages may be matched with again
+# What the same messages may be matched with again, where no S was asked about:
+_FREE = ("ipc", "partition", "parametrisation", "surrogate_epochs", *_MATCHING, *_STUDENT)
 
 
 @register_method

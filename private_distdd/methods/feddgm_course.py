@@ -96,7 +96,7 @@ class FedDGMCourse(Course):
     def _match(self) -> None:
         """The steps on S, from noise, towards all ways that came."""
         method = self.method
-        self.latents = self._begin()
+        before, self.latents = self.latents, self._begin()
         parts = self._parts()
         ways = [
             (start, rows[k], parts[row])
@@ -115,25 +115,30 @@ class FedDGMCourse(Course):
             at, moved = start - method.rate * before, -method.rate * piece
             return Way(at.to(method.device), moved.to(method.device), part)
 
-        match_ways(
-            self.latents,
-            self.labels.to(method.device),
-            self.network.to(method.device),
-            draw,
-            self.info,
-            distance=DISTANCES[method.distance],
-            student_steps=method.student_steps,
-            student_rate=method.student_rate,
-            steps=method.matching_steps,
-            rate=method.matching_rate,
-            generator_rate=method.generator_rate,
-            smoothness=method.smoothness,
-            partition=method.partition,
-            first_order=method.first_order,
-            checkpointed=method.checkpointed,
-            rng=method.public_rng("order of ways"),
-            report=self.reporting(),
-        )
+        try:
+            match_ways(
+                self.latents,
+                self.labels.to(method.device),
+                self.network.to(method.device),
+                draw,
+                self.info,
+                distance=DISTANCES[method.distance],
+                student_steps=method.student_steps,
+                student_rate=method.student_rate,
+                steps=method.matching_steps,
+                rate=method.matching_rate,
+                generator_rate=method.generator_rate,
+                smoothness=method.smoothness,
+                partition=method.partition,
+                first_order=method.first_order,
+                checkpointed=method.checkpointed,
+                rng=method.public_rng("order of ways"),
+                report=self.reporting(),
+            )
+        except KeyboardInterrupt:
+            if self.steps_done - self.steps_forgotten >= method.matching_steps:
+                self.latents = before  # an S that is done, in place of one that was begun anew
+            raise
 
     def keep(self) -> Kept:
         """See `Course`."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conformance import COLLABDM, DISTDD, FEDDGM, NOISY, checked, fit, members
+from conformance import COLLABDM, DISTDD, FEDDGM, NOISY, checked, fit, members, raising
 from interrupts import interrupted
 from torch import Tensor, nn
 
@@ -111,6 +113,31 @@ def test_a_layer_that_leaves_the_latents_no_part_in_s_is_resumed(
     assert [len(client.ledger.events) for client in clients] == [method.rounds] * 2
     for client in clients:
         client.ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("make", "again", "rounds"),
+    [
+        (FEDDGM, {"surrogates": "trained"}, {"rounds": 1}),
+        (COLLABDM, {"networks": 2, "refinement_rounds": 1}, {"refinement_rounds": 0}),
+    ],
+    ids=["FedDGM", "CollabDM"],
+)
+def test_ctrl_c_in_a_matching_that_began_anew_gives_the_s_that_was_done(
+    make_images: MakeImages,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[..., Any],
+    again: dict[str, Any],
+    rounds: dict[str, Any],
+) -> None:
+    method = make(parametrisation="convolutional", matching_steps=5, **again)
+    clients = functools.partial(members, make_images, allow_without_privacy=True)
+    done = fit(replace(method, **rounds), clients()).dataset.images
+    assert not torch.allclose(fit(method, clients()).dataset.images, done, atol=1e-3)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.Adam, "step", raising(KeyboardInterrupt, torch.optim.Adam.step, 7))
+        release = interrupted(fit, method, clients())
+    assert torch.allclose(release.dataset.images, done, atol=1e-6)
 
 
 @pytest.mark.parametrize(
