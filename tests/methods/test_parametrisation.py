@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -113,6 +114,36 @@ def test_a_layer_that_leaves_the_latents_no_part_in_s_is_resumed(
     assert [len(client.ledger.events) for client in clients] == [method.rounds] * 2
     for client in clients:
         client.ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("make", "knobs"),
+    [
+        (DISTDD, {"rounds": 2, "matching_steps": 3}),
+        (DISTDD, {"rounds": 2, "matching_steps": 3, "matching_schedule": "constant"}),
+        (COLLABDM, {"matching_steps": 6}),
+        (FEDDGM, {"matching_steps": 6}),
+    ],
+    ids=["DistDD", "DistDD, constant", "CollabDM", "FedDGM"],
+)
+def test_rates_of_latents_and_of_weights_fall_together(
+    make_images: MakeImages, monkeypatch: pytest.MonkeyPatch, make: Callable[..., Any], knobs: dict[str, Any]
+) -> None:
+    rates: list[list[float]] = []
+    step = torch.optim.Adam.step
+
+    def noted(self: torch.optim.Adam) -> None:
+        rates.append([group["lr"] for group in self.param_groups])
+        step(self)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", noted)
+    method = make(parametrisation=stripes(learned=True), matching_rate=0.4, generator_rate=0.02, privacy=NOISY, **knobs)
+    fit(method, members(make_images))
+    constant = knobs.get("matching_schedule") == "constant"
+    shares = [1.0 if constant else (1 + math.cos(math.pi * k / 6)) / 2 for k in range(6)]
+    assert [own[0] for own in rates] == pytest.approx([0.4 * share for share in shares])
+    for learned in (1, 2):  # a linear layer's weights and biases
+        assert [own[learned] for own in rates] == pytest.approx([0.02 * share for share in shares])
 
 
 @pytest.mark.parametrize(
