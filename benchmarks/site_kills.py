@@ -178,7 +178,7 @@ def main() -> None:
     logging.disable()
     with fresh() as name:  # late imports and caches, once for all lives
         federate(Path(name))
-    start, seen = time.monotonic(), Counter[str]({"unpaid": 0, "charged twice": 0})
+    start, seen = time.monotonic(), Counter({"unpaid": 0, "charged twice": 0, "kills": 0})  # printed in this order
     chance = random.Random(options.seed)  # noqa: S311 - when and whom to kill is public
     killed_runs(options.kills, chance, seen, lambda line: print(line, file=sys.stderr))
     print(", ".join(f"{count} {what}" for what, count in seen.items()) + f"; {time.monotonic() - start:.0f} s")
