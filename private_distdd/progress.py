@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+import io
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import TextIO, TypeAlias
+from typing import TextIO, TypeAlias, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn
@@ -75,15 +76,39 @@ def showing(total: int, *, unit: str, shown: bool, done: int = 0, even: bool = T
     if not shown or sys.stderr is None:  # as of a process without a terminal
         yield Progress(total)
         return
-    console = Console(stderr=True)
+    stream = cast(TextIO, _Lasting(sys.stderr))
+    console = Console(file=stream)
     if console.is_jupyter and not _has_widgets():
-        drawing = _lines(total, unit, done, even, sys.stdout)  # standard error is red there
-    elif console.is_jupyter or (sys.stderr.isatty() and not console.is_dumb_terminal):
+        drawing = _lines(total, unit, done, even, cast(TextIO, _Lasting(sys.stdout)))  # standard error is red there
+    elif console.is_jupyter or (stream.isatty() and not console.is_dumb_terminal):
         drawing = _bar(total, unit, done, even, console)
     else:
-        drawing = _lines(total, unit, done, even, sys.stderr)
+        drawing = _lines(total, unit, done, even, stream)
     with drawing as draw:
         yield Progress(total, draw)
+
+
+class _Lasting(io.TextIOBase):
+    """A stream that may have no reader any more, as of a terminal that hung up: no reason to lose the work."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._stream.encoding
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 @functools.cache  # said once
@@ -138,8 +163,7 @@ def _lines(total: int, unit: str, done: int, even: bool, file: TextIO) -> Iterat
         parts = [f"{unit} {done}/{total}", _clock(passed)]
         if even and first[0] < done < total:
             parts.append(f"{_clock((time.monotonic() - first[1]) * (total - done) / (done - first[0]))} left")
-        with contextlib.suppress(OSError, ValueError):  # nobody reads it any more: no reason to lose the work
-            print(", ".join([*parts, *([words] if words else [])]), file=file, flush=True)
+        print(", ".join([*parts, *([words] if words else [])]), file=file, flush=True)
 
     def tick() -> None:
         while not over.wait(min(_AT_MOST, max(_EVERY, (time.monotonic() - began) / 20))):

@@ -66,9 +66,9 @@ def test_lines_go_on_while_the_work_waits(monkeypatch: pytest.MonkeyPatch) -> No
     log = io.StringIO()
     monkeypatch.setattr(sys, "stderr", log)
     with showing(9, unit="step", shown=True) as shown:
-        shown.say("1 of 2 clients have answered")
-        said = wait_for(log, "^step 0/9, 0:00:00, 1 of 2 clients have answered$")
-        assert said.count("1 of 2 clients have answered") >= 1
+        shown.say("1 of 2 clients have replied")
+        said = wait_for(log, "^step 0/9, 0:00:00, 1 of 2 clients have replied$")
+        assert said.count("1 of 2 clients have replied") >= 1
         shown.at(2, lambda: "loss 0.5")
         shown.at(4)
         wait_for(
@@ -88,7 +88,7 @@ def test_the_time_left_is_told_by_whole_units_and_from_where_the_work_began(
     with showing(10, unit="round", shown=True, done=4) as shown:
         for done in (5, 6):
             now[0] += 50
-            shown.say("2 of 2 clients have answered")  # most of a round is waiting
+            shown.say("2 of 2 clients have replied")  # most of a round is waiting
             now[0] += 10
             shown.at(done)
     assert capsys.readouterr().err.splitlines() == ["round 4/10, 0:00:00", "round 6/10, 0:02:00, 0:04:00 left"]
@@ -114,9 +114,17 @@ class Gone(io.StringIO):
         raise BrokenPipeError
 
 
-@pytest.mark.parametrize("stream", [Gone(), None], ids=["gone", "none"])
+class HungUp(Gone):
+    """A terminal whose window was closed."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("stream", [Gone(), HungUp(), None], ids=["gone", "hung up", "none"])
 def test_work_outlives_standard_error(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO | None) -> None:
     monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("TERM", "xterm")
     with showing(3, unit="round", shown=True) as shown:
         shown.at(3)
 

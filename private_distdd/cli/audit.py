@@ -27,7 +27,12 @@ def add(commands: Commands) -> None:
     audit.add_argument("target", metavar="RELEASE_OR_CONFIG", help="a release folder, or a plan's constants as JSON")
     audit.add_argument("--output", metavar="FOLDER", help="a new folder (default: RELEASE-audit, beside the release)")
     audit.add_argument("--quick", action="store_true", help="ten times fewer trials, under a minute")
-    audit.add_argument("--seed", type=int, default=0, help="of noise and coins of the statistical audits (default 0)")
+    audit.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="of the statistical audits' noise and coins, or of --data's networks (default 0)",
+    )
     add_json_option(audit)
     add_quiet_option(audit)
     add_threads_option(audit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 
 import torch
@@ -55,27 +56,30 @@ def run_demo(output: str | None, seed: int, *, as_json: bool = False, progress: 
         f"S has {IPC} images a class"
     )
     rows: list[tuple[str, float, Evaluation]] = []
-    none = math.inf
+
+    def begin(name: str) -> str:
+        if progress:
+            print(name, file=sys.stderr)
+        return name
+
+    def end(name: str, cost: float, dataset: ImageDataset, networks: int = 3) -> None:
+        rows.append((name, cost, score(dataset, test, networks, progress=progress)))
+
     # One network: each takes as long as all that follows, for a spread of some tenths of a point.
-    rows.append(("(a) all real images, one network", none, score(train, test, networks=1, progress=progress)))
-    rows.append(
-        (
-            f"(b) {IPC * train.info.num_classes} random real images",
-            none,
-            score(_random_images(train, seed), test, progress=progress),
-        )
-    )
+    end(begin("(a) all real images, one network"), math.inf, train, networks=1)
+    end(begin(f"(b) {IPC * train.info.num_classes} random real images"), math.inf, _random_images(train, seed))
+    name = begin("(c) S by DistDD")
     # Clients of their own, with ledgers of their own: what (c) gives away is not charged to (d), nor hidden by it.
     open_release = method(None, seed).fit(dirichlet_split(train, NUM_CLIENTS, math.inf, seed=seed), progress=progress)
-    rows.append(("(c) S by DistDD", none, score(open_release.dataset, test, progress=progress)))
+    end(name, math.inf, open_release.dataset)
+    name = begin(f"(d) S by DistDD, {ROUNDS} messages")
     clients = dirichlet_split(train, NUM_CLIENTS, math.inf, seed=seed)
     release = method(PRIVACY, seed).fit(clients, progress=progress, output=folder)
-    rows.append(
-        (f"(d) S by DistDD, {ROUNDS} messages", _bill(release), score(release.dataset, test, progress=progress))
-    )
+    end(name, _bill(release), release.dataset)
+    name = begin("(e) S by CollabDM, one message")
     once = CollabDM(ipc=IPC, matching_steps=ONCE_STEPS, privacy=PRIVACY, seed=seed)
     shot = once.fit(dirichlet_split(train, NUM_CLIENTS, math.inf, seed=seed), progress=progress)
-    rows.append(("(e) S by CollabDM, one message", _bill(shot), score(shot.dataset, test, progress=progress)))
+    end(name, _bill(shot), shot.dataset)
     table = Table("trained on", "epsilon of each client", "accuracy")
     for name, cost, result in rows:
         spread = f" ± {result.std:.1%}" if len(result.accuracies) > 1 else ""

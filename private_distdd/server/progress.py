@@ -1,4 +1,4 @@
-"""What is told of a run while it lasts: matching loss, epsilon and bytes so far; and whose answers came."""
+"""What is told of a run while it lasts: matching loss, epsilon and bytes so far; and who has replied."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def describe(record: RoundRecord) -> str:
 
 
 def waiting(asked: Collection[str], came: Collection[str]) -> str:
-    """How many of those asked have answered, and who has not, where these are few and others have.
+    """How many of those asked have replied, and who has not, where these are few and others have.
+
+    A refusal is a reply.
 
     Args:
         asked: names; all of them are looked at only where few are left, for this is called once a client.
@@ -40,4 +42,4 @@ def waiting(asked: Collection[str], came: Collection[str]) -> str:
         if 0 < left <= min(_NAMED, len(came))
         else ""
     )
-    return f"{len(came)} of {len(asked)} clients have answered{names}"
+    return f"{len(came)} of {len(asked)} clients have replied{names}"

@@ -39,7 +39,7 @@ def test_the_line_says_that_nobody_answered_and_no_loss_where_nothing_was_matche
 
 def test_who_has_answered_is_told_and_who_has_not_where_these_are_few() -> None:
     clients = ["north", "south", "east", "west", "middle"]
-    assert progress.waiting(clients, set()) == "0 of 5 clients have answered"
-    assert progress.waiting(clients, {"north"}) == "1 of 5 clients have answered"
-    assert progress.waiting(clients, {"north", "west", "east"}) == "3 of 5 clients have answered, not yet south, middle"
-    assert progress.waiting(clients, set(clients)) == "5 of 5 clients have answered"
+    assert progress.waiting(clients, set()) == "0 of 5 clients have replied"
+    assert progress.waiting(clients, {"north"}) == "1 of 5 clients have replied"
+    assert progress.waiting(clients, {"north", "west", "east"}) == "3 of 5 clients have replied, not yet south, middle"
+    assert progress.waiting(clients, set(clients)) == "5 of 5 clients have replied"

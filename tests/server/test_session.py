@@ -59,12 +59,12 @@ def test_it_tells_who_has_answered_as_answers_come(clients: list[Client], run: R
     session, told = Session(InProcess(clients), run), list[str]()
     session.told = told.append
     assert len(session.ask(wanted(session.active, query(run), SHAPE)).messages) == 3
-    assert told[0] == "0 of 3 clients have answered"
-    assert [text.partition(",")[0] for text in told] == [f"{n} of 3 clients have answered" for n in range(4)]
-    assert told[2].startswith("2 of 3 clients have answered, not yet c")
+    assert told[0] == "0 of 3 clients have replied"
+    assert [text.partition(",")[0] for text in told] == [f"{n} of 3 clients have replied" for n in range(4)]
+    assert told[2].startswith("2 of 3 clients have replied, not yet c")
     told.clear()
     session.accounts()  # the ledgers
-    assert told[-1] == "3 of 3 clients have answered"
+    assert told[-1] == "3 of 3 clients have replied"
 
 
 class Tampering(PerClient):
