@@ -18,7 +18,7 @@ from networks_per_query import NETWORK, held_out
 from side_by_side import Benchmark, Spread
 
 from private_distdd import CollabDM, DistDD, FedAvg, NotPrivateWarning, Privacy, dirichlet_split, evaluate
-from private_distdd.evaluation import accuracy
+from private_distdd.protocol import accuracy
 
 TRAINED = {"width": 32}
 ROUNDS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 40, 60)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from private_distdd import Client, CollabDM, DistDD, ImageDataset, Privacy, dirichlet_split, evaluate, load_dataset
-from private_distdd.evaluation import accuracy
+from private_distdd.protocol import accuracy
 
 METHODS: dict[str, Any] = {"collabdm": CollabDM, "distdd": DistDD}
 

@@ -43,7 +43,7 @@ from private_distdd import (
     load_dataset,
     public_generator,
 )
-from private_distdd.evaluation import accuracy
+from private_distdd.protocol import accuracy
 
 SMALL = {"width": 8, "depth": 2}
 PUBLIC = {"mnist": "fashionmnist", "fashionmnist": "mnist"}  # what the public generator is trained on

@@ -25,11 +25,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from private_distdd import CollabDM, ImageDataset, Privacy, SyntheticDataset, evaluate, load_dataset
-from private_distdd.evaluation import accuracy
 from private_distdd.matching.means import class_means, total_variation
 from private_distdd.methods.teacher import descend, softened
 from private_distdd.networks.embedding import Embedding
 from private_distdd.networks.spec import ModelSpec
+from private_distdd.protocol import accuracy
 from private_distdd.questions.class_embeddings import ClassEmbeddings
 from private_distdd.synthetic.dataset import presentable
 from private_distdd.synthetic.mosaic import expand

@@ -16,7 +16,7 @@ from typing import Any
 from use_cases.study import Trial, arguments, best, federated, parts, report, search, timed_evaluation, traffic
 
 from private_distdd import Client, DistDD, FedAvg, Privacy, dirichlet_split, load_dataset
-from private_distdd.evaluation import accuracy
+from private_distdd.protocol import accuracy
 
 CLIENTS, RATE = 5, 0.2
 

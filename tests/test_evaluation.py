@@ -16,9 +16,10 @@ from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.info import DatasetInfo
 from private_distdd.data.load import load_dataset
 from private_distdd.errors import ConfigurationError, DataError, ModelError
-from private_distdd.evaluation import Evaluation, accuracy, evaluate, require_alike, train_network
+from private_distdd.evaluation import Evaluation, evaluate, require_alike
 from private_distdd.networks.scores import Scores
 from private_distdd.networks.spec import ModelSpec
+from private_distdd.protocol import accuracy, train_network
 from private_distdd.synthetic.dataset import SyntheticDataset
 
 TRAIN, TEST = load_dataset("digits")

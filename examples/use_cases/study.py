@@ -20,7 +20,7 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from private_distdd import Client, FedAvg, ImageDataset, SyntheticDataset, evaluate
-from private_distdd.evaluation import accuracy
+from private_distdd.protocol import accuracy
 from private_distdd.release.release import Release
 
 

@@ -65,8 +65,9 @@ def run(options: argparse.Namespace) -> int:
     """
     from private_distdd.data.info import DatasetInfo
     from private_distdd.data.load import load_alike, published_names
-    from private_distdd.evaluation import Evaluation, evaluate, require_alike, scores_of
+    from private_distdd.evaluation import Evaluation, evaluate, require_alike
     from private_distdd.networks.device import require_device
+    from private_distdd.protocol import scores_of
     from private_distdd.release.release import Release
 
     release = Release.load(options.release)

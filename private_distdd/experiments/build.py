@@ -16,7 +16,7 @@ from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.load import load_dataset, require_public_classes
 from private_distdd.data.normalised import split_off_test
 from private_distdd.errors import ConfigurationError, PrivateDistDDError
-from private_distdd.evaluation import Evaluation, evaluate, scores_of
+from private_distdd.evaluation import Evaluation, evaluate
 from private_distdd.experiments.cell import SECTIONS, Cell
 from private_distdd.methods import method_named
 from private_distdd.methods.method import Method
@@ -24,6 +24,7 @@ from private_distdd.networks.device import require_device
 from private_distdd.networks.scores import Scores
 from private_distdd.networks.trained import TrainedNetwork
 from private_distdd.privacy.plan import Privacy
+from private_distdd.protocol import scores_of
 from private_distdd.simulation.mislabelling import mislabel
 from private_distdd.simulation.splits import dirichlet_split, shard_split
 from private_distdd.site.client import Client

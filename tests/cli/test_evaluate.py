@@ -15,7 +15,7 @@ from PIL import Image
 
 from private_distdd import ModelSpec, Release, SyntheticDataset, TrainedNetwork, load_dataset
 from private_distdd.cli import main
-from private_distdd.evaluation import accuracy
+from private_distdd.protocol import accuracy
 
 
 def test_evaluate_does_not_print_a_claim_that_does_not_verify(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from private_distdd.auditing.bounds import Scores
 from private_distdd.data.dataset import ImageDataset
 from private_distdd.data.info import DatasetInfo
-from private_distdd.evaluation import train_network
 from private_distdd.networks.spec import ModelSpec
 from private_distdd.progress import showing
+from private_distdd.protocol import train_network
 from private_distdd.release.contents import Contents
 
 _CHUNK = 1024  # examples at a time
