@@ -50,6 +50,7 @@ def experiments(size: Size) -> dict[str, Experiment]:
             "name": "distdd",
             "ipc": size.ipc_of_figures,
             "participation": size.participation,
+            "parametrisation": "pixels",  # as in the paper, with privacy too
             **size.distdd,
         } | knobs
 

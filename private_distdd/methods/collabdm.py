@@ -65,9 +65,10 @@ class CollabDM(Method):
             cannot show need not be matched, and costs time.
         frequencies: cosines of each network, and as many sines.
         bandwidth: of their Gaussian kernel.
-        parametrisation: what S is a function of: "pixels"; "convolutional", the latents of a small random generator,
-            whose weights are learned with them; or those of a `Generator`, see `public_generator`, which must have seen
-            none of the clients' examples.  With a generator, `matching_rate` is that of its latents.
+        parametrisation: what S is a function of: "pixels", which None is; "convolutional", the latents of a small
+            random generator, whose weights are learned with them; or those of a `Generator`, see `public_generator`,
+            which must have seen none of the clients' examples.  With a generator, `matching_rate` is that of its
+            latents.
         augment: each network sees all images, the clients' and S, under one movement of its own.
         aggregator: see `Method`.
         holders: with privacy only: what a client says of a class is left out where its noisy count is less than so many
@@ -121,7 +122,7 @@ class CollabDM(Method):
     frequencies: int = field(default=256, kw_only=True)
     bandwidth: float = field(default=0.5, kw_only=True)
     augment: bool = field(default=False, kw_only=True)
-    parametrisation: str | Generator = field(default="pixels", kw_only=True)
+    parametrisation: str | Generator | None = field(default=None, kw_only=True)
     holders: float = field(default=0.0, kw_only=True)
     matching_steps: int = field(default=1500, kw_only=True)
     matching_rate: float = field(default=0.1, kw_only=True)
@@ -152,7 +153,7 @@ class CollabDM(Method):
         require_number("smoothness", self.smoothness, at_zero, math.inf, "a finite number >= 0", "0 leaves it out.")
         require_flag("augment", self.augment)
         require_parametrisation(self.parametrisation, self.generator_rate)
-        if self.local_steps and self.parametrisation != "pixels":
+        if self.local_steps and self.parametrisation not in (None, "pixels"):
             raise ConfigurationError(
                 f"local_steps = {self.local_steps} with parametrisation = {self.parametrisation!r}",
                 "parametrisation = 'pixels'",
@@ -269,7 +270,7 @@ class CollabDM(Method):
         Raises:
             ConfigurationError, ModelError: it cannot make such examples.
         """
-        return generator_of(self.parametrisation, info, self.public_seed("generator"))
+        return generator_of(self.parametrisation, "pixels", info, self.public_seed("generator"))
 
     def schedule(self, client_ids: Sequence[str]) -> list[list[str]]:
         """Everybody, in every round."""

@@ -149,7 +149,7 @@ class FedDGM(Method):
         for name, options in (("distance", tuple(DISTANCES)), ("match", MATCHES), ("surrogates", SURROGATES)):
             if getattr(self, name) not in options:
                 raise ConfigurationError(f"{name} = {getattr(self, name)!r}", f"one of {options}", "Choose one.")
-        require_parametrisation("pixels" if self.parametrisation is None else self.parametrisation, self.generator_rate)
+        require_parametrisation(self.parametrisation, self.generator_rate)
         if self.segment is not None:
             require_count("segment", self.segment, "Pieces of a way.", at_most=self.surrogate_steps)
         if self.batch_size is not None:
@@ -180,7 +180,7 @@ class FedDGM(Method):
             ConfigurationError, ModelError: it cannot make such examples.
         """
         usual = "convolutional" if info.form.spatial else "pixels"
-        return generator_of(self.parametrisation or usual, info, self.public_seed("generator"))
+        return generator_of(self.parametrisation, usual, info, self.public_seed("generator"))
 
     @property
     def steered(self) -> str:

@@ -13,30 +13,36 @@ from private_distdd.validate import require_number
 PARAMETRISATIONS = ("pixels", "convolutional")
 
 
-def require_parametrisation(value: str | Generator, rate: float) -> None:
+def require_parametrisation(value: str | Generator | None, rate: float) -> None:
     """Refuse what no method can change S by.
 
     Args:
-        value: the knob `parametrisation`.
+        value: the knob `parametrisation`; None is the method's usual one.
         rate: the knob `generator_rate`.
 
     Raises:
         ConfigurationError: either is not as the methods' docstrings say.
     """
-    if not isinstance(value, Generator) and value not in PARAMETRISATIONS:
+    if value is not None and not isinstance(value, Generator) and value not in PARAMETRISATIONS:
         raise ConfigurationError(
-            f"parametrisation = {value!r}", f"one of {PARAMETRISATIONS}, or a Generator", "See `public_generator`."
+            f"parametrisation = {value!r}",
+            f"one of {PARAMETRISATIONS}, a Generator, or None: the method's usual one",
+            "See `public_generator`.",
         )
     require_number("generator_rate", rate, 0, math.inf, "a finite number > 0", "0.01 is usual.")
 
 
-def generator_of(value: str | Generator, info: DatasetInfo, seed: int) -> Generator | None:
-    """The generator that a parametrisation means for such examples, tried once; None for pixels.
+def generator_of(value: str | Generator | None, usual: str, info: DatasetInfo, seed: int) -> Generator | None:
+    """The generator that a parametrisation, or in its place the usual one, means for such examples, tried once.
+
+    Returns:
+        it, or None for pixels, or the values of rows.
 
     Raises:
         ConfigurationError: one of rows of a table.
         ModelError: it does not make such images.
     """
+    value = usual if value is None else value
     if value == "pixels":
         return None
     generator = value if isinstance(value, Generator) else convolutional(info, seed)

@@ -17,9 +17,15 @@ from interrupts import interrupted
 from torch import Tensor, nn
 
 from private_distdd.data.dataset import ImageDataset
+from private_distdd.data.info import DatasetInfo
 from private_distdd.errors import ConfigurationError, ModelError, NotPrivateWarning
+from private_distdd.methods.collabdm import CollabDM
+from private_distdd.methods.distdd import DistDD
+from private_distdd.methods.feddgm import FedDGM
+from private_distdd.methods.parametrisation import recorded
 from private_distdd.networks.generators import Generator
 from private_distdd.privacy.ledger import Ledger
+from private_distdd.privacy.plan import Privacy
 from private_distdd.server.record import RoundRecord
 from private_distdd.simulation.splits import dirichlet_split
 from private_distdd.site.client import Client
@@ -175,7 +181,7 @@ def test_ctrl_c_in_a_matching_that_began_anew_gives_the_s_that_was_done(
     ("make", "knobs", "text"),
     [
         (DISTDD, {"parametrisation": "gan"}, "parametrisation = 'gan'"),
-        (DISTDD, {"parametrisation": None}, "parametrisation = None"),
+        (DISTDD, {"parametrisation": False}, "parametrisation = False"),
         (COLLABDM, {"generator_rate": 0.0}, "generator_rate = 0.0"),
         (DISTDD, {"parametrisation": "convolutional", "initialization": "real", "privacy": None}, "'real' with param"),
         (COLLABDM, {"parametrisation": "convolutional", "local_steps": 2, "privacy": None}, "local_steps = 2 with p"),
@@ -184,6 +190,29 @@ def test_ctrl_c_in_a_matching_that_began_anew_gives_the_s_that_was_done(
 def test_contradictions_are_refused(make: Callable[..., Any], knobs: dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigurationError, match=text):
         make(**knobs)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "privacy", "usual"),
+    [
+        (DistDD, (1, 24, 24), NOISY, "convolutional"),
+        (DistDD, (3, 224, 32), NOISY, "convolutional"),
+        (DistDD, (1, 28, 23), NOISY, "pixels"),
+        (DistDD, (1, 8, 8), NOISY, "pixels"),
+        (DistDD, (1, 28, 28), None, "pixels"),
+        (DistDD, (30,), NOISY, "values"),
+        (CollabDM, (1, 28, 28), NOISY, "pixels"),
+        (FedDGM, (1, 8, 8), NOISY, "convolutional"),
+        (FedDGM, (1, 28, 28), None, "convolutional"),
+        (FedDGM, (30,), NOISY, "values"),
+    ],
+)
+def test_what_s_is_a_function_of_by_default(
+    make: Callable[..., Any], shape: tuple[int, ...], privacy: Privacy | None, usual: str
+) -> None:
+    info = DatasetInfo("x", 2, shape, (0.0,), (1.0,))
+    said = recorded(make(privacy=privacy).generator(info), info)
+    assert (said["name"] if isinstance(said, dict) else said) == usual
 
 
 @every_method
