@@ -40,6 +40,8 @@ toc_object_entries_show_parents = "hide"
 
 html_theme = "furo"
 pygments_dark_style = "github-dark"  # furo's own underlines what is no link
+html_static_path = ["_static"]
+html_css_files = ["pictures.css"]
 html_copy_source = html_show_sourcelink = False
 html_domain_indices = html_use_index = False
 html_show_copyright = html_show_sphinx = False
