@@ -202,8 +202,10 @@ class FlowerEngine:
                 self._meet(ping.node, _response(message))
             elif ping.about in asked and message.has_content():
                 name = asked.pop(ping.about).client_id
-                _log.info("client %s is absent: node %d lost the request", name, ping.node)
-                yield name, None
+                late = list(self._grid.pull_messages([ping.about]))  # it came after that look, and before the ping's
+                if not late:
+                    _log.info("client %s is absent: node %d lost the request", name, ping.node)
+                yield name, _response(late[0]) if late else None
 
     def _meet(self, node: int, response: bytes | None) -> None:
         """A stranger said who it is, or nothing."""

@@ -84,7 +84,7 @@ def test_a_round_goes_on_where_the_mean_of_the_ways_ended(make_images: MakeImage
 
 def test_s_starts_from_public_noise_whatever_the_data(make_images: MakeImages) -> None:
     starts = [
-        fit(FEDDGM(privacy=NOISY, parametrisation=kind, matching_rate=1e-9, generator_rate=1e-9), [Client("a", data)])
+        fit(FEDDGM(privacy=NOISY, parametrisation=kind, matching_rate=1e-12, generator_rate=1e-12), [Client("a", data)])
         for kind in ("pixels", "convolutional")
         for data in (make_images(9), make_images(70, seed=5))
     ]
