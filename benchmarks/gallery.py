@@ -70,7 +70,7 @@ def main() -> None:
     chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:LIMIT]
     train = ImageDataset(train.images[chosen], train.labels[chosen], train.info)
     for name in options.methods:
-        for epsilon in EPSILONS[name == "distdd-pixels" :]:
+        for epsilon in EPSILONS[1:] if name == "distdd-pixels" else EPSILONS:
             print(json.dumps(picture(options, name, epsilon, train, test)), flush=True)
 
 

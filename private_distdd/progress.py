@@ -99,7 +99,9 @@ class _Lasting(io.TextIOBase):
         return self._stream.encoding
 
     def isatty(self) -> bool:
-        return self._stream.isatty()
+        with contextlib.suppress(ValueError):  # it is closed
+            return self._stream.isatty()
+        return False
 
     def write(self, text: str) -> int:
         with contextlib.suppress(OSError, ValueError):

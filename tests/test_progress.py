@@ -19,7 +19,7 @@ class Terminal(io.StringIO):
     """Standard error that is a terminal."""
 
     def isatty(self) -> bool:
-        return True
+        return super().isatty() or True  # which refuses where it is closed
 
 
 @pytest.fixture
@@ -121,7 +121,13 @@ class HungUp(Gone):
         return True
 
 
-@pytest.mark.parametrize("stream", [Gone(), HungUp(), None], ids=["gone", "hung up", "none"])
+def closed() -> io.StringIO:
+    stream = Terminal()
+    stream.close()
+    return stream
+
+
+@pytest.mark.parametrize("stream", [Gone(), HungUp(), closed(), None], ids=["gone", "hung up", "closed", "none"])
 def test_work_outlives_standard_error(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO | None) -> None:
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setenv("TERM", "xterm")
